@@ -1,0 +1,32 @@
+"""Linear mixed effects models by Monte Carlo EM: the package that the book builds."""
+
+from lmmbook import _quiet  # noqa: F401  (first: it keeps TensorFlow's start-up quiet)
+from lmmbook import exact, families, figures, mcem
+from lmmbook.data import COLUMNS, download_insteval, load_insteval, train_test_split
+from lmmbook.e_step import describe_device
+from lmmbook.figures import check, exercise, say, show, use_style, versions
+from lmmbook.mcem import Fit, fit
+from lmmbook.model import LinearMixedEffectModel
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "COLUMNS",
+    "Fit",
+    "LinearMixedEffectModel",
+    "check",
+    "describe_device",
+    "download_insteval",
+    "exact",
+    "exercise",
+    "families",
+    "figures",
+    "fit",
+    "load_insteval",
+    "mcem",
+    "say",
+    "show",
+    "train_test_split",
+    "use_style",
+    "versions",
+]

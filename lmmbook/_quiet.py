@@ -1,0 +1,32 @@
+"""Import TensorFlow without its start-up chatter.
+
+TensorFlow's C++ side writes to the process's standard error before Python can configure it, and a
+chapter should open with its own words. So the first import happens here, with file descriptor 2
+pointed at the null device. A failing import still raises as usual.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def _no_stderr() -> Iterator[None]:
+    saved = os.dup(2)
+    with open(os.devnull, "w") as null:
+        os.dup2(null.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+with _no_stderr():
+    import tensorflow as tf
+    import tensorflow_probability  # noqa: F401
+    import tf_keras  # noqa: F401
+
+    # The first use of a device prints too. Listing devices initialises none of them.
+    tf.config.list_physical_devices()

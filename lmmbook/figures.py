@@ -1,0 +1,192 @@
+"""What chapters share on the page: a figure style, figures with alt text, sentences, checks.
+
+A chapter reads the same in the book, in Colab and on a terminal, so nothing here depends on the
+book's tools: everything is a plain notebook output. What the tests need to read rides along in the
+output's metadata, under ``"lmmbook"``.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from IPython.display import display
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Mid-grey ink and mid-tone colours on a transparent ground: legible on a white page and on a dark.
+INK = "#767676"
+COLOURS = ("#3a8fc4", "#d3752e", "#2d9d7f", "#bf62a0", "#8a7fd0", "#a08a2a")
+STYLE: dict[str, Any] = {
+    "figure.figsize": (7.0, 3.4),
+    "figure.constrained_layout.use": True,
+    "savefig.transparent": True,
+    "axes.prop_cycle": plt.cycler(color=COLOURS),
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.titlesize": "medium",
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "lines.linewidth": 1.4,
+}
+PACKAGES = ("lmmbook", "tensorflow", "tensorflow-probability", "tf-keras", "numpy", "pandas")
+
+
+def use_style() -> None:
+    """Set the book's figure style for the figures that follow."""
+    plt.style.use(STYLE)
+
+
+def show(fig: Figure, alt: str) -> None:
+    """Display a figure with its alternative text, and close it.
+
+    Parameters
+    ----------
+    fig
+        A Matplotlib figure.
+    alt
+        What the figure shows, for readers who cannot see it. Compute its numbers: prose that no
+        code checks goes stale.
+
+    Raises
+    ------
+    ValueError
+        If ``alt`` is empty.
+    """
+    if not alt.strip():
+        raise ValueError("show(fig, alt=...): expected a sentence that says what the figure shows")
+    png = io.BytesIO()
+    fig.savefig(png, format="png", dpi=180)
+    plt.close(fig)
+    width = round(fig.get_figwidth() * 100)  # CSS pixels; the picture itself is sharper
+    display(
+        {"image/png": base64.b64encode(png.getvalue()).decode(), "text/plain": f"Figure: {alt}"},
+        raw=True,
+        metadata={"image/png": {"alt": alt, "width": width}},
+    )
+
+
+def say(text: str) -> None:
+    """Display a sentence that code has put numbers into; ``text`` is Markdown."""
+    _display(text, text, {})
+
+
+def check(
+    title: str,
+    value: float | Mapping[str, float] | pd.Series,
+    truth: float | Mapping[str, float] | pd.Series,
+    tolerance: float | Mapping[str, float] | pd.Series,
+) -> None:
+    """Set a result beside the truth, for the reader and for the tests.
+
+    Parameters
+    ----------
+    title
+        What is checked; the tests find the check by it.
+    value, truth, tolerance
+        Numbers, or mappings from a name to a number, one row each. The check passes if every
+        ``|value - truth| <= tolerance``. A check that fails shows so and raises nothing: the tests
+        of the book do.
+    """
+    values, truths, tolerances = (
+        dict(v) if isinstance(v, Mapping | pd.Series) else {title: v}
+        for v in (value, truth, tolerance)
+    )
+    rows = [_row(name, values[name], truths[name], tolerances[name]) for name in values]
+    passed = all(row["passed"] for row in rows)
+    lines = ["| | value | truth | difference | allowed | |", "|---|---:|---:|---:|---:|---|"]
+    lines += [
+        f"| {r['name']} | {r['value']:.5g} | {r['truth']:.5g} | {r['value'] - r['truth']:.2g} "
+        f"| {r['tolerance']:.2g} | {_mark(r['passed'])} |"
+        for r in rows
+    ]
+    text = f"**Check: {title}** {_mark(passed)}"
+    plain = "\n".join(f"{r['name']}: {r['value']:.5g}, truth {r['truth']:.5g}" for r in rows)
+    _display(
+        f"{text}\n\n" + "\n".join(lines), f"{text}\n{plain}",
+        {"check": title, "rows": rows, "passed": passed},
+    )  # fmt: skip
+
+
+def exercise(title: str, answer: float | None, truth: float, tolerance: float) -> None:
+    """Tell the reader whether an answer is right, without giving the truth away.
+
+    ``answer`` is a number, or None for "not answered yet".
+    """
+    row = _row(title, math.nan if answer is None else answer, truth, tolerance)
+    if answer is None:
+        text = f"**{title}**: no answer yet. Replace `None` above and run the cell again."
+    elif row["passed"]:
+        text = f"**{title}**: {float(answer):.4g} is right {_mark(True)}"
+    else:
+        text = f"**{title}**: {float(answer):.4g} is not right yet {_mark(False)}"
+    _display(text, text, {"exercise": title, "rows": [row], "passed": row["passed"]})
+
+
+def versions() -> None:
+    """Display what the chapter ran with."""
+    say("Made with " + ", ".join(f"{name} {version(name)}" for name in PACKAGES) + ".")
+
+
+def draw_graph(
+    structure: Sequence[tuple[str, tuple[str, ...]]], sizes: Mapping[str, int]
+) -> Figure:  # fmt: skip
+    """Draw a joint distribution's structure: one node a variable, an arrow from each parent.
+
+    Parameters
+    ----------
+    structure
+        As `LinearMixedEffectModel.graph` gives it: each variable and those it depends on.
+    sizes
+        Variable to how many numbers it holds, written into its node.
+    """
+    roots = [name for name, parents in structure if not parents]
+    place = {name: (i - (len(roots) - 1) / 2, 1.0) for i, name in enumerate(roots)}
+    place |= {name: (0.0, 0.0) for name, parents in structure if parents}
+    fig, ax = plt.subplots(figsize=(7.0, 2.8))
+    for name, parents in structure:
+        label = f"{name}\n{sizes[name]:,}"
+        box = {"boxstyle": "round,pad=0.6", "fc": COLOURS[0 if parents else 1], "ec": "none"}
+        ax.text(*place[name], label, ha="center", va="center", color="white", bbox=box, zorder=2)
+        for parent in parents:
+            arrow = {"arrowstyle": "-|>", "color": INK, "shrinkA": 26, "shrinkB": 28}
+            ax.annotate("", place[name], place[parent], arrowprops=arrow, zorder=1)
+    ax.set(xlim=(-len(roots) / 2, len(roots) / 2), ylim=(-0.35, 1.35))
+    ax.axis("off")
+    return fig
+
+
+def histogram(ax: Axes, values: Any, label: str, **keywords: Any) -> None:
+    """A plain histogram with labelled axes and a line at zero."""
+    ax.hist(values, bins=keywords.pop("bins", 60), **keywords)
+    ax.axvline(0, color=INK, linewidth=1, linestyle="--")
+    ax.set(xlabel=label, ylabel="count")
+
+
+def _row(name: str, value: float, truth: float, tolerance: float) -> dict[str, Any]:
+    passed = abs(float(value) - float(truth)) <= float(tolerance)  # False for NaN
+    return {
+        "name": name, "value": float(value), "truth": float(truth),
+        "tolerance": float(tolerance), "passed": bool(passed),
+    }  # fmt: skip
+
+
+def _mark(passed: bool) -> str:
+    return "✓" if passed else "✗"
+
+
+def _display(markdown: str, plain: str, metadata: dict[str, Any]) -> None:
+    display(
+        {"text/markdown": markdown, "text/plain": plain}, raw=True, metadata={"lmmbook": metadata}
+    )

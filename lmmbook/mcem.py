@@ -1,0 +1,278 @@
+"""Monte Carlo EM: alternate E-steps and M-steps, in chunks that XLA compiles.
+
+Chapter 04. One *iteration* is an E-step (some HMC transitions, at fixed parameters) and an M-step
+(new parameters, at fixed draws). A *chunk* is a fixed number of iterations inside one compiled
+program, so that a fit is tens of device calls and not thousands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from lmmbook import criticism, e_step, families, m_step
+from lmmbook.formula import Design, build_design
+from lmmbook.model import LinearMixedEffectModel, features_of
+
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+CHUNK = 20  # iterations in one device call
+TRANSITIONS = 5  # HMC transitions in one E-step, as in the tutorial
+LEAPFROG_STEPS = 4
+AVERAGING_GAIN = 0.2  # how far an M-step goes once the parameters only fluctuate
+ADAPTATION_GAIN = 0.3
+EXTRAS = ("acceptance", "log_joint")  # what the trace holds beside the parameters
+
+MStep = Callable[[list[tf.Tensor], tf.Tensor], list[tf.Tensor]]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A fitted model.
+
+    Attributes
+    ----------
+    parameters
+        Index: parameter name; columns ``estimate`` (mean over the iterations of phase ``average``)
+        and ``mcse`` (Monte Carlo standard error of that mean: how much another seed would change
+        it, not how uncertain the data leave it).
+    effects
+        Factor name to a frame: index the level labels, columns ``mean`` and ``sd`` of the effect
+        given the ratings and the estimates.
+    trace
+        One row an iteration: ``phase`` (``warm-up``, ``approach``, ``average``, ``draws``), the
+        parameters, ``acceptance`` and ``log_joint``, the mean over chains of log p(ratings,
+        effects).
+    posterior
+        Factor name to ``[draws, levels]``: draws of the effects at the estimates, the chains one
+        after another.
+    """
+
+    parameters: pd.DataFrame
+    effects: dict[str, pd.DataFrame]
+    trace: pd.DataFrame
+    posterior: dict[str, np.ndarray] = field(repr=False)
+    design: Design = field(repr=False)
+    device_calls: int
+    chains: int
+
+    def predict(self, data: pd.DataFrame) -> np.ndarray:
+        """Posterior predictive mean of each row, ``[rows]``; see `criticism.predict`."""
+        return criticism.predict(self.design, self.parameters["estimate"], self.effects, data)
+
+    def draws(self, data: pd.DataFrame, n: int, seed: int) -> np.ndarray:
+        """Posterior predictive draws, ``[n, rows]``; see `criticism.draws`."""
+        return criticism.draws(
+            self.design, self.parameters["estimate"], self.posterior, data, n, seed
+        )  # fmt: skip
+
+    def __str__(self) -> str:
+        levels = ", ".join(f"{f.name} {f.levels:,}" for f in self.design.factors)
+        return (
+            f"Linear mixed model fitted by Monte Carlo EM\n"
+            f"  {self.design.formula}\n"
+            f"  {self.design.rows:,} rows; levels: {levels}\n"
+            f"  {len(self.trace):,} iterations, {self.chains} chains, "
+            f"{self.device_calls} device calls\n  {e_step.describe_device()}\n\n"
+            f"{self.parameters.to_string(float_format='{:.4f}'.format)}\n\n"
+            "Maximum likelihood (ML). mcse is Monte Carlo error only. This fit does not judge its\n"
+            "own convergence: plot .trace, or compare with lmmbook.exact.fit.\n"
+            "Next: .effects, .predict(data), .draws(data, n, seed)"
+        )
+
+
+def fit(
+    formula: str,
+    data: pd.DataFrame,
+    family: str | families.Gaussian = "gaussian",
+    *,
+    seed: int,
+    chains: int = 8,
+    max_sweeps: int = 2000,
+) -> Fit:
+    """Fit a linear mixed model by Monte Carlo EM.
+
+    Parameters
+    ----------
+    formula
+        As in lme4: ``"ratings ~ service + (1|students) + (1|instructors)"``.
+    data
+        One row an observation.
+    family
+        ``"gaussian"``, or ``lmmbook.families.Gaussian(sd=1.0)`` to fix the residual sd.
+    seed
+        Any integer. The same seed gives the same result on the same machine.
+    chains
+        Independent HMC chains; even, at least 2.
+    max_sweeps
+        HMC transitions of each chain in all, at least 400: an eighth is warm-up, a quarter the
+        approach, three eighths are averaged, and a quarter gives the draws that are kept.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Before any computation, if the input is not as described here and in
+        `lmmbook.formula.build_design`.
+    FloatingPointError
+        If a parameter or the log density stops being finite.
+    """
+    residual_sd = families.resolve(family).sd
+    if chains < 2 or chains % 2:
+        raise ValueError(f"chains: expected an even number, at least 2, got {chains!r}")
+    if max_sweeps < 4 * CHUNK * TRANSITIONS:
+        raise ValueError(f"max_sweeps: expected at least 400, got {max_sweeps!r}")
+    design = build_design(formula, data)
+    model = start_model(design, residual_sd)
+    loop = Loop(model, design, chains, seed)
+    em = m_step.closed_form_m_step(model, design, loop.features)
+
+    chunks = max_sweeps // (CHUNK * TRANSITIONS)
+    loop.run("warm-up", max(1, chunks // 8), adapt=ADAPTATION_GAIN)
+    loop.run("approach", chunks // 4, em, gain=1.0, adapt=ADAPTATION_GAIN)
+    tail = loop.run("average", chunks * 3 // 8, em, gain=AVERAGING_GAIN)
+    names = list(model.parameters())
+    parameters = _average(tail[names])
+    model.assign(dict(zip(names, parameters["estimate"].to_numpy(np.float32), strict=True)))
+    loop.run("draws", chunks // 4)
+    return loop.result(parameters)
+
+
+def start_model(design: Design, residual_sd: float | None) -> LinearMixedEffectModel:
+    """A model at its starting point: least squares, and its variance shared out equally."""
+    levels = {f.name: f.levels for f in design.factors}
+    model = LinearMixedEffectModel(design.fixed_names, levels, residual_sd)
+    beta, *_ = np.linalg.lstsq(design.fixed, design.response, rcond=None)
+    spread = float(np.std(design.response - design.fixed @ beta)) / np.sqrt(len(levels) + 1)
+    start = dict(zip(design.fixed_names, beta, strict=True))
+    start |= {f"sd({name})": spread for name in [*levels, "residual"]}
+    model.assign({name: np.float32(value) for name, value in start.items()})
+    return model
+
+
+class Loop:
+    """The state of a fit between chunks: effects, step size, trace.
+
+    Chapter 04 drives it by hand to compare M-steps. An M-step here is a function ``(effects, gain)
+    -> effects`` that updates the parameters of ``model``, as `m_step.closed_form_m_step` makes.
+    """
+
+    def __init__(
+        self, model: LinearMixedEffectModel, design: Design, chains: int, seed: int
+    ) -> None:
+        self.model, self.design, self.chains, self.seed = model, design, chains, seed
+        self.features = features_of(design)
+        self.ratings = tf.constant(design.response, tf.float32)
+        self.counts = [
+            tf.constant(np.bincount(f.codes, minlength=f.levels), tf.float32)
+            for f in design.factors
+        ]
+        self.joint = model(self.features)
+        self.effects = [tf.zeros([chains, f.levels]) for f in design.factors]
+        self.step_size = tf.constant(0.2)
+        self.trace: list[pd.DataFrame] = []
+        self.device_calls = 0
+        self._programs: dict[MStep | None, Callable] = {}
+
+    def target_log_prob(self, *effects: tf.Tensor) -> tf.Tensor:
+        """log p(ratings, effects) at the current parameters, ``[chains]``."""
+        return self.joint.log_prob(*effects, self.ratings)
+
+    def run(
+        self,
+        phase: str,
+        chunks: int,
+        m_step: MStep | None = None,
+        gain: float = 0.0,
+        adapt: float = 0.0,
+    ) -> pd.DataFrame:
+        """Run ``chunks * CHUNK`` iterations and return their trace, one row an iteration.
+
+        Without ``m_step`` the parameters stay as they are. ``gain`` is handed to the M-step,
+        ``adapt`` is the gain of the step size's adaptation. The draws of the last phase, one an
+        iteration and chain, are left in ``kept``: a list of ``[iterations, chains, levels]``.
+
+        Raises
+        ------
+        FloatingPointError
+            If a parameter or the log density stops being finite.
+        """
+        if m_step not in self._programs:
+            self._programs[m_step] = self._compile(m_step)
+        frames, kept = [], []
+        for _ in range(chunks):
+            seed = tfp.random.sanitize_seed([self.seed, self.device_calls])
+            self.effects, self.step_size, trace, draws = self._programs[m_step](
+                self.effects, self.step_size, tf.constant(gain), tf.constant(adapt), seed
+            )
+            self.device_calls += 1
+            frames.append(pd.DataFrame({k: v.numpy() for k, v in trace.items()}))
+            kept.append([u.numpy() for u in draws])
+            if not np.isfinite(frames[-1].to_numpy()).all():
+                raise FloatingPointError(
+                    f"{phase}: expected finite values, got {frames[-1].iloc[-1].to_dict()}"
+                )
+        self.kept = [np.concatenate(u) for u in zip(*kept, strict=True)]
+        frame = pd.concat(frames, ignore_index=True)
+        self.trace.append(frame.assign(phase=phase))
+        return frame
+
+    def _compile(self, m_step: MStep | None) -> Callable:
+        """One compiled program: ``CHUNK`` times an E-step and, if there is one, an M-step."""
+
+        @tf.function(jit_compile=True, autograph=False)
+        def chunk(effects, step_size, gain, adapt, seed):  # type: ignore[no-untyped-def]
+            def iteration(state, seed):  # type: ignore[no-untyped-def]
+                effects, step_size, _ = state
+                scales = e_step.step_scales(self.counts, self.model.sds, self.model.residual_sd)
+                draw = e_step.run(
+                    self.target_log_prob, effects, scales, step_size, LEAPFROG_STEPS, TRANSITIONS,
+                    seed,
+                )  # fmt: skip
+                effects = m_step(draw.effects, gain) if m_step else draw.effects
+                step_size = e_step.adapt_step_size(step_size, draw.acceptance, adapt)
+                return effects, step_size, self._record(draw)
+
+            blank = {name: tf.zeros([]) for name in [*self.model.parameters(), *EXTRAS]}
+            seeds = tf.stack(tfp.random.split_seed(seed, n=CHUNK))
+            effects, step_size, trace = tf.scan(iteration, seeds, (effects, step_size, blank))
+            return [u[-1] for u in effects], step_size[-1], trace, effects
+
+        return chunk
+
+    def _record(self, draw: e_step.EStep) -> dict[str, tf.Tensor]:
+        """One row of the trace: the parameters as they are now, and how the E-step went."""
+        extras = (draw.acceptance, tf.reduce_mean(draw.target_log_prob))
+        return self.model.parameters() | dict(zip(EXTRAS, extras, strict=True))
+
+    def result(self, parameters: pd.DataFrame) -> Fit:
+        """Gather the trace and the kept draws into a `Fit`."""
+        posterior = {
+            f.name: np.swapaxes(u, 0, 1).reshape(-1, f.levels)
+            for f, u in zip(self.design.factors, self.kept, strict=True)
+        }
+        effects = {
+            f.name: pd.DataFrame(
+                {"mean": posterior[f.name].mean(0), "sd": posterior[f.name].std(0)},
+                index=pd.Index(f.labels, name=f.name),
+            )
+            for f in self.design.factors
+        }
+        trace = pd.concat(self.trace, ignore_index=True)
+        return Fit(
+            parameters, effects, trace, posterior, self.design, self.device_calls, self.chains
+        )
+
+
+def _average(tail: pd.DataFrame) -> pd.DataFrame:
+    """Mean over iterations, and its Monte Carlo standard error by batch means.
+
+    Iterations next to each other are correlated; means of ten long batches hardly are.
+    """
+    batches = np.array([batch.mean(0) for batch in np.array_split(tail.to_numpy(float), 10)])
+    return pd.DataFrame(
+        {"estimate": tail.to_numpy(float).mean(0), "mcse": batches.std(0, ddof=1) / np.sqrt(10)},
+        index=pd.Index(tail.columns, name="parameter"),
+    )
