@@ -126,6 +126,7 @@ def exercise(title: str, answer: float | None, truth: float, tolerance: float) -
     """
     row = _row(title, math.nan if answer is None else answer, truth, tolerance)
     if answer is None:
+        row["value"] = None  # NaN is no JSON
         text = f"**{title}**: no answer yet. Replace `None` above and run the cell again."
     elif row["passed"]:
         text = f"**{title}**: {float(answer):.4g} is right {_mark(True)}"

@@ -1,0 +1,94 @@
+# `make` alone lists what can be made. The order of things in a book:
+#
+#   .venv -> _build/executed/*.ipynb -> _build/checked -> _build/built (the site in _build/html)
+#
+# Each arrow is a file rule, so a second run does only what is out of date.
+
+PYTHON ?= python3
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+
+VENV_PYTHON := .venv/bin/python
+INSTALLED := .venv/.installed
+
+# From the list of sources, never from what lies in _build/executed: an old file there is no chapter.
+CHAPTERS := $(sort $(wildcard chapters/*.ipynb))
+EXECUTED := $(patsubst chapters/%.ipynb,_build/executed/%.ipynb,$(CHAPTERS))
+
+# All that a chapter's outputs depend on, besides the chapter itself: the package with its data.
+PACKAGE := $(shell find lmmbook -type f -not -name '*.pyc' 2>/dev/null)
+SITE_SOURCES := $(wildcard *.md references.bib _config.yml _toc.yml) \
+	$(shell find _ext _static _vendor -type f -not -name '*.pyc' 2>/dev/null)
+
+.PHONY: help setup book test test-full lint url clean distclean
+
+help: ## list the targets
+	@echo 'make TARGET, where TARGET is one of'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@echo 'PYTHON=python3.12 in front of it chooses the Python that .venv is made with.'
+
+setup: $(INSTALLED) ## create .venv with the pinned packages and lmmbook itself
+
+book: _build/built ## execute and check the chapters, build the book, say where to open it
+	@echo
+	@echo 'The book is built. Open _build/html/index.html'
+	@echo '    file://$(CURDIR)/_build/html/index.html'
+
+test: lint _build/built ## check everything but the slow statistical tests (at most 15 minutes)
+	$(VENV_PYTHON) -m pytest -m 'not slow' --durations=10
+
+test-full: lint _build/built ## check everything, slow tests too (at most 60 minutes)
+	$(VENV_PYTHON) -m pytest -m '' --durations=10
+
+lint: $(INSTALLED) ## check style and types
+	$(VENV_PYTHON) -m ruff check --output-format concise .
+	$(VENV_PYTHON) -m ruff format --check .
+	$(VENV_PYTHON) -m mypy lmmbook
+
+url: $(INSTALLED) ## write the repository's address everywhere: make url URL=https://github.com/...
+	@test -n '$(URL)' || { echo 'Say which: make url URL=https://github.com/SOMEONE/lmmbook'; exit 2; }
+	$(VENV_PYTHON) tools/set_url.py '$(URL)'
+
+clean: ## remove what was built (.venv stays)
+	rm -rf _build
+	@echo 'Removed _build. The environment in .venv stays; `make distclean` removes it too.'
+
+distclean: clean ## remove what was built, and .venv
+	rm -rf .venv
+
+# The stamp goes first and comes back last. So a .venv without a stamp is one whose installation
+# was broken off, and is made anew.
+$(INSTALLED): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
+	    echo 'This needs Python 3.11, 3.12 or 3.13, but $(PYTHON) is'; $(PYTHON) --version; \
+	    echo 'Choose another one: make PYTHON=python3.12 ...'; exit 1; }
+	@if [ ! -e $@ ]; then \
+	    echo 'Creating .venv and installing the pinned packages (a few minutes, once)'; \
+	    $(PYTHON) -m venv --clear .venv || { \
+	        echo 'If Python says that ensurepip is missing: apt install python3-venv'; exit 1; }; \
+	fi
+	@rm -f $@
+	@$(VENV_PYTHON) -m pip install -qq --disable-pip-version-check -r requirements.txt
+	@$(VENV_PYTHON) -m pip install -qq --disable-pip-version-check \
+	    --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# The environment is an order-only prerequisite: making it anew with the same pins changes nothing.
+_build/executed/%.ipynb: chapters/%.ipynb $(PACKAGE) requirements.txt tools/execute.py | $(INSTALLED)
+	@$(VENV_PYTHON) tools/execute.py $<
+
+_build/checked: $(EXECUTED) tests/test_chapters.py $(wildcard tests/conftest.py) | $(INSTALLED)
+	@rm -f $@
+	$(VENV_PYTHON) -m pytest --quiet tests/test_chapters.py
+	@touch $@
+
+# Always from nothing: Sphinx gives a page's warnings only when it reads that page, so a second,
+# incremental build would pass over what stopped the first.
+_build/built: _build/checked $(EXECUTED) $(SITE_SOURCES) | $(INSTALLED)
+	@rm -rf $@ _build/html _build/.doctrees _build/jupyter_execute
+	.venv/bin/jupyter-book build --quiet -W -n --keep-going . > /dev/null
+	@test -f _build/html/index.html
+	@touch $@

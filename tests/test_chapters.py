@@ -1,0 +1,315 @@
+"""The executed chapters keep their promises.
+
+Reads the notebooks that papermill executed into `_build/executed/`; `make test` makes them. What is
+tested here is what the site shows, for it is built from the same files.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import re
+from pathlib import Path
+
+import lmmbook as lmm
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+CHAPTERS = sorted(path.stem for path in (ROOT / "chapters").glob("*.ipynb"))
+
+# Chapter, title of a check, and the largest tolerance that it may state. A tolerance in Monte Carlo
+# errors is computed in the chapter; the bound here keeps a chapter from talking itself out.
+PROMISED = {
+    "01_data": {"InstEval": 0.0},
+    "02_model": {
+        "Covariance of the tiny model": 0.05,
+        "Log density by hand and by package": 0.2,
+        "Gradients": 40.0,  # 1% of the largest gradient, over 3,000
+    },
+    "03_e_step": {
+        "HMC on the tiny model": 0.06,
+        "The package's E-step on the tiny model": 0.06,
+        "Error of the means over its Monte Carlo standard error": 1.0,
+    },
+    "04_m_step": {
+        "EM on the tiny model": 1e-5,
+        "Full fit against the exact maximum": 0.0057,  # 0.2 standard errors of the intercept
+    },
+    "05_criticism": {
+        "Posterior predictive by draws": 0.02,
+        "Fit on the training part against its exact maximum": 0.0062,
+        "Mean residual on the test part": 0.05,
+        "Root mean squared error against what the model expects": 0.05,
+        "Mean of each factor's effects, in its standard deviations": 1.1,
+    },
+}
+
+# Words in the alt texts of the figures that a chapter must show.
+FIGURES = {
+    "01_data": ["shares of the ratings", "funnel"],
+    "02_model": ["covariance matrices", "Graph of the model", "ratings invented by the model"],
+    "03_e_step": ["Trace plot of seven instructor effects", "against the exact mean"],
+    "04_m_step": ["Traces of three parameters", "Left: the loss over the iterations"],
+    "05_criticism": ["residuals on the test part", "Shares of rounded", "Histograms of the post"],
+}
+
+# The maximum of the marginal likelihood on all rows, known from outside: lme4 and MixedModels.jl,
+# residual sd estimated, ML. Value, and standard error in units of the parameter.
+KNOWN_MAXIMUM = {
+    "Intercept": (3.28258, 0.0284),
+    "service": (-0.09259, 0.0134),
+    "sd(students)": (0.32553, 0.0212 * 0.32553),
+    "sd(instructors)": (0.51498, 0.0249 * 0.51498),
+    "sd(departments)": (0.07852, 0.3124 * 0.07852),
+    "sd(residual)": (1.17749, 0.0027 * 1.17749),
+}
+
+
+def executed(name: str) -> nbformat.NotebookNode:
+    path = ROOT / "_build" / "executed" / f"{name}.ipynb"
+    assert path.exists(), f"{path} is missing: run `make test`, which executes the chapters first"
+    return nbformat.read(path, as_version=4)
+
+
+def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def records(notebook: nbformat.NotebookNode, kind: str) -> list[dict]:
+    """What `lmm.check` or `lmm.exercise` left in the metadata of the outputs."""
+    outputs = [output for cell in code_cells(notebook) for output in cell.outputs]
+    found = [output.get("metadata", {}).get("lmmbook", {}) for output in outputs]
+    return [record for record in found if kind in record]
+
+
+def holds(row: dict) -> bool:
+    """Whether a row keeps its tolerance: worked out again, not taken from the notebook."""
+    return row["value"] is not None and abs(row["value"] - row["truth"]) <= row["tolerance"]
+
+
+def problems(name: str, notebook: nbformat.NotebookNode) -> list[str]:
+    """Everything that is wrong with an executed chapter."""
+    return [
+        *_problems_of_outputs(notebook),
+        *_problems_of_checks(name, notebook),
+        *_problems_of_exercises(notebook),
+        *_problems_of_figures(name, notebook),
+    ]
+
+
+def _problems_of_outputs(notebook: nbformat.NotebookNode) -> list[str]:
+    found = []
+    for index, cell in enumerate(code_cells(notebook)):
+        if cell.execution_count is None and cell.source.strip():
+            found.append(f"code cell {index} was not executed")
+        for output in cell.outputs:
+            if output.output_type == "error":
+                found.append(f"code cell {index}: {output.ename}: {output.evalue}")
+            if output.output_type == "stream" and output.name == "stderr":
+                found.append(f"code cell {index} wrote to stderr: {output.text}")
+    return found
+
+
+def _problems_of_checks(name: str, notebook: nbformat.NotebookNode) -> list[str]:
+    checks = records(notebook, "check")
+    titles = [check["check"] for check in checks]
+    found = []
+    if sorted(titles) != sorted(PROMISED[name]):
+        found.append(f"expected the checks {sorted(PROMISED[name])}, found {sorted(titles)}")
+    for check in checks:
+        most = PROMISED[name].get(check["check"], 0.0)
+        for row in check["rows"]:
+            if not holds(row):
+                found.append(f"check {check['check']!r} fails: {row}")
+            if row["tolerance"] > most:
+                found.append(f"check {check['check']!r} allows more than {most}: {row}")
+    return found
+
+
+def _problems_of_exercises(notebook: nbformat.NotebookNode) -> list[str]:
+    right = {
+        record["exercise"]: all(map(holds, record["rows"]))
+        for record in records(notebook, "exercise")
+    }
+    stubs = [title for title in right if not title.endswith("(solution)")]
+    found = [] if stubs else ["no exercise"]
+    for title in stubs:
+        if right[title]:
+            found.append(f"{title}: the empty stub passes")
+        if not right.get(f"{title} (solution)", False):
+            found.append(f"{title}: no solution that passes")
+    return found
+
+
+def _problems_of_figures(name: str, notebook: nbformat.NotebookNode) -> list[str]:
+    found, alts = [], []
+    for index, cell in enumerate(code_cells(notebook)):
+        for output in cell.outputs:
+            if any(kind.startswith("image/") for kind in output.get("data", {})):
+                alts.append(output.metadata.get("image/png", {}).get("alt", ""))
+                if not _alt_is_computed(cell.source):
+                    found.append(f"code cell {index}: a figure without a computed alt text")
+    found += [f"alt text says too little: {alt!r}" for alt in alts if len(alt) < 60]
+    found += [f"alt text is no sentence: {alt!r}" for alt in alts if "nan" in alt.split()]
+    found += [
+        f"no figure with {words!r} in its alt text"
+        for words in FIGURES[name]
+        if sum(words in alt for alt in alts) != 1
+    ]
+    return found
+
+
+def _alt_is_computed(source: str) -> bool:
+    """Whether the cell calls ``show(..., alt=...)`` with values put in."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "show":
+            alts = [keyword.value for keyword in node.keywords if keyword.arg == "alt"]
+            return any(
+                isinstance(part, ast.FormattedValue | ast.Call)
+                for alt in alts
+                for part in ast.walk(alt)
+            )
+    return False
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_chapter_keeps_its_promises(name):
+    assert problems(name, executed(name)) == []
+
+
+def test_every_chapter_is_promised():
+    assert sorted(PROMISED) == sorted(FIGURES) == CHAPTERS
+
+
+def test_full_fit_against_the_known_maximum():
+    """The truths of chapter 4 are those known from outside, and its fit is near them."""
+    checks = records(executed("04_m_step"), "check")
+    rows = {row["name"]: row for check in checks[-1:] for row in check["rows"]}
+    assert set(rows) == set(KNOWN_MAXIMUM)
+    for name, (value, std_error) in KNOWN_MAXIMUM.items():
+        assert rows[name]["truth"] == pytest.approx(value, abs=1e-4)
+        assert abs(rows[name]["value"] - value) <= 0.2 * std_error + 1e-4
+        assert rows[name]["tolerance"] <= 0.21 * std_error
+
+
+def test_fit_on_the_training_part_against_the_oracle():
+    """The truths of chapter 5 are the exact maximum on the same training part."""
+    train, _ = lmm.train_test_split(lmm.load_insteval(), test_fraction=0.2, seed=0)
+    formula = "ratings ~ service + (1|students) + (1|instructors) + (1|departments)"
+    table = lmm.exact.fit(formula, train).parameters
+    [check] = [
+        check
+        for check in records(executed("05_criticism"), "check")
+        if check["check"] == "Fit on the training part against its exact maximum"
+    ]
+    assert len(check["rows"]) == len(table)
+    for row in check["rows"]:
+        value, std_error = table.loc[row["name"]]
+        unit = std_error * (value if row["name"].startswith("sd(") else 1.0)
+        assert row["truth"] == pytest.approx(value, abs=1e-4)
+        assert abs(row["value"] - value) <= 0.2 * unit + 1e-6
+
+
+# What a chapter could get wrong, one at a time. Each must turn `problems` red.
+
+
+def _break_value(notebook):
+    row = records(notebook, "check")[-1]["rows"][-1]
+    row["value"] = row["truth"] + 1.01 * row["tolerance"] + 1e-9
+
+
+def _loosen_tolerance(notebook):
+    row = records(notebook, "check")[-1]["rows"][0]
+    row["tolerance"] = 1e6
+
+
+def _drop_check(notebook):
+    for cell in code_cells(notebook):
+        if any("check" in o.get("metadata", {}).get("lmmbook", {}) for o in cell.outputs):
+            cell.outputs = []
+            return
+
+
+def _write_to_stderr(notebook):
+    code_cells(notebook)[2].outputs.append(
+        nbformat.v4.new_output("stream", name="stderr", text="a warning")
+    )
+
+
+def _skip_cell(notebook):
+    code_cells(notebook)[2].execution_count = None
+
+
+def _pass_the_stub(notebook):
+    row = records(notebook, "exercise")[0]["rows"][0]
+    row["value"] = row["truth"]
+
+
+def _fail_the_solution(notebook):
+    records(notebook, "exercise")[1]["rows"][0]["value"] = None
+
+
+def _first_figure(notebook):
+    return next(
+        (cell, output)
+        for cell in code_cells(notebook)
+        for output in cell.outputs
+        if "image/png" in output.get("data", {})
+    )
+
+
+def _empty_alt(notebook):
+    _first_figure(notebook)[1].metadata["image/png"]["alt"] = ""
+
+
+def _typed_alt(notebook):
+    _first_figure(notebook)[0].source = 'lmm.show(fig, alt="typed, and checked by nobody")'
+
+
+@pytest.mark.parametrize(
+    "break_it",
+    [
+        _break_value, _loosen_tolerance, _drop_check, _write_to_stderr, _skip_cell,
+        _pass_the_stub, _fail_the_solution, _empty_alt, _typed_alt,
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_a_broken_chapter_is_red(name, break_it):
+    broken = copy.deepcopy(executed(name))
+    break_it(broken)
+    assert problems(name, broken)
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_source_is_a_chapter(name):
+    """The parts that every chapter has, and no outputs in version control."""
+    notebook = nbformat.read(ROOT / "chapters" / f"{name}.ipynb", as_version=4)
+    cells = code_cells(notebook)
+    assert not any(cell.outputs or cell.execution_count for cell in cells)
+    assert '"google.colab" in sys.modules' in cells[0].source
+    assert cells[0].metadata.tags == ["remove-cell"]
+    assert cells[1].source.startswith("import lmmbook as lmm")  # quiet, before TensorFlow
+    assert cells[-1].source == "lmm.versions()"
+    headings = [
+        line for cell in notebook.cells if cell.cell_type == "markdown"
+        for line in cell.source.splitlines() if line.startswith("#")
+    ]  # fmt: skip
+    for part in ["## Predict first", "## When this breaks", "## Exercises", "## What to remember"]:
+        assert any(heading.startswith(part) for heading in headings), part
+    assert headings[-1] == "### References"
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_no_measured_number_is_typed_into_prose(name):
+    """Two or more decimals in a sentence are a measurement, and measurements are printed by code.
+
+    Given numbers ("let the spread be 0.8") have one. Formulas and code do not count.
+    """
+    notebook = nbformat.read(ROOT / "chapters" / f"{name}.ipynb", as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            prose = re.sub(r"```.*?```|\$\$.*?\$\$|\$[^$]*\$|`[^`]*`", "", cell.source, flags=re.S)
+            prose = re.sub(r"arXiv:\S+", "", prose)
+            assert re.findall(r"\d+\.\d\d+", prose) == []
