@@ -129,4 +129,4 @@ def describe_device() -> str:
     if gpus:
         name = tf.config.experimental.get_device_details(gpus[0]).get("device_name", gpus[0].name)
         return f"GPU found: {name}. The fit runs there."
-    return "No GPU here, and that is fine: the fit runs on the CPU, in seconds to about a minute."
+    return "No GPU here, and that is fine: the fit runs on the CPU."

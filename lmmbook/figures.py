@@ -21,7 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 # Mid-grey ink and mid-tone colours on a transparent ground: legible on a white page and on a dark.
-INK = "#767676"
+INK = "#7b7b7b"
 COLOURS = ("#3a8fc4", "#d3752e", "#2d9d7f", "#bf62a0", "#8a7fd0", "#a08a2a")
 STYLE: dict[str, Any] = {
     "figure.figsize": (7.0, 3.4),

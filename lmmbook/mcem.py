@@ -78,9 +78,9 @@ class Fit:
             f"  {len(self.trace):,} iterations, {self.chains} chains, "
             f"{self.device_calls} device calls\n  {e_step.describe_device()}\n\n"
             f"{self.parameters.to_string(float_format='{:.4f}'.format)}\n\n"
-            "Maximum likelihood (ML). mcse is Monte Carlo error only. This fit does not judge its\n"
-            "own convergence: plot .trace, or compare with lmmbook.exact.fit.\n"
-            "Next: .effects, .predict(data), .draws(data, n, seed)"
+            "Maximum likelihood (ML). mcse is Monte Carlo error only. This fit does\n"
+            "not judge its own convergence: plot .trace, or compare with\n"
+            "lmmbook.exact.fit. Next: .effects, .predict(data), .draws(data, n, seed)"
         )
 
 
