@@ -194,6 +194,22 @@ def test_full_fit_against_the_known_maximum():
         assert rows[name]["tolerance"] <= 0.21 * std_error
 
 
+def test_table_of_the_readme_against_the_known_maximum():
+    """The numbers there are copies of a run (tools/readme.py), so they could be stale."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(
+        r"^\| (\S+) \| (-?[\d.]+) \| (-?[\d.]+) \| ([\d.]+) \| ([-+.\d]+) \|$", text, re.M
+    )
+    assert {row[0] for row in rows} == set(KNOWN_MAXIMUM)
+    for name, *numbers in rows:
+        mcem, exact, unit, difference = map(float, numbers)
+        value, std_error = KNOWN_MAXIMUM[name]
+        assert exact == pytest.approx(value, abs=1e-4)
+        assert unit == pytest.approx(std_error, rel=0.02, abs=1e-4)
+        assert abs(mcem - value) <= 0.2 * std_error + 1e-4
+        assert abs(difference) <= 0.2
+
+
 def test_fit_on_the_training_part_against_the_oracle():
     """The truths of chapter 5 are the exact maximum on the same training part."""
     train, _ = lmm.train_test_split(lmm.load_insteval(), test_fraction=0.2, seed=0)
