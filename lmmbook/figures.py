@@ -106,11 +106,13 @@ def check(
     rows = [_row(name, values[name], truths[name], tolerances[name]) for name in values]
     passed = all(row["passed"] for row in rows)
     lines = ["| | value | truth | difference | allowed | |", "|---|---:|---:|---:|---:|---|"]
-    lines += [
-        f"| {r['name']} | {r['value']:.5g} | {r['truth']:.5g} | {r['value'] - r['truth']:.2g} "
-        f"| {r['tolerance']:.2g} | {_mark(r['passed'])} |"
-        for r in rows
-    ]
+    for row in rows:
+        name = "" if row["name"] == title else row["name"]
+        difference = row["value"] - row["truth"]
+        lines.append(
+            f"| {name} | {row['value']:.5g} | {row['truth']:.5g} | {difference:.2g} "
+            f"| {row['tolerance']:.2g} | {_mark(row['passed'])} |"
+        )
     text = f"**Check: {title}** {_mark(passed)}"
     plain = "\n".join(f"{r['name']}: {r['value']:.5g}, truth {r['truth']:.5g}" for r in rows)
     _display(
@@ -127,7 +129,10 @@ def exercise(title: str, answer: float | None, truth: float, tolerance: float) -
     row = _row(title, math.nan if answer is None else answer, truth, tolerance)
     if answer is None:
         row["value"] = None  # NaN is no JSON
-        text = f"**{title}**: no answer yet. Replace `None` above and run the cell again."
+        text = (
+            f"**{title}**: no answer yet. In the notebook, replace `None` by your answer, and run "
+            "both cells again."
+        )
     elif row["passed"]:
         text = f"**{title}**: {float(answer):.4g} is right {_mark(True)}"
     else:

@@ -139,9 +139,10 @@ def build_design(formula: str, data: pd.DataFrame) -> Design:
         raise ValueError(f"formula: expected 'response ~ terms', got {formula!r}")
     if not description.common_terms:
         raise ValueError(f"formula: expected at least one fixed effect, got {formula!r}")
-    fixed_columns = sorted(set().union(*(term.var_names for term in description.common_terms)))
+    used = description.var_names - {""}  # so formulae names a literal, as the 2 in poly(x, 2)
+    fixed_columns = sorted(used & set().union(*(t.var_names for t in description.common_terms)))
     group_columns = [column for group in groups for column in group]
-    _check_frame(data, dict.fromkeys([*sorted(description.var_names), *group_columns]))
+    _check_frame(data, dict.fromkeys([*sorted(used), *group_columns]))
 
     matrices = DesignMatrices(description, data, Environment.capture())
     response = np.asarray(matrices.response.design_matrix)

@@ -127,7 +127,7 @@ def _mean_and_square(u: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 def _move(sd: tfp.util.TransformedVariable, variance: tf.Tensor, gain: tf.Tensor) -> None:
     """Move the *variance* the fraction ``gain`` of the way: it, and not the sd, is an average."""
     old = tf.square(sd)
-    # Averaged over few levels and chains the estimate can be negative. It is then cut off at a
-    # fraction of the old value, so that a small variance shrinks step by step and can come back.
+    # From few levels and chains the estimate can come out near zero by accident, and EM climbs
+    # back slowly from there. So a variance shrinks at most by a factor in one step.
     new = tf.maximum(variance, VARIANCE_FLOOR * old)
     sd.assign(tf.sqrt(old + gain * (new - old)))
