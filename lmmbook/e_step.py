@@ -97,8 +97,6 @@ def run(
     def transition(i, effects, results, acceptance):  # type: ignore[no-untyped-def]
         effects, results = kernel(i).one_step(effects, results, seed=steps[i])
         probability = tf.exp(tf.minimum(results.log_accept_ratio, 0.0))
-        # A diverged trajectory has ratio NaN, and is rejected: that is an acceptance of zero.
-        probability = tf.where(tf.math.is_nan(probability), 0.0, probability)
         return i + 1, effects, results, acceptance + tf.reduce_mean(probability) / num_steps
 
     start = list(effects)

@@ -236,22 +236,25 @@ class _Marginal:
         """The maximum to optimiser accuracy: ``(beta, sds)``; an sd at its boundary is zero."""
         factors = len(self.design.factors)
         spread = float(np.std(self.design.response))
-        start = np.full(factors + 1, spread / np.sqrt(factors + 1))
-        bounds = [(0.0, math.inf)] * factors + [(1e-3 * spread, math.inf)]
+        start = np.full(factors + 1, 1 / (factors + 1))
+        bounds = [(1e-10, math.inf)] * factors + [(1e-6, math.inf)]
         if residual_sd is not None:
-            start[-1] = residual_sd
-            bounds[-1] = (residual_sd, residual_sd)
+            start[-1] = (residual_sd / spread) ** 2
+            bounds[-1] = (start[-1], start[-1])
 
-        def objective(sds: np.ndarray) -> tuple[float, np.ndarray]:
-            value, gradient = self.evaluate(None, sds)
-            by_sd = gradient[-len(sds) :] / np.where(sds > 0, sds, 1.0)
-            return -value, -by_sd
+        # In variances, and not in sds: in an sd of zero the slope vanishes whatever the data say,
+        # so that an optimiser that touches the boundary would stay there.
+        def objective(relative: np.ndarray) -> tuple[float, np.ndarray]:
+            value, gradient = self.evaluate(None, spread * np.sqrt(relative))
+            return -value, -gradient[-len(relative) :] / (2 * relative)
 
         result = optimize.minimize(
             objective, start, jac=True, bounds=bounds, method="L-BFGS-B",
-            options={"ftol": 1e-10, "gtol": 1e-4},
+            options={"ftol": 1e-10, "gtol": 1e-5},
         )  # fmt: skip
-        sds = np.where(result.x < 1e-4 * spread, 0.0, result.x)
+        sds = np.where(result.x > 1e-8, spread * np.sqrt(result.x), 0.0)
+        if residual_sd is not None:
+            sds[-1] = residual_sd
         wx = self._whiten_at(sds)
         beta = np.linalg.solve(self.design.fixed.T @ wx, wx.T @ self.design.response)
         return beta, sds

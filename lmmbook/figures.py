@@ -103,22 +103,27 @@ def check(
         dict(v) if isinstance(v, Mapping | pd.Series) else {title: v}
         for v in (value, truth, tolerance)
     )
+    if not values or not set(values) == set(truths) == set(tolerances):
+        raise ValueError(
+            f"check {title!r}: expected the same names in value, truth and tolerance, "
+            f"got {list(values)}, {list(truths)}, {list(tolerances)}"
+        )
     rows = [_row(name, values[name], truths[name], tolerances[name]) for name in values]
     passed = all(row["passed"] for row in rows)
     lines = ["| | value | truth | difference | allowed | |", "|---|---:|---:|---:|---:|---|"]
     for row in rows:
         name = "" if row["name"] == title else row["name"]
-        difference = row["value"] - row["truth"]
         lines.append(
-            f"| {name} | {row['value']:.5g} | {row['truth']:.5g} | {difference:.2g} "
-            f"| {row['tolerance']:.2g} | {_mark(row['passed'])} |"
+            f"| {name} | {row['value']:.5g} | {row['truth']:.5g} "
+            f"| {row['value'] - row['truth']:.2g} | {row['tolerance']:.2g} | {_mark(row)} |"
         )
-    text = f"**Check: {title}** {_mark(passed)}"
+    mark = "✓" if passed else "✗"
     plain = "\n".join(f"{r['name']}: {r['value']:.5g}, truth {r['truth']:.5g}" for r in rows)
     _display(
-        f"{text}\n\n" + "\n".join(lines), f"{text}\n{plain}",
-        {"check": title, "rows": rows, "passed": passed},
-    )  # fmt: skip
+        f"**Check: {title}** {mark}\n\n" + "\n".join(lines),
+        f"Check: {title} {mark}\n{plain}",
+        {"check": title, "rows": [_json(row) for row in rows], "passed": passed},
+    )
 
 
 def exercise(title: str, answer: float | None, truth: float, tolerance: float) -> None:
@@ -128,16 +133,14 @@ def exercise(title: str, answer: float | None, truth: float, tolerance: float) -
     """
     row = _row(title, math.nan if answer is None else answer, truth, tolerance)
     if answer is None:
-        row["value"] = None  # NaN is no JSON
         text = (
             f"**{title}**: no answer yet. In the notebook, replace `None` by your answer, and run "
             "both cells again."
         )
-    elif row["passed"]:
-        text = f"**{title}**: {float(answer):.4g} is right {_mark(True)}"
     else:
-        text = f"**{title}**: {float(answer):.4g} is not right yet {_mark(False)}"
-    _display(text, text, {"exercise": title, "rows": [row], "passed": row["passed"]})
+        verdict = "right" if row["passed"] else "not right yet"
+        text = f"**{title}**: {float(answer):.4g} is {verdict} {_mark(row)}"
+    _display(text, text, {"exercise": title, "rows": [_json(row)], "passed": row["passed"]})
 
 
 def versions() -> None:
@@ -188,8 +191,16 @@ def _row(name: str, value: float, truth: float, tolerance: float) -> dict[str, A
     }  # fmt: skip
 
 
-def _mark(passed: bool) -> str:
-    return "✓" if passed else "✗"
+def _mark(row: dict[str, Any]) -> str:
+    return "✓" if row["passed"] else "✗"
+
+
+def _json(row: dict[str, Any]) -> dict[str, Any]:
+    """NaN and infinity are no JSON: None stands for them."""
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in row.items()
+    }
 
 
 def _display(markdown: str, plain: str, metadata: dict[str, Any]) -> None:

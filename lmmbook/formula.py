@@ -11,16 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any
+
+from lmmbook.syntax import parse
 
 import numpy as np
 import pandas as pd
 from formulae.environment import Environment
-from formulae.expr import Binary, Grouping, Literal, QuotedName, Variable
 from formulae.matrices import CommonEffectsMatrix, DesignMatrices
-from formulae.parser import ParseError, Parser
-from formulae.resolver import Resolver
-from formulae.scanner import ScanError, Scanner
 
 
 @dataclass(frozen=True)
@@ -105,6 +104,8 @@ class Design:
                 )
         factors = tuple(_extend(f, _labels_of(data, f.columns)) for f in self.factors)
         fixed = np.asarray(self._common.evaluate_new_data(data).design_matrix, float)
+        if not np.isfinite(fixed).all():
+            raise ValueError("data: expected finite numbers, got infinite values")
         return Design(
             self.formula, np.full(len(data), np.nan), fixed, self.fixed_names, factors,
             self._common, self._columns, self._categories,
@@ -124,7 +125,8 @@ def build_design(formula: str, data: pd.DataFrame) -> Design:
     ValueError
         If the formula cannot be read, or the data do not fit it: an unknown column, a missing or
         infinite value, no rows, a response that is not numeric, fixed effects that are linearly
-        dependent, a grouping factor with one level or with as many levels as rows.
+        dependent, a grouping factor with one level or with as many levels as rows, two factors that
+        group the rows alike.
 
     Examples
     --------
@@ -133,18 +135,19 @@ def build_design(formula: str, data: pd.DataFrame) -> Design:
     >>> design.fixed_names, design.factors[0].codes.tolist()
     (('Intercept',), [0, 1, 1, 0])
     """
-    tree, groups = _parse(formula)
-    description = Resolver(tree).resolve()
-    if getattr(description, "response", None) is None:
-        raise ValueError(f"formula: expected 'response ~ terms', got {formula!r}")
-    if not description.common_terms:
-        raise ValueError(f"formula: expected at least one fixed effect, got {formula!r}")
+    description, groups = parse(formula)
     used = description.var_names - {""}  # so formulae names a literal, as the 2 in poly(x, 2)
     fixed_columns = sorted(used & set().union(*(t.var_names for t in description.common_terms)))
     group_columns = [column for group in groups for column in group]
     _check_frame(data, dict.fromkeys([*sorted(used), *group_columns]))
 
-    matrices = DesignMatrices(description, data, Environment.capture())
+    try:
+        matrices = DesignMatrices(description, data, Environment.capture())
+    except KeyError as error:
+        raise ValueError(
+            f"formula {formula!r}: expected functions that are known here, such as np.log, "
+            f"got {error}"
+        ) from error
     response = np.asarray(matrices.response.design_matrix)
     if matrices.response.kind != "numeric" or response.ndim != 1:
         raise ValueError(
@@ -159,68 +162,11 @@ def build_design(formula: str, data: pd.DataFrame) -> Design:
         c: set(data[c].unique()) for c in fixed_columns if not _is_numeric(data[c])
     }  # fmt: skip
     factors = tuple(_factor(data, group) for group in groups)
+    _check_factors(factors)
     return Design(
         formula, response.astype(float), fixed, names, factors,
         common, tuple(fixed_columns), categories,
     )  # fmt: skip
-
-
-def _parse(formula: str) -> tuple[Any, list[tuple[str, ...]]]:
-    """Split a formula's syntax tree into its fixed part and its grouping factors' columns."""
-    if not isinstance(formula, str):
-        raise TypeError(f"formula: expected a string, got {type(formula).__name__}")
-    try:
-        tree = Parser(Scanner(formula).scan()).parse()
-    except (ParseError, ScanError) as error:
-        raise ValueError(f"formula {formula!r} cannot be read: {error}") from error
-    groups: list[tuple[str, ...]] = []
-    pruned = _prune(tree, groups)
-    if pruned is None:
-        raise ValueError(f"formula: expected 'response ~ terms', got {formula!r}")
-    if not groups:
-        raise ValueError(f"formula: expected at least one (1|group), got {formula!r}")
-    for group in groups:
-        if groups.count(group) > 1:
-            raise ValueError(f"formula: the group {':'.join(group)!r} occurs more than once")
-        if group == ("residual",):
-            raise ValueError("formula: 'residual' is not a legal group name; rename the column")
-    return pruned, groups
-
-
-def _prune(node: Any, groups: list[tuple[str, ...]]) -> Any:
-    """Walk down sums, move each ``(1|g)`` into ``groups``, and return what is left, or None."""
-    if isinstance(node, Grouping) and isinstance(node.expression, Binary):
-        inner = node.expression
-        if inner.operator.lexeme == "|":
-            if not (isinstance(inner.left, Literal) and inner.left.value == 1):
-                raise ValueError(
-                    "formula: expected random intercepts (1|group) only; random slopes "
-                    "such as (1 + x|group) are not supported"
-                )
-            groups.extend(_group_columns(inner.right))
-            return None
-    if isinstance(node, Binary) and node.operator.lexeme in ("+", "~"):
-        left, right = _prune(node.left, groups), _prune(node.right, groups)
-        if left is None or right is None:
-            return left if right is None else right
-        return Binary(left, node.operator, right)
-    return node
-
-
-def _group_columns(node: Any) -> list[tuple[str, ...]]:
-    """Columns of each factor in a grouping expression: ``a/b`` gives ``[(a,), (a, b)]``."""
-    if isinstance(node, Grouping):
-        return _group_columns(node.expression)
-    if isinstance(node, QuotedName):
-        return [(node.expression.lexeme.strip("`"),)]
-    if isinstance(node, Variable):
-        return [(node.name.lexeme,)]
-    if isinstance(node, Binary) and node.operator.lexeme in (":", "/"):
-        left, right = _group_columns(node.left), _group_columns(node.right)
-        if len(right) == 1 and (node.operator.lexeme == "/" or len(left) == 1):
-            crossed = (*left[-1], *right[0])
-            return [*left, crossed] if node.operator.lexeme == "/" else [crossed]
-    raise ValueError("formula: expected a group of the form g, a:b or a/b inside (1|...)")
 
 
 def _check_frame(data: pd.DataFrame, columns: Sequence[str] | dict[str, None]) -> None:
@@ -239,12 +185,27 @@ def _check_frame(data: pd.DataFrame, columns: Sequence[str] | dict[str, None]) -
 def _check_fixed(fixed: np.ndarray, response: np.ndarray, names: tuple[str, ...]) -> None:
     if not (np.isfinite(fixed).all() and np.isfinite(response).all()):
         raise ValueError("data: expected finite numbers, got infinite values")
+    offsets = [name for name in names if name.startswith("offset(")]
+    if offsets:
+        raise ValueError(f"formula: offsets are not supported, got {offsets}")
     rank = int(np.linalg.matrix_rank(fixed))
     if rank < fixed.shape[1]:
         raise ValueError(
             f"fixed effects: expected linearly independent columns, got rank {rank} "
             f"for {fixed.shape[1]} columns {list(names)}"
         )
+
+
+def _check_factors(factors: tuple[Factor, ...]) -> None:
+    """Two factors that split the rows alike cannot be told apart."""
+    for first, second in combinations(factors, 2):
+        if first.levels == second.levels:
+            pairs = np.unique(np.stack([first.codes, second.codes]), axis=1).shape[1]
+            if pairs == first.levels:
+                raise ValueError(
+                    f"groups {first.name!r} and {second.name!r}: expected different groupings, "
+                    "got the same one under two names"
+                )
 
 
 def _factor(data: pd.DataFrame, columns: tuple[str, ...]) -> Factor:
@@ -265,7 +226,13 @@ def _labels_of(data: pd.DataFrame, columns: tuple[str, ...]) -> pd.Index:
     plain = [pd.Index(np.asarray(data[c])) for c in columns]
     if len(plain) == 1:
         return plain[0]
-    return pd.Index([":".join(map(str, row)) for row in zip(*plain, strict=True)])
+    joined = pd.Index([":".join(map(str, row)) for row in zip(*plain, strict=True)])
+    if joined.nunique() < len(data[list(columns)].drop_duplicates()):
+        raise ValueError(
+            f"group {':'.join(columns)!r}: expected labels that stay apart when joined by ':', "
+            "got labels with ':' in them that do not; rename them"
+        )
+    return joined
 
 
 def _extend(factor: Factor, labels_of_rows: pd.Index) -> Factor:

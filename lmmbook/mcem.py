@@ -7,6 +7,7 @@ program, so that a fit is tens of device calls and not thousands.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -104,12 +105,12 @@ def fit(
     family
         ``"gaussian"``, or ``lmmbook.families.Gaussian(sd=1.0)`` to fix the residual sd.
     seed
-        Any integer. The same seed gives the same result on the same machine.
+        An integer from 0 to 2**31 - 1. The same seed gives the same result on the same machine.
     chains
         Independent HMC chains; even, at least 2.
     max_sweeps
-        HMC transitions of each chain in all, at least 400: an eighth is warm-up, a quarter the
-        approach, three eighths are averaged, and a quarter gives the draws that are kept.
+        At most this many HMC transitions of each chain, at least 400. About an eighth is warm-up, a
+        quarter the approach, three eighths are averaged, and a quarter gives the draws.
 
     Raises
     ------
@@ -120,10 +121,11 @@ def fit(
         If a parameter or the log density stops being finite.
     """
     residual_sd = families.resolve(family).sd
-    if chains < 2 or chains % 2:
-        raise ValueError(f"chains: expected an even number, at least 2, got {chains!r}")
-    if max_sweeps < 4 * CHUNK * TRANSITIONS:
-        raise ValueError(f"max_sweeps: expected at least 400, got {max_sweeps!r}")
+    _check_integer("seed", seed, 0, 2**31 - 1)
+    _check_integer("chains", chains, 2)
+    _check_integer("max_sweeps", max_sweeps, 4 * CHUNK * TRANSITIONS)
+    if chains % 2:
+        raise ValueError(f"chains: expected an even number, got {chains!r}")
     design = build_design(formula, data)
     model = start_model(design, residual_sd)
     loop = Loop(model, design, chains, seed)
@@ -140,6 +142,14 @@ def fit(
     return loop.result(parameters)
 
 
+def _check_integer(name: str, value: object, low: int, high: float = math.inf) -> None:
+    if not isinstance(value, int | np.integer) or isinstance(value, bool):
+        raise TypeError(f"{name}: expected an integer, got {value!r}")
+    if not low <= value <= high:
+        at_most = "" if high == math.inf else f" and at most {high}"
+        raise ValueError(f"{name}: expected at least {low}{at_most}, got {value!r}")
+
+
 def start_model(design: Design, residual_sd: float | None) -> LinearMixedEffectModel:
     """A model at its starting point: least squares, and its variance shared out equally."""
     levels = {f.name: f.levels for f in design.factors}
@@ -153,7 +163,7 @@ def start_model(design: Design, residual_sd: float | None) -> LinearMixedEffectM
 
 
 class Loop:
-    """The state of a fit between chunks: effects, step size, trace.
+    """The state of a fit between chunks: effects, step size, trace, and the draws kept last.
 
     Chapter 04 drives it by hand to compare M-steps. An M-step here is a function ``(effects, gain)
     -> effects`` that updates the parameters of ``model``, as `m_step.closed_form_m_step` makes.
@@ -173,6 +183,7 @@ class Loop:
         self.effects = [tf.zeros([chains, f.levels]) for f in design.factors]
         self.step_size = tf.constant(0.2)
         self.trace: list[pd.DataFrame] = []
+        self.kept: list[np.ndarray] = []
         self.device_calls = 0
         self._programs: dict[MStep | None, Callable] = {}
 

@@ -86,7 +86,8 @@ def records(notebook: nbformat.NotebookNode, kind: str) -> list[dict]:
 
 def holds(row: dict) -> bool:
     """Whether a row keeps its tolerance: worked out again, not taken from the notebook."""
-    return row["value"] is not None and abs(row["value"] - row["truth"]) <= row["tolerance"]
+    numbers = [row["value"], row["truth"], row["tolerance"]]
+    return None not in numbers and abs(row["value"] - row["truth"]) <= row["tolerance"]
 
 
 def problems(name: str, notebook: nbformat.NotebookNode) -> list[str]:
@@ -123,7 +124,7 @@ def _problems_of_checks(name: str, notebook: nbformat.NotebookNode) -> list[str]
         for row in check["rows"]:
             if not holds(row):
                 found.append(f"check {check['check']!r} fails: {row}")
-            if row["tolerance"] > most:
+            if not (row["tolerance"] or 0.0) <= most:
                 found.append(f"check {check['check']!r} allows more than {most}: {row}")
     return found
 

@@ -1,0 +1,136 @@
+"""Simulated data with known parameters, and the dense algebra that the package avoids.
+
+The dense formulas are the oracle of the oracle: they write the rows x rows covariance down, which
+is slow, short, and hard to get wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from lmmbook.data import load_insteval
+from lmmbook.formula import Design, build_design
+
+import numpy as np
+import pandas as pd
+import pytest
+
+
+class Simulated(NamedTuple):
+    formula: str
+    data: pd.DataFrame
+    truth: dict[str, float]
+
+
+@pytest.fixture(scope="session")
+def crossed() -> Simulated:
+    """Two crossed factors, unbalanced, with one covariate."""
+    rng = np.random.default_rng(1)
+    rows, groups, hosts = 1200, 40, 15
+    data = pd.DataFrame(
+        {
+            "g": rng.integers(0, groups, rows),
+            "h": rng.choice(hosts, rows, p=rng.dirichlet(np.full(hosts, 5.0))),
+            "x": rng.normal(size=rows),
+        }
+    )
+    truth = {"Intercept": 2.0, "x": 0.5, "sd(g)": 0.8, "sd(h)": 0.5, "sd(residual)": 1.1}
+    data["y"] = (
+        2.0
+        + 0.5 * data["x"]
+        + rng.normal(0, 0.8, groups)[data["g"]]
+        + rng.normal(0, 0.5, hosts)[data["h"]]
+        + rng.normal(0, 1.1, rows)
+    )
+    return Simulated("y ~ x + (1|g) + (1|h)", data, truth)
+
+
+@pytest.fixture(scope="session")
+def nested() -> Simulated:
+    """Pots in blocks; pot labels start again in every block, so only block:pot names a pot."""
+    rng = np.random.default_rng(2)
+    blocks, pots, each = 15, 6, 8
+    block = np.repeat(np.arange(blocks), pots * each)
+    pot = np.tile(np.repeat(np.arange(pots), each), blocks)
+    truth = {"Intercept": -1.0, "sd(block)": 0.9, "sd(block:pot)": 0.6, "sd(residual)": 0.8}
+    y = (
+        -1.0
+        + rng.normal(0, 0.9, blocks)[block]
+        + rng.normal(0, 0.6, blocks * pots)[block * pots + pot]
+        + rng.normal(0, 0.8, len(block))
+    )
+    data = pd.DataFrame({"block": block, "pot": pot, "y": y})
+    keep = rng.random(len(data)) < 0.8  # unbalanced
+    return Simulated("y ~ 1 + (1|block/pot)", data[keep].reset_index(drop=True), truth)
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Simulated:
+    """Crossed, with few rows and levels: dense algebra and thousands of chains are cheap."""
+    rng = np.random.default_rng(3)
+    rows = 48
+    data = pd.DataFrame(
+        {
+            "g": rng.permutation(np.resize(list("abcde"), rows)),
+            "h": rng.permutation(np.resize(list("wxyz"), rows)),
+            "x": rng.normal(1.0, 1.0, rows),
+        }
+    )
+    truth = {"Intercept": 3.0, "x": -0.5, "sd(g)": 0.9, "sd(h)": 0.6, "sd(residual)": 0.8}
+    data["y"] = (
+        3.0
+        - 0.5 * data["x"]
+        + data["g"].map(dict(zip("abcde", rng.normal(0, 0.9, 5), strict=True)))
+        + data["h"].map(dict(zip("wxyz", rng.normal(0, 0.6, 4), strict=True)))
+        + rng.normal(0, 0.8, rows)
+    )
+    return Simulated("y ~ x + (1|g) + (1|h)", data, truth)
+
+
+@pytest.fixture(scope="session")
+def tiny_design(tiny: Simulated) -> Design:
+    return build_design(tiny.formula, tiny.data)
+
+
+@pytest.fixture(scope="session")
+def insteval() -> pd.DataFrame:
+    return load_insteval()
+
+
+class Dense(NamedTuple):
+    """The Gaussian model written out; effects of all factors side by side, as in the design."""
+
+    mean: np.ndarray  # [rows], X beta
+    covariance: np.ndarray  # [rows, rows], V
+    z: np.ndarray  # [rows, effects]
+    prior: np.ndarray  # [effects], prior variances
+
+
+def dense(design: Design, parameters: Mapping[str, float]) -> Dense:
+    beta = np.array([parameters[name] for name in design.fixed_names])
+    z = np.hstack([np.eye(f.levels)[f.codes] for f in design.factors])
+    prior = np.concatenate(
+        [np.full(f.levels, parameters[f"sd({f.name})"] ** 2) for f in design.factors]
+    )
+    noise = parameters["sd(residual)"] ** 2 * np.eye(design.rows)
+    return Dense(design.fixed @ beta, z * prior @ z.T + noise, z, prior)
+
+
+def dense_conditional(
+    design: Design, parameters: Mapping[str, float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean ``[effects]`` and covariance ``[effects, effects]`` of the effects given the ratings."""
+    mean, covariance, z, prior = dense(design, parameters)
+    gain = np.linalg.solve(covariance, z * prior).T  # G Z' V^-1
+    return gain @ (design.response - mean), np.diag(prior) - gain @ (z * prior)
+
+
+def conditional_draws(
+    design: Design, parameters: Mapping[str, float], chains: int, seed: int
+) -> list[np.ndarray]:
+    """Independent exact draws of the effects, float32 ``[chains, levels]`` a factor."""
+    mean, covariance = dense_conditional(design, parameters)
+    rng = np.random.default_rng(seed)
+    draws = rng.multivariate_normal(mean, covariance, chains, method="eigh").astype(np.float32)
+    return np.split(draws, np.cumsum([f.levels for f in design.factors])[:-1], axis=1)

@@ -1,0 +1,260 @@
+"""What a chapter shows is legible to readers, to those who cannot see it, and to the tests."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from importlib.metadata import version
+from typing import Any, NamedTuple
+
+from lmmbook import figures
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_rgb
+
+
+class Output(NamedTuple):
+    data: dict[str, str]
+    metadata: dict[str, Any]
+
+    @property
+    def markdown(self) -> str:
+        return self.data["text/markdown"]
+
+
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> list[Output]:
+    outputs: list[Output] = []
+
+    def display(data, *, raw, metadata):
+        assert raw
+        outputs.append(Output(data, metadata))
+
+    monkeypatch.setattr(figures, "display", display)
+    return outputs
+
+
+@pytest.fixture(autouse=True)
+def no_figure_is_left_over() -> Iterator[None]:
+    with matplotlib.rc_context({"backend": "agg"}):
+        yield
+    plt.close("all")
+
+
+# Figures
+
+
+@pytest.mark.parametrize("alt", ["", "  \n"])
+def test_a_figure_without_alternative_text_is_refused(shown, alt):
+    fig, _ = plt.subplots()
+    with pytest.raises(ValueError, match="expected a sentence"):
+        figures.show(fig, alt)
+    assert shown == []
+
+
+def test_a_figure_is_shown_with_its_alternative_text_and_closed(shown):
+    fig, _ = plt.subplots(figsize=(6, 2))
+    figures.show(fig, alt="a line that climbs to 3.28")
+    assert not plt.fignum_exists(fig.number)  # or the notebook would show it a second time
+    ((data, metadata),) = shown
+    png = base64.b64decode(data["image/png"])
+    assert png.startswith(b"\x89PNG")
+    assert "a line that climbs to 3.28" in data["text/plain"]
+    assert metadata["image/png"]["alt"] == "a line that climbs to 3.28"
+    pixels = int.from_bytes(png[16:20], "big")  # the width in the PNG's header
+    assert metadata["image/png"]["width"] == 600
+    assert pixels > 600  # sharper than the page asks for
+
+
+def test_the_style_lets_the_page_shine_through(shown):
+    with matplotlib.rc_context():
+        figures.use_style()
+        fig, ax = plt.subplots()
+        ax.plot([0, 1])
+        figures.show(fig, alt="a line")
+    png = base64.b64decode(shown[0].data["image/png"])
+    assert png[25] == 6  # colour type: with an alpha channel
+
+
+def contrast(one: str, two: str) -> float:
+    """WCAG's contrast ratio."""
+
+    def luminance(colour: str) -> float:
+        c = np.array(to_rgb(colour))
+        return np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4) @ [
+            0.2126, 0.7152, 0.0722
+        ]  # fmt: skip
+
+    low, high = sorted([luminance(one), luminance(two)])
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("page", ["#ffffff", "#121212"])
+def test_ink_and_colours_are_legible_on_white_and_on_dark(page):
+    assert contrast("#000000", "#ffffff") == pytest.approx(21)
+    assert contrast(figures.INK, page) > 4  # WCAG asks 4.5 of small text, 3 of large and lines
+    for colour in figures.COLOURS:
+        assert contrast(colour, page) > 2.5
+
+
+# Checks
+
+
+def test_a_check_that_passes(shown):
+    figures.check("the mean", 3.281, 3.28, 0.01)
+    ((_, metadata),) = shown
+    assert metadata == {
+        "lmmbook": {
+            "check": "the mean",
+            "passed": True,
+            "rows": [
+                {
+                    "name": "the mean",
+                    "value": 3.281,
+                    "truth": 3.28,
+                    "tolerance": 0.01,
+                    "passed": True,
+                }
+            ],
+        }
+    }
+    assert "✓" in shown[0].markdown
+    assert "✗" not in shown[0].markdown
+    for number in ("3.281", "3.28", "0.01", "0.001"):  # value, truth, allowed, difference
+        assert number in shown[0].markdown
+    assert "the mean" in shown[0].data["text/plain"]
+
+
+@pytest.mark.parametrize(
+    ("value", "truth", "tolerance"),
+    [
+        (3.3, 3.28, 0.01),
+        (3.26, 3.28, 0.01),
+        (np.nan, 3.28, 0.01),
+        (3.28, np.nan, 0.01),
+        (3.28, 3.28, np.nan),
+        (np.inf, 3.28, 0.01),
+    ],
+)
+def test_a_check_that_fails_says_so_and_does_not_raise(shown, value, truth, tolerance):
+    figures.check("the mean", value, truth, tolerance)
+    ((_, metadata),) = shown
+    assert metadata["lmmbook"]["passed"] is False
+    assert metadata["lmmbook"]["rows"][0]["passed"] is False
+    assert "✗" in shown[0].markdown
+    assert "✓" not in shown[0].markdown
+
+
+def test_a_check_of_exactly_the_tolerance_passes(shown):
+    figures.check("half", 1.0, 0.5, 0.5)
+    assert shown[0].metadata["lmmbook"]["passed"] is True
+
+
+def test_one_wrong_row_fails_the_check(shown):
+    value = pd.Series({"Intercept": 3.28, "service": -0.2})
+    truth = {"service": -0.09, "Intercept": 3.28}  # matched by name, in whatever order
+    figures.check("parameters", value, truth, {"Intercept": 0.01, "service": 0.01})
+    report = shown[0].metadata["lmmbook"]
+    assert report["passed"] is False
+    assert {row["name"]: row["passed"] for row in report["rows"]} == {
+        "Intercept": True,
+        "service": False,
+    }
+    assert [type(row["value"]) for row in report["rows"]] == [float, float]  # JSON can hold it
+    lines = shown[0].markdown.splitlines()
+    assert ["✗" in line for line in lines if line.startswith("| Intercept")] == [False]
+    assert ["✗" in line for line in lines if line.startswith("| service")] == [True]
+
+
+def test_a_value_without_a_truth_is_an_error(shown):
+    with pytest.raises(ValueError, match="same names"):
+        figures.check("parameters", {"service": 1.0}, {"Intercept": 1.0}, {"service": 1.0})
+    assert shown == []
+
+
+# Exercises
+
+TRUTH = 0.777
+
+
+@pytest.mark.parametrize(
+    ("answer", "passed", "words"),
+    [
+        (None, False, "no answer yet"),
+        (0.78, True, "is right ✓"),
+        (0.5, False, "is not right yet ✗"),
+        (np.nan, False, "is not right yet ✗"),
+    ],
+)
+def test_an_exercise_says_whether_an_answer_is_right(shown, answer, passed, words):
+    figures.exercise("share", answer, truth=TRUTH, tolerance=0.01)
+    ((data, metadata),) = shown
+    for text in data.values():
+        assert words in text
+        assert "share" in text
+        assert str(TRUTH) not in text  # the reader is to find it
+    report = metadata["lmmbook"]
+    assert report["exercise"] == "share"
+    assert report["passed"] is report["rows"][0]["passed"] is passed
+
+
+# Sentences
+
+
+def test_a_sentence_is_markdown(shown):
+    figures.say("The sd is **0.33**.")
+    ((data, metadata),) = shown
+    assert data == {"text/markdown": "The sd is **0.33**.", "text/plain": "The sd is **0.33**."}
+    assert metadata == {"lmmbook": {}}
+
+
+def test_versions_are_those_installed(shown):
+    figures.versions()
+    for name in ("tensorflow", "tensorflow-probability", "numpy", "pandas", "lmmbook"):
+        assert f"{name} {version(name)}" in shown[0].markdown
+
+
+# Drawings
+
+
+def test_a_graph_has_a_label_for_every_node_and_an_arrow_for_every_parent():
+    structure = [("u(g)", ()), ("u(h)", ()), ("u(k)", ()), ("ratings", ("u(g)", "u(h)", "u(k)"))]
+    sizes = {"u(g)": 2972, "u(h)": 1128, "u(k)": 14, "ratings": 73_421}
+    fig = figures.draw_graph(structure, sizes)
+    texts = fig.axes[0].texts
+    labels = {t.get_text(): t for t in texts if t.get_text()}
+    assert set(labels) == {"u(g)\n2,972", "u(h)\n1,128", "u(k)\n14", "ratings\n73,421"}
+    arrows = [t for t in texts if getattr(t, "arrow_patch", None) is not None]
+    place = {name.split("\n")[0]: t.get_position() for name, t in labels.items()}
+    assert len(set(place.values())) == 4  # no node on top of another
+    found = {(tuple(a.xyann), tuple(a.xy)) for a in arrows}
+    assert found == {(place[parent], place["ratings"]) for parent in structure[-1][1]}
+    x0, x1, y0, y1 = fig.axes[0].axis()
+    assert all(x0 < x < x1 and y0 < y < y1 for x, y in place.values())
+
+
+def test_the_models_own_graph_can_be_drawn(tiny_design):
+    from lmmbook.model import LinearMixedEffectModel, features_of
+
+    levels = {f.name: f.levels for f in tiny_design.factors}
+    structure = LinearMixedEffectModel(tiny_design.fixed_names, levels).graph(
+        features_of(tiny_design)
+    )
+    sizes = {"u(g)": 5, "u(h)": 4, "ratings": 48}
+    labels = [t.get_text() for t in figures.draw_graph(structure, sizes).axes[0].texts]
+    assert set(labels) - {""} == {"u(g)\n5", "u(h)\n4", "ratings\n48"}
+
+
+def test_a_histogram_counts_every_value_and_names_its_axes():
+    values = np.random.default_rng(0).normal(size=300)
+    _, ax = plt.subplots()
+    figures.histogram(ax, values, "effect of a student", bins=7)
+    bars = ax.patches
+    assert len(bars) == 7
+    assert sum(bar.get_height() for bar in bars) == 300
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("effect of a student", "count")
+    assert any(np.all(np.asarray(line.get_xdata()) == 0) for line in ax.lines)  # the zero line

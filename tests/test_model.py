@@ -1,0 +1,199 @@
+"""The joint distribution is the one written in the formula, and every parameter of it trains."""
+
+from __future__ import annotations
+
+from lmmbook import m_step
+from lmmbook.formula import Design
+from lmmbook.model import LinearMixedEffectModel, features_of
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+from scipy import stats
+from tensorflow_probability import distributions as tfd
+
+CHAINS = 3
+
+
+def make(design: Design, truth: dict[str, float], residual_sd: float | None):
+    levels = {f.name: f.levels for f in design.factors}
+    model = LinearMixedEffectModel(design.fixed_names, levels, residual_sd)
+    model.assign(truth)
+    return model
+
+
+def written_out(
+    design: Design, parameters: dict[str, float], effects: list[np.ndarray]
+) -> np.ndarray:
+    """log p(ratings, effects) by SciPy in float64, ``[chains]``."""
+    beta = [parameters[name] for name in design.fixed_names]
+    loc = np.tile(design.fixed @ beta, (len(effects[0]), 1))
+    total = np.zeros(len(effects[0]))
+    for factor, u in zip(design.factors, effects, strict=True):
+        total += stats.norm.logpdf(u, 0, parameters[f"sd({factor.name})"]).sum(1)
+        loc += u[:, factor.codes]
+    return total + stats.norm.logpdf(design.response, loc, parameters["sd(residual)"]).sum(1)
+
+
+@pytest.fixture(scope="module")
+def effects(tiny_design) -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [rng.normal(size=(CHAINS, f.levels)).astype(np.float32) for f in tiny_design.factors]
+
+
+def log_prob(model, design: Design, effects: list[np.ndarray]) -> tf.Tensor:
+    joint = model(features_of(design))
+    return joint.log_prob(*map(tf.constant, effects), tf.constant(design.response, tf.float32))
+
+
+@pytest.mark.parametrize("residual_sd", [None, 0.7])
+def test_log_prob_is_the_written_out_density(tiny, tiny_design, effects, residual_sd):
+    truth = tiny.truth | ({} if residual_sd is None else {"sd(residual)": residual_sd})
+    found = log_prob(make(tiny_design, tiny.truth, residual_sd), tiny_design, effects)
+    assert found.shape == (CHAINS,)
+    np.testing.assert_allclose(found, written_out(tiny_design, truth, effects), rtol=1e-5)
+
+
+def test_a_fixed_residual_sd_is_no_parameter(tiny, tiny_design):
+    fixed, free = (make(tiny_design, tiny.truth, sd) for sd in (0.7, None))
+    assert float(fixed.parameters()["sd(residual)"]) == pytest.approx(0.7)  # assign leaves it
+    assert float(free.parameters()["sd(residual)"]) == pytest.approx(0.8)
+    assert len(free.trainable_variables) == len(fixed.trainable_variables) + 1
+
+
+@pytest.mark.parametrize("residual_sd", [None, 0.7])
+def test_the_joint_distribution_lists_all_parameters_and_only_them(tiny_design, residual_sd):
+    model = make(tiny_design, dict.fromkeys(_names(tiny_design), 1.0), residual_sd)
+    expected = [model.beta, *(sd.trainable_variables[0] for sd in model.sds)]
+    if residual_sd is None:
+        expected += model.residual_sd.trainable_variables
+    joint = model(features_of(tiny_design))
+    assert {v.ref() for v in joint.trainable_variables} == {v.ref() for v in expected}
+    assert {v.ref() for v in joint.variables} == {v.ref() for v in expected}
+    assert len(joint.trainable_variables) == len(expected)
+
+
+def _names(design: Design) -> list[str]:
+    return [*design.fixed_names, *(f"sd({f.name})" for f in design.factors), "sd(residual)"]
+
+
+@pytest.mark.parametrize("residual_sd", [None, 0.7])
+def test_every_gradient_is_that_of_finite_differences(tiny, tiny_design, effects, residual_sd):
+    truth = tiny.truth | ({} if residual_sd is None else {"sd(residual)": residual_sd})
+    model = make(tiny_design, tiny.truth, residual_sd)
+    variables = [model.beta, *(sd.trainable_variables[0] for sd in model.sds)]
+    names = [[*tiny_design.fixed_names], *([f"sd({f.name})"] for f in tiny_design.factors)]
+    if residual_sd is None:
+        variables += model.residual_sd.trainable_variables
+        names += [["sd(residual)"]]
+    joint = model(features_of(tiny_design))  # outside the tape, where the tutorial's fault shows
+    ratings = tf.constant(tiny_design.response, tf.float32)
+    with tf.GradientTape() as tape:
+        total = tf.reduce_sum(joint.log_prob(*effects, ratings))
+    gradients = m_step.gradients_or_raise(total, variables, tape)
+
+    def slope(name: str) -> float:
+        def value(step: float) -> float:  # an sd moves on the log scale, as its variable does
+            old = truth[name]
+            new = old * np.exp(step) if name.startswith("sd(") else old + step
+            return written_out(tiny_design, truth | {name: new}, effects).sum()
+
+        return (value(1e-4) - value(-1e-4)) / 2e-4
+
+    for group, gradient in zip(names, gradients, strict=True):
+        np.testing.assert_allclose(np.ravel(gradient), [slope(n) for n in group], rtol=1e-4)
+
+
+def published_joint(model: LinearMixedEffectModel, features) -> tfd.Distribution:
+    """The tutorial's fault: ``sd * ones`` is computed here, once, and forgets its variable."""
+    random_effects = [
+        tfd.MultivariateNormalDiag(scale_diag=sd * tf.ones(n))
+        for sd, n in zip(model.sds, model.levels.values(), strict=True)
+    ]
+
+    def ratings(*latest_first):
+        loc = model.linear_predictor(latest_first[::-1], features)
+        return tfd.Independent(tfd.Normal(loc, model.residual_sd), 1)
+
+    return tfd.JointDistributionSequential([*random_effects, ratings])
+
+
+def test_the_published_model_has_the_same_density_and_never_trains(tiny, tiny_design, effects):
+    model = make(tiny_design, tiny.truth, 0.7)
+    features = features_of(tiny_design)
+    ratings = tf.constant(tiny_design.response, tf.float32)
+    published = published_joint(model, features)  # outside the tape, as in the tutorial
+    variables = model.trainable_variables
+    with tf.GradientTape() as tape:
+        values = published.log_prob(*effects, ratings)
+        loss = -tf.reduce_mean(values)
+    # Nothing in its value gives it away ...
+    np.testing.assert_allclose(values, model(features).log_prob(*effects, ratings), rtol=1e-6)
+    # ... only its gradient.
+    with pytest.raises(ValueError, match="None") as caught:
+        m_step.gradients_or_raise(loss, variables, tape)
+    for name in ("sd(g)", "sd(h)"):
+        assert name in str(caught.value)
+    assert "beta" not in str(caught.value)
+
+
+def test_adam_refuses_the_published_model(tiny, tiny_design, effects):
+    model = make(tiny_design, tiny.truth, 0.7)
+    ratings = tf.constant(tiny_design.response, tf.float32)
+    published = published_joint(model, features_of(tiny_design))
+    step = m_step.adam_m_step(lambda *u: published.log_prob(*u, ratings), model.trainable_variables)
+    with pytest.raises(ValueError, match=r"got None for .*sd\(g\)"):
+        step(effects)
+    np.testing.assert_allclose(model.beta, [3.0, -0.5])  # and it has moved nothing
+
+
+def test_the_joint_distribution_follows_its_parameters(tiny, tiny_design, effects):
+    """Built once, it reads the parameters when it is used."""
+    model = make(tiny_design, tiny.truth, None)
+    joint = model(features_of(tiny_design))
+    ratings = tf.constant(tiny_design.response, tf.float32)
+    other = {name: value + 0.3 for name, value in tiny.truth.items()}
+    model.assign(other)
+    truth = written_out(tiny_design, other, effects)
+    np.testing.assert_allclose(joint.log_prob(*effects, ratings), truth, rtol=1e-5)
+
+
+@pytest.mark.parametrize("residual_sd", [None, 0.8])
+def test_assign_and_parameters_are_inverse(tiny, tiny_design, residual_sd):
+    model = make(tiny_design, tiny.truth, residual_sd)
+    found = model.parameters()
+    assert list(found) == _names(tiny_design)
+    assert {k: float(v) for k, v in found.items()} == pytest.approx(tiny.truth, rel=1e-6)
+    assert all(v.shape == () for v in found.values())
+    model.assign(found)  # tensors, too
+    assert {k: float(v) for k, v in model.parameters().items()} == pytest.approx(tiny.truth)
+
+
+def test_graph_names_each_variable_and_what_it_depends_on(tiny_design):
+    model = make(tiny_design, dict.fromkeys(_names(tiny_design), 1.0), None)
+    structure = model.graph(features_of(tiny_design))
+    assert [(name, set(parents)) for name, parents in structure] == [
+        ("u(g)", set()),
+        ("u(h)", set()),
+        ("ratings", {"u(g)", "u(h)"}),
+    ]
+
+
+def test_samples_have_their_shapes_and_their_spread(tiny, tiny_design):
+    n = 4000
+    model = make(tiny_design, tiny.truth, None)
+    joint = model(features_of(tiny_design))
+    *effects, ratings = joint.sample(n, seed=tfp.random.sanitize_seed(0))
+    assert [u.shape for u in effects] == [(n, f.levels) for f in tiny_design.factors]
+    assert ratings.shape == (n, tiny_design.rows)
+    *one, rating = joint.sample(seed=tfp.random.sanitize_seed(1))
+    assert [u.shape for u in one] == [(f.levels,) for f in tiny_design.factors]
+    assert rating.shape == (tiny_design.rows,)
+
+    loc = model.linear_predictor(effects, features_of(tiny_design))
+    parts = {"sd(g)": effects[0], "sd(h)": effects[1], "sd(residual)": ratings - loc}
+    for name, draws in parts.items():
+        size, sd = np.size(draws), tiny.truth[name]
+        assert abs(np.mean(draws)) < 5 * sd / np.sqrt(size)
+        assert abs(np.std(draws) - sd) < 5 * sd / np.sqrt(2 * size)
