@@ -5,8 +5,9 @@ from lmmbook import exact, families, figures, mcem
 from lmmbook.data import COLUMNS, download_insteval, load_insteval, train_test_split
 from lmmbook.e_step import describe_device
 from lmmbook.figures import check, exercise, say, show, use_style, versions
-from lmmbook.mcem import Fit, fit
+from lmmbook.mcem import fit
 from lmmbook.model import LinearMixedEffectModel
+from lmmbook.result import Fit
 
 __version__ = "0.1.0"
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
-from lmmbook import criticism, e_step, families, m_step
+from lmmbook import e_step, families, levels, m_step
 from lmmbook.formula import Design, build_design
 from lmmbook.model import LinearMixedEffectModel, features_of
+from lmmbook.result import Fit, average, gather
 
 import numpy as np
 import pandas as pd
@@ -24,65 +24,9 @@ CHUNK = 20  # iterations in one device call
 TRANSITIONS = 5  # HMC transitions in one E-step, as in the tutorial
 LEAPFROG_STEPS = 4
 AVERAGING_GAIN = 0.2  # how far an M-step goes once the parameters only fluctuate
-ADAPTATION_GAIN = 0.3
 EXTRAS = ("acceptance", "log_joint")  # what the trace holds beside the parameters
 
 MStep = Callable[[list[tf.Tensor], tf.Tensor], list[tf.Tensor]]
-
-
-@dataclass(frozen=True)
-class Fit:
-    """A fitted model.
-
-    Attributes
-    ----------
-    parameters
-        Index: parameter name; columns ``estimate`` (mean over the iterations of phase ``average``)
-        and ``mcse`` (Monte Carlo standard error of that mean: how much another seed would change
-        it, not how uncertain the data leave it).
-    effects
-        Factor name to a frame: index the level labels, columns ``mean`` and ``sd`` of the effect
-        given the ratings and the estimates.
-    trace
-        One row an iteration: ``phase`` (``warm-up``, ``approach``, ``average``, ``draws``), the
-        parameters, ``acceptance`` and ``log_joint``, the mean over chains of log p(ratings,
-        effects).
-    posterior
-        Factor name to ``[draws, levels]``: draws of the effects at the estimates, the chains one
-        after another.
-    """
-
-    parameters: pd.DataFrame
-    effects: dict[str, pd.DataFrame]
-    trace: pd.DataFrame
-    posterior: dict[str, np.ndarray] = field(repr=False)
-    design: Design = field(repr=False)
-    device_calls: int
-    chains: int
-
-    def predict(self, data: pd.DataFrame) -> np.ndarray:
-        """Posterior predictive mean of each row, ``[rows]``; see `criticism.predict`."""
-        return criticism.predict(self.design, self.parameters["estimate"], self.effects, data)
-
-    def draws(self, data: pd.DataFrame, n: int, seed: int) -> np.ndarray:
-        """Posterior predictive draws, ``[n, rows]``; see `criticism.draws`."""
-        return criticism.draws(
-            self.design, self.parameters["estimate"], self.posterior, data, n, seed
-        )  # fmt: skip
-
-    def __str__(self) -> str:
-        levels = ", ".join(f"{f.name} {f.levels:,}" for f in self.design.factors)
-        return (
-            f"Linear mixed model fitted by Monte Carlo EM\n"
-            f"  {self.design.formula}\n"
-            f"  {self.design.rows:,} rows; levels: {levels}\n"
-            f"  {len(self.trace):,} iterations, {self.chains} chains, "
-            f"{self.device_calls} device calls\n  {e_step.describe_device()}\n\n"
-            f"{self.parameters.to_string(float_format='{:.4f}'.format)}\n\n"
-            "Maximum likelihood (ML). mcse is Monte Carlo error only. This fit does\n"
-            "not judge its own convergence: plot .trace, or compare with\n"
-            "lmmbook.exact.fit. Next: .effects, .predict(data), .draws(data, n, seed)"
-        )
 
 
 def fit(
@@ -128,18 +72,19 @@ def fit(
         raise ValueError(f"chains: expected an even number, got {chains!r}")
     design = build_design(formula, data)
     model = start_model(design, residual_sd)
-    loop = Loop(model, design, chains, seed)
+    loop = Loop(model, design, chains, seed, levelwise=True)
     em = m_step.closed_form_m_step(model, design, loop.features)
 
     chunks = max_sweeps // (CHUNK * TRANSITIONS)
-    loop.run("warm-up", max(1, chunks // 8), adapt=ADAPTATION_GAIN)
-    loop.run("approach", chunks // 4, em, gain=1.0, adapt=ADAPTATION_GAIN)
+    loop.run("warm-up", max(1, chunks // 8))
+    loop.run("approach", chunks // 4, em, gain=1.0)
     tail = loop.run("average", chunks * 3 // 8, em, gain=AVERAGING_GAIN)
     names = list(model.parameters())
-    parameters = _average(tail[names])
+    parameters = average(tail[names])
     model.assign(dict(zip(names, parameters["estimate"].to_numpy(np.float32), strict=True)))
     loop.run("draws", chunks // 4)
-    return loop.result(parameters)
+    trace = pd.concat(loop.trace, ignore_index=True)
+    return gather(design, parameters, trace, loop.kept, loop.device_calls)
 
 
 def _check_integer(name: str, value: object, low: int, high: float = math.inf) -> None:
@@ -152,12 +97,12 @@ def _check_integer(name: str, value: object, low: int, high: float = math.inf) -
 
 def start_model(design: Design, residual_sd: float | None) -> LinearMixedEffectModel:
     """A model at its starting point: least squares, and its variance shared out equally."""
-    levels = {f.name: f.levels for f in design.factors}
-    model = LinearMixedEffectModel(design.fixed_names, levels, residual_sd)
+    sizes = {f.name: f.levels for f in design.factors}
+    model = LinearMixedEffectModel(design.fixed_names, sizes, residual_sd)
     beta, *_ = np.linalg.lstsq(design.fixed, design.response, rcond=None)
-    spread = float(np.std(design.response - design.fixed @ beta)) / np.sqrt(len(levels) + 1)
+    spread = float(np.std(design.response - design.fixed @ beta)) / np.sqrt(len(sizes) + 1)
     start = dict(zip(design.fixed_names, beta, strict=True))
-    start |= {f"sd({name})": spread for name in [*levels, "residual"]}
+    start |= {f"sd({name})": spread for name in [*sizes, "residual"]}
     model.assign({name: np.float32(value) for name, value in start.items()})
     return model
 
@@ -167,10 +112,16 @@ class Loop:
 
     Chapter 04 drives it by hand to compare M-steps. An M-step here is a function ``(effects, gain)
     -> effects`` that updates the parameters of ``model``, as `m_step.closed_form_m_step` makes.
+    With ``levelwise`` the E-step is that of `levels`, else HMC over all effects jointly.
     """
 
     def __init__(
-        self, model: LinearMixedEffectModel, design: Design, chains: int, seed: int
+        self,
+        model: LinearMixedEffectModel,
+        design: Design,
+        chains: int,
+        seed: int,
+        levelwise: bool = False,
     ) -> None:
         self.model, self.design, self.chains, self.seed = model, design, chains, seed
         self.features = features_of(design)
@@ -181,7 +132,12 @@ class Loop:
         ]
         self.joint = model(self.features)
         self.effects = [tf.zeros([chains, f.levels]) for f in design.factors]
-        self.step_size = tf.constant(0.2)
+        self.step_size = tf.constant(1.0 if levelwise else 0.2)
+        self.e_step = (
+            levels.levelwise_e_step(model, design, self.features, self.target_log_prob, TRANSITIONS)
+            if levelwise
+            else self._joint_e_step
+        )
         self.trace: list[pd.DataFrame] = []
         self.kept: list[np.ndarray] = []
         self.device_calls = 0
@@ -190,6 +146,14 @@ class Loop:
     def target_log_prob(self, *effects: tf.Tensor) -> tf.Tensor:
         """log p(ratings, effects) at the current parameters, ``[chains]``."""
         return self.joint.log_prob(*effects, self.ratings)
+
+    def _joint_e_step(
+        self, effects: list[tf.Tensor], step_size: tf.Tensor, seed: tf.Tensor
+    ) -> e_step.EStep:
+        scales = e_step.step_scales(self.counts, self.model.sds, self.model.residual_sd)
+        return e_step.run(
+            self.target_log_prob, effects, scales, step_size, LEAPFROG_STEPS, TRANSITIONS, seed
+        )
 
     def run(
         self,
@@ -237,11 +201,7 @@ class Loop:
         def chunk(effects, step_size, gain, adapt, seed):  # type: ignore[no-untyped-def]
             def iteration(state, seed):  # type: ignore[no-untyped-def]
                 effects, step_size, _ = state
-                scales = e_step.step_scales(self.counts, self.model.sds, self.model.residual_sd)
-                draw = e_step.run(
-                    self.target_log_prob, effects, scales, step_size, LEAPFROG_STEPS, TRANSITIONS,
-                    seed,
-                )  # fmt: skip
+                draw = self.e_step(effects, step_size, seed)
                 effects = m_step(draw.effects, gain) if m_step else draw.effects
                 step_size = e_step.adapt_step_size(step_size, draw.acceptance, adapt)
                 return effects, step_size, self._record(draw)
@@ -257,33 +217,3 @@ class Loop:
         """One row of the trace: the parameters as they are now, and how the E-step went."""
         extras = (draw.acceptance, tf.reduce_mean(draw.target_log_prob))
         return self.model.parameters() | dict(zip(EXTRAS, extras, strict=True))
-
-    def result(self, parameters: pd.DataFrame) -> Fit:
-        """Gather the trace and the kept draws into a `Fit`."""
-        posterior = {
-            f.name: np.swapaxes(u, 0, 1).reshape(-1, f.levels)
-            for f, u in zip(self.design.factors, self.kept, strict=True)
-        }
-        effects = {
-            f.name: pd.DataFrame(
-                {"mean": posterior[f.name].mean(0), "sd": posterior[f.name].std(0)},
-                index=pd.Index(f.labels, name=f.name),
-            )
-            for f in self.design.factors
-        }
-        trace = pd.concat(self.trace, ignore_index=True)
-        return Fit(
-            parameters, effects, trace, posterior, self.design, self.device_calls, self.chains
-        )
-
-
-def _average(tail: pd.DataFrame) -> pd.DataFrame:
-    """Mean over iterations, and its Monte Carlo standard error by batch means.
-
-    Iterations next to each other are correlated; means of ten long batches hardly are.
-    """
-    batches = np.array([batch.mean(0) for batch in np.array_split(tail.to_numpy(float), 10)])
-    return pd.DataFrame(
-        {"estimate": tail.to_numpy(float).mean(0), "mcse": batches.std(0, ddof=1) / np.sqrt(10)},
-        index=pd.Index(tail.columns, name="parameter"),
-    )

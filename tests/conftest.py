@@ -134,3 +134,24 @@ def conditional_draws(
     rng = np.random.default_rng(seed)
     draws = rng.multivariate_normal(mean, covariance, chains, method="eigh").astype(np.float32)
     return np.split(draws, np.cumsum([f.levels for f in design.factors])[:-1], axis=1)
+
+
+def assert_conditional(
+    design: Design, parameters: Mapping[str, float], effects: list[np.ndarray]
+) -> None:
+    """Draws of independent chains, ``[chains, levels]`` a factor, are from the exact conditional.
+
+    Means and covariances within 5 standard errors, and so is their sum over all directions: the
+    mean of the squared distance, which is chi-squared, sees a small excess that all levels share.
+    """
+    mean, covariance = dense_conditional(design, parameters)
+    draws = np.concatenate([np.asarray(u, float) for u in effects], axis=1)
+    n, variance = len(draws), np.diag(covariance)
+    z_mean = (draws.mean(0) - mean) / np.sqrt(variance / n)
+    spread = np.sqrt((np.outer(variance, variance) + covariance**2) / n)  # Isserlis
+    z_covariance = (np.cov(draws.T) - covariance) / spread
+    away = draws - mean
+    distance = (away * np.linalg.solve(covariance, away.T).T).sum(1).mean() - len(mean)
+    assert np.abs(z_mean).max() < 5
+    assert np.abs(z_covariance).max() < 5
+    assert abs(distance) < 5 * np.sqrt(2 * len(mean) / n)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import lmmbook
-from lmmbook import exact, families, m_step, mcem
+from lmmbook import exact, families, m_step, mcem, result
 from lmmbook.formula import build_design
 
 import numpy as np
@@ -44,7 +44,7 @@ def watched() -> Iterator[list[mcem.Loop]]:
 
 
 @pytest.fixture(scope="module")
-def crossed_run(crossed) -> tuple[mcem.Fit, mcem.Loop]:
+def crossed_run(crossed) -> tuple[result.Fit, mcem.Loop]:
     with watched() as loops:
         fit = lmmbook.fit(crossed.formula, crossed.data, seed=0)
     (loop,) = loops
@@ -52,7 +52,7 @@ def crossed_run(crossed) -> tuple[mcem.Fit, mcem.Loop]:
 
 
 @pytest.fixture(scope="module")
-def crossed_fit(crossed_run) -> mcem.Fit:
+def crossed_fit(crossed_run) -> result.Fit:
     return crossed_run[0]
 
 
@@ -62,7 +62,7 @@ def crossed_exact(crossed) -> exact.ExactFit:
 
 
 @pytest.fixture(scope="module")
-def renamed_fit(crossed) -> mcem.Fit:
+def renamed_fit(crossed) -> result.Fit:
     """The same data with its rows shuffled and its levels renamed; another seed."""
     data = crossed.data.sample(frac=1, random_state=0)
     data["g"] = (99 - data["g"]).map("g{:03}".format)  # the order of the levels turns round
@@ -70,7 +70,7 @@ def renamed_fit(crossed) -> mcem.Fit:
     return lmmbook.fit(crossed.formula, data, seed=1)
 
 
-def assert_agrees(fit: mcem.Fit, truth: exact.ExactFit) -> None:
+def assert_agrees(fit: result.Fit, truth: exact.ExactFit) -> None:
     """Within 4 Monte Carlo standard errors and 0.1 standard errors of the exact maximum."""
     table = truth.parameters
     assert list(fit.parameters.index) == list(table.index)
@@ -365,7 +365,7 @@ def test_monte_carlo_errors_are_by_batch_means():
     series = np.zeros_like(noise)
     for t in range(1, length):
         series[t] = rho * series[t - 1] + noise[t]
-    table = mcem._average(pd.DataFrame(series))
+    table = result.average(pd.DataFrame(series))
     np.testing.assert_allclose(table["estimate"], series.mean(0), atol=1e-12)
     truth = 1 / (1 - rho) / np.sqrt(length)
     # Ten batches: each has a chi-square with 9 degrees of freedom behind it.
