@@ -227,7 +227,7 @@ def test_new_data_that_are_infinite_are_refused(data):
 
 @pytest.fixture
 def nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    def compiled(*_: object) -> None:
+    def compiled(*_: object, **__: object) -> None:
         raise AssertionError("the loop was built before the input was checked")
 
     monkeypatch.setattr(mcem, "Loop", compiled)
