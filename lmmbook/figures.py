@@ -110,9 +110,12 @@ def check(
         )
     rows = [_row(name, values[name], truths[name], tolerances[name]) for name in values]
     passed = all(row["passed"] for row in rows)
-    lines = ["| | value | truth | difference | allowed | |", "|---|---:|---:|---:|---:|---|"]
+    lines = [
+        "| quantity | value | truth | difference | allowed | holds |",
+        "|---|---:|---:|---:|---:|---|",
+    ]
     for row in rows:
-        name = "" if row["name"] == title else row["name"]
+        name = "as titled" if row["name"] == title else row["name"]
         lines.append(
             f"| {name} | {row['value']:.5g} | {row['truth']:.5g} "
             f"| {row['value'] - row['truth']:.2g} | {row['tolerance']:.2g} | {_mark(row)} |"
