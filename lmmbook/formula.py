@@ -124,9 +124,9 @@ def build_design(formula: str, data: pd.DataFrame) -> Design:
         If ``data`` is not a data frame.
     ValueError
         If the formula cannot be read, or the data do not fit it: an unknown column, a missing or
-        infinite value, no rows, a response that is not numeric, fixed effects that are linearly
-        dependent, a grouping factor with one level or with as many levels as rows, two factors that
-        group the rows alike.
+        infinite value, no rows, a response that is not numeric or never varies, fixed effects that
+        are linearly dependent, a grouping factor with one level or with as many levels as rows, two
+        factors that group the rows alike.
 
     Examples
     --------
@@ -185,6 +185,8 @@ def _check_frame(data: pd.DataFrame, columns: Sequence[str] | dict[str, None]) -
 def _check_fixed(fixed: np.ndarray, response: np.ndarray, names: tuple[str, ...]) -> None:
     if not (np.isfinite(fixed).all() and np.isfinite(response).all()):
         raise ValueError("data: expected finite numbers, got infinite values")
+    if np.ptp(response) == 0:
+        raise ValueError(f"response: expected values that vary, got {response[0]:g} in every row")
     offsets = [name for name in names if name.startswith("offset(")]
     if offsets:
         raise ValueError(f"formula: offsets are not supported, got {offsets}")

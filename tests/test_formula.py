@@ -205,9 +205,9 @@ def test_an_intercept_can_be_taken_away_after_a_group(data):
 
 
 def test_labels_that_run_together_are_refused():
-    """ "x:y" with "z", and "x" with "y:z", both read "x:y:z"."""
+    """Both "x:y" with "z", and "x" with "y:z" would read "x:y:z"."""
     data = pd.DataFrame(
-        {"a": ["x:y", "x", "b", "b"] * 2, "b": ["z", "y:z", "z", "z"] * 2, "y": 1.0}
+        {"a": ["x:y", "x", "b", "b"] * 2, "b": ["z", "y:z", "z", "z"] * 2, "y": range(8)}
     )
     with pytest.raises(ValueError, match="expected labels that stay apart"):
         build_design("y ~ 1 + (1|a:b)", data)
@@ -249,6 +249,11 @@ def test_bad_input_is_refused_before_any_work(data, name):
     for column, value in first_row.items():
         spoilt.loc[0, column] = value
     both(formula, spoilt, ValueError, message)
+
+
+@pytest.mark.usefixtures("nothing_is_compiled")
+def test_a_response_that_never_varies(data):
+    both("y ~ 1 + (1|g)", data.assign(y=3), ValueError, "expected values that vary, got 3 in every")
 
 
 @pytest.mark.usefixtures("nothing_is_compiled")
