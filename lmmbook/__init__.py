@@ -1,7 +1,7 @@
 """Linear mixed effects models by Monte Carlo EM: the package that the book builds."""
 
 from lmmbook import _quiet  # noqa: F401  (first: it keeps TensorFlow's start-up quiet)
-from lmmbook import exact, families, figures, mcem
+from lmmbook import exact, families, figures
 from lmmbook.data import COLUMNS, download_insteval, load_insteval, train_test_split
 from lmmbook.e_step import describe_device
 from lmmbook.figures import check, exercise, say, show, use_style, versions
@@ -24,7 +24,6 @@ __all__ = [
     "figures",
     "fit",
     "load_insteval",
-    "mcem",
     "say",
     "show",
     "train_test_split",

@@ -30,3 +30,15 @@ with _no_stderr():
 
     # The first use of a device prints too. Listing devices initialises none of them.
     tf.config.list_physical_devices()
+
+
+@contextlib.contextmanager
+def quiet_log() -> Iterator[None]:
+    """Hold TensorFlow's Python-side warnings back for a while; errors still come through."""
+    logger = tf.get_logger()
+    before = logger.level
+    logger.setLevel("ERROR")
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

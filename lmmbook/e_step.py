@@ -6,9 +6,14 @@ posterior). The E-step draws from it with several independent chains side by sid
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+from lmmbook import covariance
+from lmmbook.formula import Design
+
+import numpy as np
+import pandas as pd
 import tensorflow as tf
 import tensorflow_probability as tfp
 
@@ -29,7 +34,7 @@ class EStep(NamedTuple):
     Attributes
     ----------
     effects
-        Last draw of each chain: a list of ``[chains, levels]``.
+        Last draw of each chain: a list of ``[chains, levels, columns]``.
     acceptance
         Mean acceptance probability over chains and steps, a scalar in 0 to 1.
     target_log_prob
@@ -41,18 +46,20 @@ class EStep(NamedTuple):
     target_log_prob: tf.Tensor
 
 
-def step_scales(
-    counts: Sequence[tf.Tensor], sds: Sequence[tf.Tensor], residual_sd: tf.Tensor
-) -> list[tf.Tensor]:
-    """One relative step size a level: its conditional sd when all other levels are held fixed.
+def step_scales(design: Design, parameters: Mapping[str, float] | pd.Series) -> list[tf.Tensor]:
+    """One relative step size an effect: its conditional sd when all others are held fixed.
 
     A level with many ratings is known well, so its posterior is narrow and needs small steps. For a
-    Gaussian likelihood ``1 / sqrt(counts / residual_sd**2 + 1 / sd**2)``: ``[levels]`` a factor.
+    Gaussian likelihood and an intercept alone, ``1 / sqrt(count / residual_sd**2 + 1 / sd**2)``.
+    Returns ``[levels, columns]`` float32 a factor.
     """
-    return [
-        tf.math.rsqrt(n / tf.square(residual_sd) + 1.0 / tf.square(sd))
-        for n, sd in zip(counts, sds, strict=True)
-    ]
+    scales = []
+    for factor in design.factors:
+        prior = np.diag(np.linalg.inv(covariance.to_matrix(factor, parameters)))
+        squares = [np.bincount(factor.codes, z**2, factor.levels) for z in factor.z.T]
+        precision = np.stack(squares, axis=1) / parameters["sd(residual)"] ** 2 + prior
+        scales.append(tf.constant(1 / np.sqrt(precision), tf.float32))
+    return scales
 
 
 def run(
@@ -74,7 +81,7 @@ def run(
     target_log_prob
         Log density of the effects, ``[chains]``, up to a constant; reads the current parameters.
     effects, scales
-        Lists of ``[chains, levels]`` and ``[levels]``, one a factor.
+        Lists of ``[chains, levels, columns]`` and ``[levels, columns]``, one a factor.
     step_size
         Positive scalar; a leapfrog step of level l is ``step_size * scales[l]``, with a common
         jitter of 20% that keeps trajectories from falling into step with a period of the target.

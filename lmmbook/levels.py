@@ -5,160 +5,169 @@ instructor's ratings say nothing more about another instructor once students and
 fixed. So we update one factor at a time, with its levels as a batch. It is the same Hamiltonian
 Monte Carlo as in `e_step`, with thousands of small accept decisions in place of one large one.
 
-For a Gaussian likelihood a level's log density depends on the ratings through two numbers only,
-how many they are and what is left of them in sum. So leapfrog steps cost as much as there are
-levels, and not as there are rows.
+For a Gaussian likelihood a level's log density depends on the ratings through two things only, Z'Z
+and Z' times what is left of the ratings (for an intercept: how many they are, and their sum). So
+leapfrog steps cost as much as there are levels, and not as there are rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from itertools import combinations, permutations
+from typing import NamedTuple
 
-from lmmbook.e_step import Effects, EStep, TargetLogProb
-from lmmbook.formula import Design
-from lmmbook.model import Features, LinearMixedEffectModel
+from lmmbook.arrays import Arrays, Layout, Parameters, to_levels, to_rows
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-# In units of the conditional sd: three steps of half an sd are about a quarter of a turn around a
-# normal distribution, after which the new value hardly depends on the old one.
-STEP_SIZE = 0.5
 LEAPFROG_STEPS = 3
+# In whitened coordinates a quarter turn makes a new value independent of the old one, so no step is
+# longer than that; where a likelihood is not Gaussian, adaptation shortens it.
+LONGEST_STEP = np.pi / 2 / LEAPFROG_STEPS
+TARGET_ACCEPTANCE = 0.9
 
 
-def nestings(design: Design) -> list[tuple[int, int, np.ndarray]]:
-    """Which factors are nested in which, found from the data.
+class Sweep(NamedTuple):
+    """What a sweep hands on.
 
-    Returns ``(inner, outer, parent)`` for every pair of factors, by their positions, in which each
-    level of ``inner`` occurs with one level of ``outer`` only: ``parent`` ``[inner levels]`` says
-    with which.
+    ``effects`` is a list of ``[levels, chains, columns]``; ``left`` ``[rows, chains]`` is what they
+    and the fixed effects leave of the ratings; ``acceptance`` ``[factors]`` is the mean acceptance
+    probability over levels and chains.
     """
-    found = []
-    for inner, outer in permutations(range(len(design.factors)), 2):
-        child, parent = design.factors[inner], design.factors[outer]
-        pairs = np.unique(np.stack([child.codes, parent.codes]), axis=1)  # sorted by child
-        if pairs.shape[1] == child.levels:
-            found.append((inner, outer, pairs[1]))
-    return found
+
+    effects: list[tf.Tensor]
+    left: tf.Tensor
+    acceptance: tf.Tensor
 
 
-def levelwise_e_step(
-    model: LinearMixedEffectModel,
-    design: Design,
-    features: Features,
-    target_log_prob: TargetLogProb,
-    num_sweeps: int,
-) -> Callable[[Effects, tf.Tensor, tf.Tensor], EStep]:
-    """A function ``(effects, step_size, seed) -> EStep`` that makes ``num_sweeps`` sweeps.
+def left_over(arrays: Arrays, parameters: Parameters, effects: list[tf.Tensor]) -> tf.Tensor:
+    """Ratings minus linear predictor, ``[rows, chains]``."""
+    fixed = tf.linalg.matvec(arrays.fixed, parameters.beta)
+    terms = [to_rows(a, u) for a, u in zip(arrays.factors, effects, strict=True)]
+    return (arrays.response - fixed)[:, tf.newaxis] - tf.add_n(terms)
 
-    A sweep updates each factor once by HMC, and then moves along the directions that the ratings
-    cannot see (`_trade`). ``step_size`` multiplies the step of 0.5 conditional sds; 1 is good.
-    Effects come and go as lists of ``[chains, levels]``; inside they are ``[levels, chains]``, so
-    that what is gathered for a row lies together in memory.
+
+def sweep(
+    layout: Layout,
+    arrays: Arrays,
+    parameters: Parameters,
+    effects: list[tf.Tensor],
+    left: tf.Tensor,
+    step_sizes: tf.Tensor,
+    seed: tf.Tensor,
+) -> Sweep:
+    """Update each factor once by HMC, then draw along the directions that ratings cannot see.
+
+    ``left`` belongs to ``effects``, as from `left_over`; it is kept up to date, not recomputed.
+    ``step_sizes`` ``[factors]``, in conditional standard deviations, at most `LONGEST_STEP`.
     """
-    codes = [features[f.name] for f in design.factors]
-    sizes = [f.levels for f in design.factors]
-    counts = [
-        tf.constant(np.bincount(f.codes, minlength=f.levels)[:, None], tf.float32)
-        for f in design.factors
-    ]
-    ratings = tf.constant(design.response, tf.float32)
-    trades = [
-        (inner, outer, tf.constant(parent, tf.int32)) for inner, outer, parent in nestings(design)
-    ]
-    # A shift of all levels of one factor against all of another is such a direction too: as if the
-    # one were nested in a single level, which the other's levels share.
-    shifts = list(combinations(range(len(sizes)), 2))
-
-    def update(k: int, u: tf.Tensor, left: tf.Tensor, step_size: tf.Tensor, seed: tf.Tensor):  # type: ignore[no-untyped-def]
-        """One HMC transition of every level of factor k; ``left`` [rows, chains] is kept up."""
-        variance = tf.square(model.residual_sd)
-        sums = tf.math.unsorted_segment_sum(left, codes[k], sizes[k]) + counts[k] * u
-        precision = counts[k] / variance + 1.0 / tf.square(model.sds[k])  # [levels, 1]
-        # `sums` was computed from u, and inside a compiled function TFP differentiates with
-        # tf.gradients, which would follow u back through it: the first gradient would be wrong.
-        mean = tf.stop_gradient(sums / variance / precision)  # [levels, chains]
-        seeds = tfp.random.split_seed(seed, n=2)
-        jitter = tf.random.stateless_uniform([], seeds[0], 0.8, 1.2)
-        hmc = tfp.mcmc.HamiltonianMonteCarlo(
-            lambda v: -0.5 * precision * tf.square(v - mean),  # [levels, chains]: one a level
-            step_size=step_size * STEP_SIZE * jitter * tf.math.rsqrt(precision),
-            num_leapfrog_steps=LEAPFROG_STEPS,
+    effects, acceptance = list(effects), []
+    seeds = tfp.random.split_seed(seed, n=len(effects) + len(layout.translations))
+    for k in range(len(effects)):
+        new, accepted = update(
+            layout, arrays, parameters, k, effects[k], left, step_sizes[k], seeds.pop()
         )
-        new, results = hmc.one_step(u, hmc.bootstrap_results(u), seed=seeds[1])
-        accepted = tf.reduce_mean(tf.exp(tf.minimum(results.log_accept_ratio, 0.0)))
-        return new, left - tf.gather(new - u, codes[k]), accepted
-
-    def sweep(effects: list[tf.Tensor], left: tf.Tensor, step_size: tf.Tensor, seed: tf.Tensor):  # type: ignore[no-untyped-def]
-        effects, accepted = list(effects), []
-        seeds = tfp.random.split_seed(seed, n=len(sizes) + len(trades) + len(shifts))
-        for k in range(len(sizes)):
-            effects[k], left, a = update(k, effects[k], left, step_size, seeds.pop())
-            accepted.append(a)
-        for inner, outer, parent in trades:
-            effects[inner], effects[outer] = _trade(
-                effects[inner], effects[outer], parent,
-                model.sds[inner], model.sds[outer], seeds.pop(),
-            )  # fmt: skip
-        for a, b in shifts:
-            effects[a], effects[b] = _shift(
-                effects[a], effects[b], model.sds[a], model.sds[b], seeds.pop()
-            )
-        return effects, left, tf.add_n(accepted) / len(accepted)
-
-    def e_step(effects: Effects, step_size: tf.Tensor, seed: tf.Tensor) -> EStep:
-        effects = [tf.transpose(u) for u in effects]
-        fixed = tf.linalg.matvec(features["fixed"], model.beta)
-        left = (ratings - fixed)[:, None] - tf.add_n(
-            [tf.gather(u, c) for u, c in zip(effects, codes, strict=True)]
-        )
-        seeds = tf.stack(tfp.random.split_seed(seed, n=num_sweeps))
-
-        def body(i, effects, left, acceptance):  # type: ignore[no-untyped-def]
-            effects, left, accepted = sweep(effects, left, step_size, seeds[i])
-            return i + 1, effects, left, acceptance + accepted / num_sweeps
-
-        _, effects, _, acceptance = tf.while_loop(
-            lambda i, *_: i < num_sweeps, body, (0, effects, left, tf.constant(0.0))
-        )
-        effects = [tf.transpose(u) for u in effects]
-        return EStep(effects, acceptance, target_log_prob(*effects))
-
-    return e_step
+        left -= to_rows(arrays.factors[k], new - effects[k])
+        effects[k] = new
+        acceptance.append(accepted)
+    for t in range(len(layout.translations)):
+        effects = translate(layout, arrays, parameters, t, effects, seeds.pop())
+    return Sweep(effects, left, tf.stack(acceptance))
 
 
-def _trade(
-    inner: tf.Tensor,
-    outer: tf.Tensor,
-    parent: tf.Tensor,
-    sd_inner: tf.Tensor,
-    sd_outer: tf.Tensor,
+def update(
+    layout: Layout,
+    arrays: Arrays,
+    parameters: Parameters,
+    k: int,
+    u: tf.Tensor,
+    left: tf.Tensor,
+    step_size: tf.Tensor,
     seed: tf.Tensor,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Add d to each level of the outer factor, and take it from all levels nested in it.
+    """One HMC transition of every level of factor k: new effects, mean acceptance probability.
+
+    Arguments as for `sweep`; ``u`` are the factor's effects, ``step_size`` is a scalar.
+    """
+    cross, levels = arrays.factors[k].cross, layout.factors[k].levels
+    variance = tf.square(parameters.residual_sd)
+    # The conditional distribution of a level: Normal with this precision, and precision @ mean.
+    precision = cross / variance + inverse(parameters.scales[k])  # [levels, columns, columns]
+    root = tf.linalg.cholesky(precision) if u.shape[2] > 1 else tf.sqrt(precision)
+    sums = to_levels(arrays.factors[k], left, levels) + tf.einsum("lij,lcj->lci", cross, u)
+    # The sums were computed from u, and inside a compiled function TFP differentiates with
+    # tf.gradients, which would follow u back through them: the first gradient would be wrong.
+    mean = tf.stop_gradient(_solve(root, sums / variance))
+
+    # In the coordinates w = root' u the precision is the identity: one step size fits all.
+    seeds = tfp.random.split_seed(seed, n=2)
+    jitter = tf.random.stateless_uniform([], seeds[0], 0.8, 1.2)
+    hmc = tfp.mcmc.HamiltonianMonteCarlo(
+        lambda w: -0.5 * tf.reduce_sum(tf.square(w - mean), axis=-1),  # [levels, chains]
+        step_size=step_size * jitter,
+        num_leapfrog_steps=LEAPFROG_STEPS,
+    )
+    start = tf.einsum("lji,lcj->lci", root, u)
+    end, results = hmc.one_step(start, hmc.bootstrap_results(start), seed=seeds[1])
+    accepted = tf.reduce_mean(tf.exp(tf.minimum(results.log_accept_ratio, 0.0)))
+    return _solve(root, end, adjoint=True), accepted
+
+
+def inverse(scale: tf.Tensor) -> tf.Tensor:
+    """``[columns, columns]`` inverse of the covariance ``scale scale'``."""
+    if scale.shape[0] == 1:
+        return 1.0 / tf.square(scale)
+    return tf.linalg.cholesky_solve(scale, tf.eye(scale.shape[0]))
+
+
+def _solve(root: tf.Tensor, right: tf.Tensor, adjoint: bool = False) -> tf.Tensor:
+    """Solve with each level's triangular ``root``; ``right`` is ``[levels, chains, columns]``."""
+    if right.shape[2] == 1:
+        return right / root  # [levels, 1, 1]: no need for a matrix solver
+    solved = tf.linalg.triangular_solve(root, tf.linalg.matrix_transpose(right), adjoint=adjoint)
+    return tf.linalg.matrix_transpose(solved)
+
+
+def translate(
+    layout: Layout,
+    arrays: Arrays,
+    parameters: Parameters,
+    t: int,
+    effects: list[tf.Tensor],
+    seed: tf.Tensor,
+) -> list[tf.Tensor]:
+    """Draw along translation t: add d to one factor's effects, take it from another's.
 
     No linear predictor changes, so the ratings have no say: given everything else, d is normal, by
-    the priors alone, for any likelihood. We draw it exactly. Shapes ``[levels, chains]``.
+    the priors alone, for any likelihood. We draw it exactly, one d a group and chain.
     """
-    levels = outer.shape[0]
-    children = tf.math.unsorted_segment_sum(tf.ones_like(inner[:, :1]), parent, levels)
-    total = tf.math.unsorted_segment_sum(inner, parent, levels)
-    weight_inner, weight_outer = 1.0 / tf.square(sd_inner), 1.0 / tf.square(sd_outer)
-    precision = weight_outer + children * weight_inner  # [outer levels, 1]
-    mean = (total * weight_inner - outer * weight_outer) / precision
-    d = mean + tf.math.rsqrt(precision) * tf.random.stateless_normal(outer.shape, seed)
-    return inner - tf.gather(d, parent), outer + d
+    (inner, a), (outer, b), groups = layout.translations[t]
+    groups_inner, groups_outer, weights = arrays.translations[t]
+    slopes_inner = -weights[:, tf.newaxis]  # how an inner effect moves with d
+    slopes_outer = tf.ones([layout.factors[outer].levels, 1])
+    precision, pull = 0.0, 0.0
+    for k, column, of, slopes in (
+        (inner, a, groups_inner, slopes_inner),
+        (outer, b, groups_outer, slopes_outer),
+    ):
+        row = inverse(parameters.scales[k])[column]  # of the prior's precision
+        against = tf.linalg.matvec(effects[k], row)  # [levels, chains]
+        precision += row[column] * tf.math.unsorted_segment_sum(tf.square(slopes), of, groups)
+        pull -= tf.math.unsorted_segment_sum(slopes * against, of, groups)
+    noise = tf.random.stateless_normal([groups, layout.chains], seed)
+    d = pull / precision + tf.math.rsqrt(precision) * noise  # [groups, chains]
+    effects = list(effects)
+    effects[inner] += _in_column(slopes_inner * tf.gather(d, groups_inner), a, effects[inner])
+    effects[outer] += _in_column(tf.gather(d, groups_outer), b, effects[outer])
+    return effects
 
 
-def _shift(
-    a: tf.Tensor, b: tf.Tensor, sd_a: tf.Tensor, sd_b: tf.Tensor, seed: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Add d to all levels of one factor, and take it from all of another; as in `_trade`."""
-    weight_a, weight_b = 1.0 / tf.square(sd_a), 1.0 / tf.square(sd_b)
-    precision = a.shape[0] * weight_a + b.shape[0] * weight_b
-    mean = (tf.reduce_sum(b, 0) * weight_b - tf.reduce_sum(a, 0) * weight_a) / precision
-    d = mean + tf.math.rsqrt(precision) * tf.random.stateless_normal([a.shape[1]], seed)
-    return a + d, b - d
+def _in_column(values: tf.Tensor, column: int, like: tf.Tensor) -> tf.Tensor:
+    """``[levels, chains]`` placed into one column of zeros like ``[levels, chains, columns]``."""
+    return values[..., tf.newaxis] * tf.one_hot(column, like.shape[2])
+
+
+def adapt(step_sizes: tf.Tensor, acceptance: tf.Tensor, gain: tf.Tensor) -> tf.Tensor:
+    """Robbins-Monro: shorten the steps of a factor where too few are accepted, up to a limit."""
+    longer = step_sizes * tf.exp(gain * (acceptance - TARGET_ACCEPTANCE))
+    return tf.minimum(longer, LONGEST_STEP)

@@ -9,17 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from lmmbook.formula import Design
-from lmmbook.model import Features, LinearMixedEffectModel
+from lmmbook.arrays import Arrays, FactorArrays, FactorLayout, Layout, Parameters
+from lmmbook.levels import inverse
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_probability as tfp
 import tf_keras
 
-Effects = Sequence[tf.Tensor]
-
-VARIANCE_FLOOR = 0.25  # a variance shrinks at most to this fraction of itself in one M-step
+SHRINK = 0.25  # a variance shrinks at most to this fraction of itself in one M-step
 
 
 def gradients_or_raise(
@@ -47,10 +44,8 @@ def adam_m_step(
     target_log_prob: Callable[..., tf.Tensor],
     variables: Sequence[tf.Variable],
     learning_rate: float = 0.01,
-) -> Callable[..., list[tf.Tensor]]:
-    """A function that takes effects, a list of ``[chains, levels]``, and makes one Adam step.
-
-    It returns the effects as they came, and needs no ``gain``: Adam has its learning rate.
+) -> Callable[[Sequence[tf.Tensor]], None]:
+    """A function that makes one Adam step, given effects, a list of ``[chains, levels, columns]``.
 
     The gradient is that of ``log p(ratings, effects)``, averaged over the chains: by Fisher's
     identity an unbiased estimate of the gradient of ``log p(ratings)`` if the effects are draws
@@ -59,75 +54,124 @@ def adam_m_step(
     optimizer = tf_keras.optimizers.Adam(learning_rate)
     optimizer.build(variables)
 
-    def m_step(effects: Effects, gain: tf.Tensor | None = None) -> list[tf.Tensor]:
+    def m_step(effects: Sequence[tf.Tensor]) -> None:
         with tf.GradientTape() as tape:
             loss = -tf.reduce_mean(target_log_prob(*effects))
         gradients = gradients_or_raise(loss, variables, tape)
         optimizer.apply_gradients(zip(gradients, variables, strict=True))
-        return list(effects)
 
     return m_step
 
 
-def closed_form_m_step(
-    model: LinearMixedEffectModel,
-    design: Design,
-    features: Features,
-    location_expansion: bool = True,
-) -> Callable[[Effects, tf.Tensor], list[tf.Tensor]]:
-    """A function ``(effects, gain) -> effects`` that updates the model's parameters in place.
+def closed_form(
+    layout: Layout,
+    arrays: Arrays,
+    parameters: Parameters,
+    effects: list[tf.Tensor],
+    left: tf.Tensor,
+    gain: tf.Tensor,
+    expand: bool = True,
+) -> tuple[Parameters, list[tf.Tensor], tf.Tensor]:
+    """The Gaussian M-step: new parameters, and effects and ``left`` to match.
 
     ``gain`` in 0 to 1 is how far to go towards the maximum: 1 is EM, smaller values average over
-    iterations (stochastic approximation).
+    iterations (stochastic approximation: Delyon, Lavielle & Moulines 1999).
 
-    With location expansion each factor's effects may have a mean ``mu_k`` during the M-step. It is
-    then folded away: into the intercept, and out of the effects. No linear predictor changes, so
-    the effects stay draws from where they were. Without it, or in a model that has no intercept to
-    fold into, this is plain EM.
+    With ``expand`` each factor's effects may have a mean during the M-step: one coefficient for
+    every fixed effect that is constant within its levels (the intercept always is). The mean is
+    then folded away, into those fixed effects and out of the random ones. No linear predictor
+    changes, so the effects stay draws from where they were. Without it this is plain EM.
+
+    Effects are ``[levels, chains, columns]``, ``left`` is ``[rows, chains]``, as in `levels.sweep`.
     """
-    x = design.fixed
-    solver = tf.constant(np.linalg.solve(x.T @ x, x.T), tf.float32)  # [columns, rows]
-    ratings = tf.constant(design.response, tf.float32)
-    expand = location_expansion and "Intercept" in model.fixed_names
-    intercept = tf.constant([float(name == "Intercept") for name in model.fixed_names])
+    # Least squares for what the effects leave. Small numbers keep float32's digits.
+    mean_left = tf.reduce_mean(left, axis=1)
+    change = tf.linalg.matvec(arrays.solver, mean_left)  # [fixed]
+    residual_sd = parameters.residual_sd
+    if layout.residual_free:
+        explained = tf.reduce_sum(change * tf.linalg.matvec(arrays.gram, change)) / layout.rows
+        variance = tf.reduce_mean(tf.square(left)) - explained
+        old = tf.square(residual_sd)
+        residual_sd = tf.sqrt(old + gain * (tf.maximum(variance, SHRINK * old) - old))
 
-    def m_step(effects: Effects, gain: tf.Tensor) -> list[tf.Tensor]:
-        # Regress on what is left when the current prediction is taken out: small numbers keep
-        # float32's digits.
-        left = ratings - model.linear_predictor(effects, features)  # [chains, rows]
-        change = tf.linalg.matvec(solver, tf.reduce_mean(left, 0))
-        left -= tf.linalg.matvec(features["fixed"], change)
-        if isinstance(model.residual_sd, tfp.util.TransformedVariable):
-            _move(model.residual_sd, tf.reduce_mean(tf.square(left)), gain)
-
-        moved = []
-        for sd, u in zip(model.sds, effects, strict=True):
-            mean, mean_squared = _mean_and_square(u) if expand else (0.0, 0.0)
-            _move(sd, tf.reduce_mean(tf.square(u)) - mean_squared, gain)
-            change += intercept * mean
-            moved.append(u - gain * mean)
-        model.beta.assign_add(gain * change)
-        return moved
-
-    return m_step
+    moved, scales = [], []
+    for of, has, scale, u in zip(
+        layout.factors, arrays.factors, parameters.scales, effects, strict=True
+    ):
+        coefficients, mean, square = _mean(of, has, scale, u, expand)
+        second = tf.einsum("lci,lcj->ij", u, u) / (u.shape[0] * u.shape[1])
+        scales.append(_towards(scale, (second - square) * _within_blocks(of), gain))
+        change += tf.linalg.matvec(_one_hot(of.freed_fixed, layout.fixed), coefficients, True)
+        moved.append(u - gain * mean[:, tf.newaxis, :])
+    beta = parameters.beta + gain * change
+    # What was folded has changed no linear predictor; only the least-squares part has.
+    refit = tf.linalg.matvec(arrays.fixed, tf.linalg.matvec(arrays.solver, mean_left))
+    return Parameters(beta, scales, residual_sd), moved, left - gain * refit[:, tf.newaxis]
 
 
-def _mean_and_square(u: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """The mean over levels and chains, and an unbiased estimate of the square of its expectation.
+def _mean(
+    of: FactorLayout, has: FactorArrays, scale: tf.Tensor, u: tf.Tensor, expand: bool
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """The mean that a factor's effects may have: coefficients ``[freed]``, mean ``[levels,
+    columns]``, and an estimate ``[columns, columns]`` of what it adds to ``mean(u u')``.
 
     The square of a noisy mean is too large by the noise's variance, which would pull small
     standard deviations to zero. The means of the two halves of the chains err independently, so
     their product has the right expectation.
     """
-    first, second = tf.split(u, 2, axis=0)
-    a, b = tf.reduce_mean(first), tf.reduce_mean(second)
-    return (a + b) / 2, a * b
+    if not (expand and of.freed_fixed):
+        none = tf.zeros([len(of.freed_fixed)])
+        return none, tf.zeros([u.shape[0], u.shape[2]]), tf.zeros([u.shape[2], u.shape[2]])
+    half = u.shape[1] // 2
+    averages = [tf.reduce_mean(part, axis=1) for part in (u[:, :half], u[:, half:])]
+    place = _one_hot(of.freed_columns, of.columns)  # [freed, columns]
+    precision = inverse(scale)
+    # Generalised least squares: the columns' effects are correlated.
+    gram = tf.matmul(has.weights, has.weights, transpose_a=True)
+    normal = gram * tf.matmul(tf.matmul(place, precision), place, transpose_b=True)
+    right = [
+        tf.reduce_sum(tf.matmul(has.weights, tf.matmul(a, precision), transpose_a=True) * place, 1)
+        for a in averages
+    ]
+    solved = tf.linalg.solve(normal, tf.stack(right, axis=1))  # [freed, halves]
+    first, second = (tf.matmul(has.weights * solved[:, i], place) for i in (0, 1))
+    product = (
+        tf.matmul(first, averages[1], transpose_a=True)
+        + tf.matmul(second, averages[0], transpose_a=True)
+        - tf.matmul(first, second, transpose_a=True)
+    )
+    share = half / u.shape[1]
+    coefficients = share * solved[:, 0] + (1 - share) * solved[:, 1]
+    mean = share * first + (1 - share) * second
+    return coefficients, mean, (product + tf.transpose(product)) / 2 / u.shape[0]
 
 
-def _move(sd: tfp.util.TransformedVariable, variance: tf.Tensor, gain: tf.Tensor) -> None:
-    """Move the *variance* the fraction ``gain`` of the way: it, and not the sd, is an average."""
-    old = tf.square(sd)
-    # From few levels and chains the estimate can come out near zero by accident, and EM climbs
-    # back slowly from there. So a variance shrinks at most by a factor in one step.
-    new = tf.maximum(variance, VARIANCE_FLOOR * old)
-    sd.assign(tf.sqrt(old + gain * (new - old)))
+def _towards(scale: tf.Tensor, covariance: tf.Tensor, gain: tf.Tensor) -> tf.Tensor:
+    """Move the *covariance* the fraction ``gain`` of the way: it, not its root, is an average.
+
+    From few levels and chains its estimate can come out near zero, or not positive definite, by
+    accident, and EM climbs back slowly from there. So in no direction does it shrink to less than
+    `SHRINK` of what it was.
+    """
+    if scale.shape[0] == 1:
+        old = tf.square(scale)
+        return tf.sqrt(old + gain * (tf.maximum(covariance, SHRINK * old) - old))
+    # In coordinates where the old covariance is the identity.
+    half = tf.linalg.triangular_solve(scale, covariance)
+    relative = tf.linalg.triangular_solve(scale, tf.transpose(half))
+    values, vectors = tf.linalg.eigh((relative + tf.transpose(relative)) / 2)
+    moved = 1.0 + gain * (tf.maximum(values, SHRINK) - 1.0)
+    root = tf.matmul(scale, vectors * tf.sqrt(moved))
+    return tf.linalg.cholesky(tf.matmul(root, root, transpose_b=True))
+
+
+def _one_hot(positions: tuple[int, ...], depth: int) -> tf.Tensor:
+    return tf.constant(np.eye(depth, dtype=np.float32)[list(positions)])
+
+
+def _within_blocks(of: FactorLayout) -> np.ndarray:
+    """``[columns, columns]``, 1 where two columns may covary."""
+    mask = np.zeros((of.columns, of.columns), np.float32)
+    for block in of.blocks:
+        mask[np.ix_(block, block)] = 1.0
+    return mask

@@ -9,8 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from lmmbook import covariance
+from lmmbook.factors import Factor
 from lmmbook.formula import Design
 
+import numpy as np
+import pandas as pd
 import tensorflow as tf
 import tensorflow_probability as tfp
 from tensorflow_probability import bijectors as tfb
@@ -20,23 +24,25 @@ Features = Mapping[str, tf.Tensor]
 
 
 class LinearMixedEffectModel(tf.Module):
-    """``y = fixed @ beta + sum_k u_k[code_k] + residual``, ``u_k ~ Normal(0, sd_k)`` per level.
+    """``y = fixed @ beta + sum_k z_k . u_k[code_k] + residual``, with normal effects ``u_k``.
+
+    A level's effects are ``[columns]``: one for ``(1|g)``, two for ``(1 + x|g)``.
 
     Parameters
     ----------
-    fixed_names
-        Names of the fixed-effect columns, ``[columns]``; the intercept, if any, is ``"Intercept"``.
-    levels
-        Factor name to number of levels, in the order of the random effects.
+    design
+        Names and sizes are taken from it; its ratings are not.
     residual_sd
         A positive number fixes the residual standard deviation; ``None`` estimates it.
 
     Attributes
     ----------
     beta
-        `tf.Variable` ``[columns]``.
-    sds
-        One `tfp.util.TransformedVariable` a factor (a positive scalar; its logarithm trains).
+        `tf.Variable` ``[fixed]``.
+    scales
+        For each factor, for each of its blocks: a `tfp.util.TransformedVariable`. For a block of
+        one column a positive scalar, the standard deviation (its logarithm trains); for more, the
+        Cholesky factor of their covariance.
     residual_sd
         A `tfp.util.TransformedVariable`, or the constant it is fixed at.
 
@@ -48,17 +54,11 @@ class LinearMixedEffectModel(tf.Module):
     never reaches the variable behind it.
     """
 
-    def __init__(
-        self,
-        fixed_names: Sequence[str],
-        levels: Mapping[str, int],
-        residual_sd: float | None = 1.0,
-    ) -> None:
+    def __init__(self, design: Design, residual_sd: float | None = None) -> None:
         super().__init__(name="linear_mixed_effect_model")
-        self.fixed_names = tuple(fixed_names)
-        self.levels = dict(levels)
-        self.beta = tf.Variable(tf.zeros(len(fixed_names)), name="beta")
-        self.sds = [_positive(f"sd({name})") for name in levels]
+        self.fixed_names, self.factors = design.fixed_names, design.factors
+        self.beta = tf.Variable(tf.zeros(len(self.fixed_names)), name="beta")
+        self.scales = [[_scale(f, block) for block in f.blocks] for f in self.factors]
         self.residual_sd = _positive("sd(residual)") if residual_sd is None else residual_sd
 
     def __call__(self, features: Features) -> tfd.JointDistributionSequential:
@@ -67,17 +67,19 @@ class LinearMixedEffectModel(tf.Module):
         Parameters
         ----------
         features
-            As from `features_of`: ``"fixed"`` ``[rows, columns]`` float32, and per factor its codes
-            ``[rows]`` int32.
+            As from `features_of`: ``"fixed"`` ``[rows, fixed]`` float32, and per factor its codes
+            ``[rows]`` int32 and, under ``"z(name)"``, what multiplies its effects ``[rows,
+            columns]``.
 
         Returns
         -------
-        A joint distribution over ``(u_1, ..., u_K, ratings)`` with ``u_k`` of shape ``[levels]``
-        and ratings ``[rows]``. Leading dimensions are chains: ``[chains, levels]`` throughout.
+        A joint distribution over ``(u_1, ..., u_K, ratings)`` with ``u_k`` of shape ``[levels,
+        columns]`` and ratings ``[rows]``. Chains come first here, ``[chains, levels, columns]``, as
+        TensorFlow Probability wants them; in `levels` they come second.
         """
         random_effects = [
-            tfd.Sample(tfd.Normal(0.0, sd), sample_shape=n)
-            for sd, n in zip(self.sds, self.levels.values(), strict=True)
+            _prior(scales, factor.levels)
+            for scales, factor in zip(self.scales, self.factors, strict=True)
         ]
 
         def ratings(*latest_first: tf.Tensor) -> tfd.Distribution:
@@ -89,44 +91,74 @@ class LinearMixedEffectModel(tf.Module):
         return joint
 
     def linear_predictor(self, effects: Sequence[tf.Tensor], features: Features) -> tf.Tensor:
-        """``[chains, rows]`` from effects of shape ``[chains, levels]``."""
+        """``[chains, rows]`` from effects of shape ``[chains, levels, columns]``."""
         terms = [
-            tf.gather(u, features[name], axis=-1)
-            for u, name in zip(effects, self.levels, strict=True)
+            tf.reduce_sum(tf.gather(u, features[f.name], axis=-2) * features[f"z({f.name})"], -1)
+            for u, f in zip(effects, self.factors, strict=True)
         ]
         return tf.linalg.matvec(features["fixed"], self.beta) + tf.add_n(terms)
 
     def graph(self, features: Features) -> list[tuple[str, tuple[str, ...]]]:
         """The joint distribution's structure: each variable with the variables it depends on."""
-        names = [f"u({name})" for name in self.levels]
+        names = [f"u({f.name})" for f in self.factors]
         resolved = self(features).resolve_graph()
         return [
             (name, tuple(reversed(names[: len(parents)])) if parents else ())
             for name, (_, parents) in zip([*names, "ratings"], resolved, strict=True)
         ]
 
-    def parameters(self) -> dict[str, tf.Tensor]:
-        """Name to value, a scalar each, in the order of every table of this package."""
-        values = dict(zip(self.fixed_names, tf.unstack(self.beta), strict=True))
-        for name, sd in zip(self.levels, self.sds, strict=True):
-            values[f"sd({name})"] = tf.convert_to_tensor(sd)
-        values["sd(residual)"] = tf.convert_to_tensor(self.residual_sd)
-        return values
+    def parameters(self) -> dict[str, float]:
+        """Name to value, in the order of every table of this package."""
+        values = dict(zip(self.fixed_names, self.beta.numpy().astype(float), strict=True))
+        for factor, scales in zip(self.factors, self.scales, strict=True):
+            matrix = np.zeros((len(factor.effects),) * 2)
+            for block, scale in zip(factor.blocks, scales, strict=True):
+                lower = np.atleast_2d(tf.convert_to_tensor(scale).numpy().astype(float))
+                matrix[np.ix_(block, block)] = lower @ lower.T
+            values |= covariance.from_matrix(factor, matrix)
+        return values | {"sd(residual)": float(tf.convert_to_tensor(self.residual_sd))}
 
-    def assign(self, parameters: Mapping[str, float | tf.Tensor]) -> None:
+    def assign(self, parameters: Mapping[str, float] | pd.Series) -> None:
         """Set every parameter, by the names that `parameters` uses."""
-        self.beta.assign(tf.stack([parameters[name] for name in self.fixed_names]))
-        for name, sd in zip(self.levels, self.sds, strict=True):
-            sd.assign(parameters[f"sd({name})"])
+        self.beta.assign(np.array([parameters[name] for name in self.fixed_names], np.float32))
+        for factor, scales in zip(self.factors, self.scales, strict=True):
+            matrix = covariance.to_matrix(factor, parameters)
+            for block, scale in zip(factor.blocks, scales, strict=True):
+                lower = np.linalg.cholesky(matrix[np.ix_(block, block)]).astype(np.float32)
+                scale.assign(lower if len(block) > 1 else lower[0, 0])
         if isinstance(self.residual_sd, tfp.util.TransformedVariable):
-            self.residual_sd.assign(parameters["sd(residual)"])
+            self.residual_sd.assign(np.float32(parameters["sd(residual)"]))
 
 
 def features_of(design: Design) -> dict[str, tf.Tensor]:
     """A design's arrays on the device: what `LinearMixedEffectModel` calls features."""
     features = {f.name: tf.constant(f.codes) for f in design.factors}
-    features["fixed"] = tf.constant(design.fixed, tf.float32)
-    return features
+    features |= {f"z({f.name})": tf.constant(f.z, tf.float32) for f in design.factors}
+    return features | {"fixed": tf.constant(design.fixed, tf.float32)}
+
+
+def _prior(scales: list[tfp.util.TransformedVariable], levels: int) -> tfd.Distribution:
+    """The distribution of a factor's effects, ``[levels, columns]``: independent over levels."""
+    if len(scales) == 1 and scales[0].shape.rank == 0:
+        return tfd.Sample(tfd.Normal(0.0, scales[0]), sample_shape=[levels, 1])
+    blocks = [
+        tf.linalg.LinearOperatorLowerTriangular(scale)
+        if scale.shape.rank
+        else tf.linalg.LinearOperatorScaledIdentity(1, scale)
+        for scale in scales
+    ]
+    one_level = tfd.MultivariateNormalLinearOperator(
+        scale=tf.linalg.LinearOperatorBlockDiag(blocks)
+    )
+    return tfd.Sample(one_level, sample_shape=levels)
+
+
+def _scale(factor: Factor, block: tuple[int, ...]) -> tfp.util.TransformedVariable:
+    name = "scale({}|{})".format(",".join(factor.effects[j] for j in block), factor.name)
+    if len(block) == 1:
+        return _positive(name)
+    lower = tfb.FillScaleTriL(diag_bijector=tfb.Exp(), diag_shift=None)
+    return tfp.util.TransformedVariable(tf.eye(len(block)), lower, name=name)
 
 
 def _positive(name: str) -> tfp.util.TransformedVariable:

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from lmmbook import criticism, e_step
+from lmmbook import covariance, criticism, e_step
+from lmmbook.certificate import CLOSE
+from lmmbook.course import Course
 from lmmbook.formula import Design
+from lmmbook.model import LinearMixedEffectModel
 
 import numpy as np
 import pandas as pd
@@ -21,32 +24,52 @@ class Fit:
     Attributes
     ----------
     parameters
-        Index: parameter name; columns ``estimate`` (mean over the iterations of phase ``average``)
-        and ``mcse`` (Monte Carlo standard error of that mean: how much another seed would change
-        it, not how uncertain the data leave it).
+        Index: parameter name. Columns ``estimate``; ``std_error``, how uncertain the data leave it,
+        from the observed information; ``mcse``, the Monte Carlo standard error: how far another
+        seed may be from it; ``at_boundary``. Errors of an sd are those of its *logarithm*, errors
+        of a correlation those of its Fisher z. NaN for what is fixed or at its boundary.
+    converged
+        Whether the certificate found every parameter within 0.2 standard errors of the maximum,
+        two Monte Carlo standard errors included.
+    distance
+        The largest distance to the maximum, in standard errors of the parameter, as the certificate
+        found it before the last, short step there.
+    r_hat, ess
+        Split R-hat and effective sample size of the certificate's draws, of the worst score.
     effects
         Factor name to a frame: index the level labels, columns ``mean`` and ``sd`` of the effect
-        given the ratings and the estimates.
+        given the ratings and the estimates. With slopes, columns ``(effect, "mean")`` and
+        ``(effect, "sd")``.
     trace
-        One row an iteration: ``phase`` (``warm-up``, ``approach``, ``average``, ``draws``), the
-        parameters, ``acceptance`` and ``log_joint``, the mean over chains of log p(ratings,
-        effects).
+        One row a sweep: the parameters, ``acceptance``, ``phase`` (``approach``, ``average``,
+        ``draws``).
     posterior
-        Factor name to ``[draws, levels]``: draws of the effects at the estimates, the chains one
-        after another.
+        Factor name to ``[draws, levels]`` (with slopes ``[draws, levels, columns]``): draws of the
+        effects at the estimates, sweep by sweep, the chains of a sweep one after another. At most
+        1,000, or one a chain if there are more chains.
     """
 
     parameters: pd.DataFrame
+    converged: bool
+    distance: float
+    r_hat: float
+    ess: float
     effects: dict[str, pd.DataFrame]
     trace: pd.DataFrame
     posterior: dict[str, np.ndarray] = field(repr=False)
     design: Design = field(repr=False)
-    device_calls: int
     chains: int
+
+    @property
+    def model(self) -> LinearMixedEffectModel:
+        """The model at the estimates, as a TensorFlow module; see chapter 02."""
+        model = LinearMixedEffectModel(self.design)
+        model.assign(self.parameters["estimate"])
+        return model
 
     def predict(self, data: pd.DataFrame) -> np.ndarray:
         """Posterior predictive mean of each row, ``[rows]``; see `criticism.predict`."""
-        return criticism.predict(self.design, self.parameters["estimate"], self.effects, data)
+        return criticism.predict(self.design, self.parameters["estimate"], self.posterior, data)
 
     def draws(self, data: pd.DataFrame, n: int, seed: int) -> np.ndarray:
         """Posterior predictive draws, ``[n, rows]``; see `criticism.draws`."""
@@ -56,49 +79,67 @@ class Fit:
 
     def __str__(self) -> str:
         levels = ", ".join(f"{f.name} {f.levels:,}" for f in self.design.factors)
+        verdict = "Converged" if self.converged else "NOT CONVERGED"
+        sds = self.parameters.index.str.startswith("sd(").any()
         return (
-            f"Linear mixed model fitted by Monte Carlo EM\n"
+            f"Linear mixed model fitted by Monte Carlo EM (maximum likelihood)\n"
             f"  {self.design.formula}\n"
             f"  {self.design.rows:,} rows; levels: {levels}\n"
-            f"  {len(self.trace):,} iterations, {self.chains} chains, "
-            f"{self.device_calls} device calls\n  {e_step.describe_device()}\n\n"
+            f"  {len(self.trace):,} sweeps, {self.chains} chains. {e_step.describe_device()}\n\n"
             f"{self.parameters.to_string(float_format='{:.4f}'.format)}\n\n"
-            "Maximum likelihood (ML). mcse is Monte Carlo error only. This fit does\n"
-            "not judge its own convergence: plot .trace, or compare with\n"
-            "lmmbook.exact.fit. Next: .effects, .predict(data), .draws(data, n, seed)"
+            + ("std_error and mcse of an sd are those of its logarithm.\n" if sds else "")
+            + f"{verdict}: the maximum was found {self.distance:.2g} standard errors away\n"
+            f"(at most {CLOSE}, Monte Carlo error included, counts as converged).\n"
+            "Next: .effects, .predict(data), .draws(data, n, seed), .trace"
         )
 
 
-def average(tail: pd.DataFrame) -> pd.DataFrame:
-    """Mean over iterations, and its Monte Carlo standard error by batch means.
-
-    Iterations next to each other are correlated; means of ten long batches hardly are.
-    """
-    batches = np.array([batch.mean(0) for batch in np.array_split(tail.to_numpy(float), 10)])
-    return pd.DataFrame(
-        {"estimate": tail.to_numpy(float).mean(0), "mcse": batches.std(0, ddof=1) / np.sqrt(10)},
-        index=pd.Index(tail.columns, name="parameter"),
+def gather(course: Course, converged: bool) -> Fit:
+    """Put a `Fit` together from where a `Course` ended."""
+    engine, design, found = course.engine, course.design, course.found
+    values = engine.values()
+    names = list(values)
+    nothing = pd.Series(np.nan, names)
+    table = pd.DataFrame(
+        {
+            "estimate": pd.Series(values, dtype=float),
+            "std_error": nothing if found is None else found.table["std_error"],
+            "mcse": nothing if found is None else found.table["mcse"],
+            "at_boundary": False,
+        },
+        index=pd.Index(names, name="parameter"),
     )
+    # Draws are there from the first certificate on; before, the chains' present state is one each.
+    kept = engine.kept or [u.numpy()[np.newaxis] for u in engine.state.effects]
+    for factor, columns in course.at_boundary:
+        of = design.factors[factor]
+        own = covariance.names_of_block(of, columns)
+        table.loc[own, ["std_error", "mcse"]] = np.nan
+        table.loc[own, "at_boundary"] = True
+        if len(columns) == 1:  # it was tried at next to nothing, and found to be nothing
+            table.loc[own, "estimate"] = 0.0
+            kept[factor][..., list(columns)] = 0.0
+    posterior, effects = {}, {}
+    for of, draws in zip(design.factors, kept, strict=True):
+        flat = np.moveaxis(draws, 2, 1).reshape(-1, of.levels, len(of.effects))
+        effects[of.name] = _summary(of.labels, of.name, of.effects, flat)
+        posterior[of.name] = flat[..., 0] if of.intercept_only else flat
+    return Fit(
+        table, converged, course.distance,
+        np.nan if found is None else found.r_hat, np.nan if found is None else found.ess,
+        effects, pd.concat(engine.trace, ignore_index=True), posterior, design, engine.chains,
+    )  # fmt: skip
 
 
-def gather(
-    design: Design,
-    parameters: pd.DataFrame,
-    trace: pd.DataFrame,
-    kept: list[np.ndarray],
-    device_calls: int,
-) -> Fit:
-    """Put a `Fit` together; ``kept`` is a list of ``[iterations, chains, levels]``."""
-    posterior = {
-        f.name: np.swapaxes(u, 0, 1).reshape(-1, f.levels)
-        for f, u in zip(design.factors, kept, strict=True)
-    }
-    effects = {
-        f.name: pd.DataFrame(
-            {"mean": posterior[f.name].mean(0), "sd": posterior[f.name].std(0)},
-            index=pd.Index(f.labels, name=f.name),
+def _summary(
+    labels: pd.Index, name: str, columns: tuple[str, ...], draws: np.ndarray
+) -> pd.DataFrame:
+    """Mean and sd over ``[draws, levels, columns]``, a row a level."""
+    parts = {
+        column: pd.DataFrame(
+            {"mean": draws[..., j].mean(0), "sd": draws[..., j].std(0)},
+            index=pd.Index(labels, name=name),
         )
-        for f in design.factors
+        for j, column in enumerate(columns)
     }
-    chains = kept[0].shape[1]
-    return Fit(parameters, effects, trace, posterior, design, device_calls, chains)
+    return parts["Intercept"] if columns == ("Intercept",) else pd.concat(parts, axis=1)

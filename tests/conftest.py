@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from lmmbook.covariance import to_matrix
 from lmmbook.data import load_insteval
 from lmmbook.formula import Design, build_design
 
@@ -99,22 +100,27 @@ def insteval() -> pd.DataFrame:
 
 
 class Dense(NamedTuple):
-    """The Gaussian model written out; effects of all factors side by side, as in the design."""
+    """The Gaussian model written out: effects factor by factor, level by level, columns fastest."""
 
     mean: np.ndarray  # [rows], X beta
     covariance: np.ndarray  # [rows, rows], V
     z: np.ndarray  # [rows, effects]
-    prior: np.ndarray  # [effects], prior variances
+    prior: np.ndarray  # [effects, effects], prior covariance
 
 
 def dense(design: Design, parameters: Mapping[str, float]) -> Dense:
     beta = np.array([parameters[name] for name in design.fixed_names])
-    z = np.hstack([np.eye(f.levels)[f.codes] for f in design.factors])
-    prior = np.concatenate(
-        [np.full(f.levels, parameters[f"sd({f.name})"] ** 2) for f in design.factors]
-    )
+    z, prior = [], np.zeros((0, 0))
+    for f in design.factors:
+        indicators = np.eye(f.levels)[f.codes]
+        z.append((indicators[:, :, None] * f.z[:, None, :]).reshape(design.rows, -1))
+        own = np.kron(np.eye(f.levels), to_matrix(f, parameters))
+        prior = np.block(
+            [[prior, np.zeros((len(prior), len(own)))], [np.zeros((len(own), len(prior))), own]]
+        )
+    z = np.hstack(z)
     noise = parameters["sd(residual)"] ** 2 * np.eye(design.rows)
-    return Dense(design.fixed @ beta, z * prior @ z.T + noise, z, prior)
+    return Dense(design.fixed @ beta, z @ prior @ z.T + noise, z, prior)
 
 
 def dense_conditional(
@@ -122,30 +128,36 @@ def dense_conditional(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean ``[effects]`` and covariance ``[effects, effects]`` of the effects given the ratings."""
     mean, covariance, z, prior = dense(design, parameters)
-    gain = np.linalg.solve(covariance, z * prior).T  # G Z' V^-1
-    return gain @ (design.response - mean), np.diag(prior) - gain @ (z * prior)
+    gain = np.linalg.solve(covariance, z @ prior).T  # G Z' V^-1
+    return gain @ (design.response - mean), prior - gain @ z @ prior
 
 
 def conditional_draws(
     design: Design, parameters: Mapping[str, float], chains: int, seed: int
 ) -> list[np.ndarray]:
-    """Independent exact draws of the effects, float32 ``[chains, levels]`` a factor."""
+    """Independent exact draws of the effects, float32 ``[levels, chains, columns]`` a factor."""
     mean, covariance = dense_conditional(design, parameters)
     rng = np.random.default_rng(seed)
     draws = rng.multivariate_normal(mean, covariance, chains, method="eigh").astype(np.float32)
-    return np.split(draws, np.cumsum([f.levels for f in design.factors])[:-1], axis=1)
+    shapes = [(f.levels, len(f.effects)) for f in design.factors]
+    parts = np.split(draws, np.cumsum([np.prod(shape) for shape in shapes])[:-1], axis=1)
+    return [
+        np.ascontiguousarray(part.reshape(chains, *shape).swapaxes(0, 1))
+        for part, shape in zip(parts, shapes, strict=True)
+    ]
 
 
 def assert_conditional(
     design: Design, parameters: Mapping[str, float], effects: list[np.ndarray]
 ) -> None:
-    """Draws of independent chains, ``[chains, levels]`` a factor, are from the exact conditional.
+    """Draws of independent chains, ``[levels, chains, columns]`` each, are exactly conditional.
 
     Means and covariances within 5 standard errors, and so is their sum over all directions: the
     mean of the squared distance, which is chi-squared, sees a small excess that all levels share.
     """
     mean, covariance = dense_conditional(design, parameters)
-    draws = np.concatenate([np.asarray(u, float) for u in effects], axis=1)
+    by_chain = [np.asarray(u, float).swapaxes(0, 1) for u in effects]
+    draws = np.concatenate([u.reshape(len(u), -1) for u in by_chain], axis=1)
     n, variance = len(draws), np.diag(covariance)
     z_mean = (draws.mean(0) - mean) / np.sqrt(variance / n)
     spread = np.sqrt((np.outer(variance, variance) + covariance**2) / n)  # Isserlis

@@ -31,8 +31,9 @@ def design() -> Design:
 
 
 @pytest.fixture(scope="module")
-def effects() -> dict[str, pd.DataFrame]:
-    return {name: pd.DataFrame({"mean": mean, "sd": 0.0}) for name, mean in MEANS.items()}
+def effects() -> dict[str, np.ndarray]:
+    """Posterior draws that all agree: one."""
+    return {name: mean[np.newaxis] for name, mean in MEANS.items()}
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +164,7 @@ def test_a_nested_level_known_elsewhere_is_unseen_here():
     """Pot 2 of block b is not pot 2 of block a."""
     data = pd.DataFrame({"y": np.arange(6.0), "b": list("aaabbb"), "p": [1, 2, 2, 1, 1, 1]})
     design = build_design("y ~ 1 + (1|b:p)", data)
-    effects = {"b:p": pd.DataFrame({"mean": [1.0, 2.0, 3.0]}, index=design.factors[0].labels)}
+    effects = {"b:p": np.array([[1.0, 2.0, 3.0]])}
     estimates = pd.Series({"Intercept": 10.0, "sd(b:p)": 1.0, "sd(residual)": 1.0})
     new = pd.DataFrame({"b": list("baa"), "p": [2, 2, 1]})
     found = criticism.predict(design, estimates, effects, new)
@@ -175,3 +176,20 @@ def test_bad_rows_are_refused(design, effects):
         criticism.predict(design, ESTIMATES, effects, rows((1.0, "a", 1)).drop(columns="h"))
     with pytest.raises(TypeError, match="DataFrame"):
         criticism.predict(design, ESTIMATES, effects, [1.0])
+
+
+def test_slopes_enter_predictions_and_draws():
+    rng = np.random.default_rng(3)
+    data = pd.DataFrame({"y": rng.normal(size=12), "x": rng.normal(size=12), "g": list("abc") * 4})
+    design = build_design("y ~ 1 + (1 + x|g)", data)
+    names = {"Intercept": 2.0, "sd(g)": 0.9, "sd(x|g)": 0.5, "cor(Intercept,x|g)": -0.6}
+    estimates = pd.Series(names | {"sd(residual)": 0.7})
+    means = np.array([[0.5, 1.0], [-1.0, 0.0], [0.25, -2.0]])  # [levels, columns]
+    posterior = {"g": np.tile(means, (DRAWS, 1, 1))}
+    new = pd.DataFrame({"x": [2.0, -1.0, 3.0], "g": ["a", "c", "new"]})
+    predicted = criticism.predict(design, estimates, posterior, new)
+    np.testing.assert_allclose(predicted, [2 + 0.5 + 2.0, 2 + 0.25 + 2.0, 2.0])
+    found = criticism.draws(design, estimates, posterior, new, DRAWS, 4)
+    assert_variance(found[:, 0], 0.7**2)
+    # Who was never seen: Var(u0 + 3 u1), with their correlation.
+    assert_variance(found[:, 2], 0.9**2 + 9 * 0.25 - 2 * 3 * 0.6 * 0.45 + 0.7**2)

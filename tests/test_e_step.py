@@ -5,10 +5,22 @@ from __future__ import annotations
 from lmmbook import e_step
 from lmmbook.model import LinearMixedEffectModel, features_of
 
+import conftest
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import assert_conditional, conditional_draws, dense
+from conftest import dense
+
+
+def conditional_draws(*arguments, **keywords) -> list[np.ndarray]:
+    """Chains first, as the joint distribution wants them: ``[chains, levels, columns]``."""
+    draws = conftest.conditional_draws(*arguments, **keywords)
+    return [np.ascontiguousarray(u.swapaxes(0, 1)) for u in draws]
+
+
+def assert_conditional(design, parameters, effects) -> None:
+    conftest.assert_conditional(design, parameters, [np.asarray(u).swapaxes(0, 1) for u in effects])
+
 
 CHAINS = 3000  # independent, so that a Monte Carlo standard error needs no autocorrelation
 TRANSITIONS = 10
@@ -18,24 +30,17 @@ class Sampler:
     """`e_step.run` on the tiny data, compiled once; it reads the model's current parameters."""
 
     def __init__(self, design, parameters: dict[str, float]) -> None:
-        levels = {f.name: f.levels for f in design.factors}
         self.design, self.parameters = design, parameters
-        self.model = LinearMixedEffectModel(design.fixed_names, levels, None)
+        self.model = LinearMixedEffectModel(design)
         self.model.assign(parameters)
         joint = self.model(features_of(design))
         ratings = tf.constant(design.response, tf.float32)
         self.target = lambda *u: joint.log_prob(*u, ratings)
-        self.counts = [
-            tf.constant(np.bincount(f.codes, minlength=f.levels), tf.float32)
-            for f in design.factors
-        ]
+        self.scales = e_step.step_scales(design, parameters)
         self._run = tf.function(self._transitions, autograph=False)
 
-    def scales(self) -> list[tf.Tensor]:
-        return e_step.step_scales(self.counts, self.model.sds, self.model.residual_sd)
-
     def _transitions(self, effects, step_size, seed):
-        return e_step.run(self.target, effects, self.scales(), step_size, 4, TRANSITIONS, seed)
+        return e_step.run(self.target, effects, self.scales, step_size, 4, TRANSITIONS, seed)
 
     def __call__(self, effects, step_size: float, seed: int) -> e_step.EStep:
         effects = [tf.constant(u, tf.float32) for u in effects]
@@ -54,7 +59,7 @@ def sampler(shared) -> Sampler:
 
 
 def zeros(sampler: Sampler, chains: int = CHAINS) -> list[np.ndarray]:
-    return [np.zeros((chains, f.levels), np.float32) for f in sampler.design.factors]
+    return [np.zeros((chains, f.levels, 1), np.float32) for f in sampler.design.factors]
 
 
 @pytest.mark.parametrize("step_size", [0.3, 0.9])  # most are accepted; a good part is not
@@ -66,7 +71,7 @@ def test_the_exact_conditional_is_left_as_it_is(sampler, step_size):
     if step_size > 0.5:
         assert result.acceptance < 0.9  # so that the accept step has something to do
     for before, after in zip(start, result.effects, strict=True):
-        assert np.all(np.any(before != np.asarray(after), axis=1))  # every chain has moved
+        assert np.all(np.any(before != np.asarray(after), axis=(1, 2)))  # every chain has moved
 
 
 def test_chains_from_far_away_come_to_the_exact_conditional(sampler):
@@ -92,7 +97,7 @@ def test_a_seed_decides_the_draws(sampler):
     one, again, other = (sampler(zeros(sampler), 0.6, seed) for seed in (5, 5, 6))
     for u, same, different in zip(one.effects, again.effects, other.effects, strict=True):
         np.testing.assert_array_equal(u, same)
-        assert np.all(np.any(np.asarray(u) != np.asarray(different), axis=1))
+        assert np.all(np.any(np.asarray(u) != np.asarray(different), axis=(1, 2)))
     # Chains start in the same place and part.
     assert len(np.unique(np.asarray(one.effects[0]), axis=0)) == CHAINS
 
@@ -119,9 +124,9 @@ def test_adaptation_goes_the_right_way_and_can_be_off():
 
 def test_step_scales_are_the_sds_given_all_other_levels(sampler):
     *_, z, prior = dense(sampler.design, sampler.parameters)
-    precision = z.T @ z / sampler.parameters["sd(residual)"] ** 2 + np.diag(1 / prior)
+    precision = z.T @ z / sampler.parameters["sd(residual)"] ** 2 + np.linalg.inv(prior)
     truth = 1 / np.sqrt(np.diag(precision))
-    np.testing.assert_allclose(np.concatenate(sampler.scales()), truth, rtol=1e-5)
+    np.testing.assert_allclose(np.concatenate(sampler.scales)[:, 0], truth, rtol=1e-5)
 
 
 def test_nothing_is_remembered_from_the_old_parameters(sampler):

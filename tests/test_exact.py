@@ -5,13 +5,15 @@ from __future__ import annotations
 import itertools
 
 from lmmbook import exact, families
+from lmmbook.covariance import parameter_names
 from lmmbook.formula import build_design
+from lmmbook.marginal import Marginal
 
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import dense, dense_conditional
-from scipy import stats
+from scipy import optimize, stats
 
 
 def small(seed: int = 0, rows: int = 45) -> pd.DataFrame:
@@ -41,6 +43,12 @@ CASES = {
     "one sd is zero": ("y ~ x + (1|g) + (1|h)", [3.1, 0.4], [0.0, 0.5, 1.3]),
     "the other sd is zero": ("y ~ x + (1|g) + (1|h)", [3.1, 0.4], [0.5, 0.0, 1.3]),
     "all sds are zero": ("y ~ x + (1|g) + (1|h)", [3.1, 0.4], [0.0, 0.0, 1.3]),
+    "slopes": ("y ~ x + (1 + x|g) + (1|h)", [3.1, 0.4], [0.7, 0.4, -0.5, 0.3, 1.3]),
+    "independent slopes": ("y ~ x + (1 + x||g) + (1|h)", [3.1, 0.4], [0.7, 0.4, 0.3, 1.3]),
+    "slopes alone": ("y ~ x + (0 + x|g) + (x|h)", [3.1, 0.4], [0.7, 0.4, 0.2, 0.6, 1.3]),
+    "slopes in a small factor": ("y ~ x + (1|g) + (1 + x|k)", [3, 0.4], [0.7, 0.4, 0.2, 0.9, 1.3]),
+    "correlation of one": ("y ~ x + (1 + x|g)", [3.1, 0.4], [0.7, 0.4, 1.0, 1.3]),
+    "slope without spread": ("y ~ x + (1 + x|g)", [3.1, 0.4], [0.7, 0.0, 0.0, 1.3]),
     "sds far apart": ("y ~ x + (1|g) + (1|h)", [3.1, 0.4], [1e-3, 50.0, 0.1]),
 }
 
@@ -49,8 +57,7 @@ def case(name: str) -> tuple[str, pd.DataFrame, dict[str, float]]:
     formula, beta, sds = CASES[name]
     data = small()
     design = build_design(formula, data)
-    names = [*design.fixed_names, *(f"sd({f.name})" for f in design.factors), "sd(residual)"]
-    return formula, data, dict(zip(names, [*beta, *sds], strict=True))
+    return formula, data, dict(zip(parameter_names(design), [*beta, *sds], strict=True))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -71,39 +78,62 @@ def test_effects_are_those_of_dense_gaussian_conditioning(name):
     for factor in design.factors:
         assert effects[factor.name].index.equals(factor.labels)
         assert effects[factor.name].index.name == factor.name
-    stacked = pd.concat(effects.values())
-    np.testing.assert_allclose(stacked["mean"], mean, rtol=1e-7, atol=1e-9)
+    slopes = [f.effects != ("Intercept",) for f in design.factors]
+
+    def stacked(what: str) -> np.ndarray:  # level by level, columns fastest
+        parts = [
+            frame.xs(what, axis=1, level=1) if has else frame[[what]]
+            for frame, has in zip(effects.values(), slopes, strict=True)
+        ]
+        return np.concatenate([part.to_numpy().ravel() for part in parts])
+
+    np.testing.assert_allclose(stacked("mean"), mean, rtol=1e-7, atol=1e-9)
     variances = np.maximum(np.diag(covariance), 0)  # where the sd is zero, rounding is all there is
-    np.testing.assert_allclose(stacked["sd"] ** 2, variances, rtol=1e-7, atol=1e-11)
+    np.testing.assert_allclose(stacked("sd") ** 2, variances, rtol=1e-7, atol=1e-11)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_gradient_is_that_of_finite_differences(name):
+    """In the fixed effects, in every entry of every covariance, and in log residual sd."""
     formula, data, parameters = case(name)
-    marginal = exact._Marginal(build_design(formula, data))
-    beta, sds = marginal.unpack(parameters)
+    design = build_design(formula, data)
+    marginal = Marginal(design)
+    beta, covariances, residual_sd = exact._unpack(design, parameters)
+    found = marginal.evaluate(beta, covariances, residual_sd)
 
-    def value(point: np.ndarray) -> float:
-        change = np.exp(point[len(beta) :] - 1)  # log sds move; a zero stays a zero
-        return marginal.evaluate(point[: len(beta)], sds * change)[0]
+    def value(db=0.0, k=None, dc=0.0, ds=0.0) -> float:
+        moved = [c + dc if j == k else c for j, c in enumerate(covariances)]
+        return marginal.evaluate(beta + db, moved, residual_sd * np.exp(ds)).value
 
-    point = np.concatenate([beta, np.ones(len(sds))])
-    steps = 1e-5 * np.eye(len(point))
-    truth = [(value(point + h) - value(point - h)) / 2e-5 for h in steps]
-    gradient = marginal.evaluate(beta, sds)[1]
-    np.testing.assert_allclose(gradient, truth, rtol=1e-5, atol=1e-6 * np.abs(truth).max())
+    h = 1e-5
+    for i, slope in enumerate(found.beta_score):
+        e = h * np.eye(len(beta))[i]
+        assert slope == pytest.approx((value(db=e) - value(db=-e)) / (2 * h), rel=1e-4, abs=1e-3)
+    for k, c in enumerate(covariances):
+        slopes = (found.observed[k] - found.expected[k]) / 2
+        scale = max(np.abs(c).max(), 1e-3)
+        for a, b in itertools.combinations_with_replacement(range(len(c)), 2):
+            e = np.zeros_like(c)
+            e[a, b] = e[b, a] = h * scale
+            truth = (value(k=k, dc=e) - value(k=k, dc=0 * e)) / (h * scale)  # a zero cannot go down
+            slope = slopes[a, b] * (1 if a == b else 2)
+            assert slope == pytest.approx(truth, rel=2e-3, abs=1e-2 * np.abs(slopes).max())
+    truth = (value(ds=h) - value(ds=-h)) / (2 * h)
+    assert found.residual_score == pytest.approx(truth, rel=1e-4, abs=1e-3)
 
 
 def test_profiling_takes_the_best_fixed_effects():
     formula, data, parameters = case("covariates")
-    marginal = exact._Marginal(build_design(formula, data))
-    _, sds = marginal.unpack(parameters)
-    x, (_, covariance, *_) = marginal.design.fixed, dense(marginal.design, parameters)
+    design = build_design(formula, data)
+    marginal = Marginal(design)
+    _, covariances, residual_sd = exact._unpack(design, parameters)
+    x, (_, covariance, *_) = design.fixed, dense(design, parameters)
     weighted = np.linalg.solve(covariance, x)
-    beta = np.linalg.solve(x.T @ weighted, weighted.T @ marginal.design.response)
-    value, gradient = marginal.evaluate(None, sds)
-    assert value == pytest.approx(marginal.evaluate(beta, sds)[0], rel=1e-12)
-    np.testing.assert_allclose(gradient[: len(beta)], 0, atol=1e-9)
+    beta = np.linalg.solve(x.T @ weighted, weighted.T @ design.response)
+    profiled = marginal.evaluate(None, covariances, residual_sd)
+    at = marginal.evaluate(beta, covariances, residual_sd)
+    assert profiled.value == pytest.approx(at.value, rel=1e-12)
+    np.testing.assert_allclose(profiled.beta_score, 0, atol=1e-9)
 
 
 def test_rows_and_labels_are_only_names(crossed):
@@ -116,7 +146,8 @@ def test_rows_and_labels_are_only_names(crossed):
     effects, renamed = (exact.effects(formula, d, truth)["g"] for d in (data, other))
     np.testing.assert_allclose(renamed.iloc[::-1], effects, rtol=1e-8)
     one, two = (exact.fit(formula, d).parameters for d in (data, other))
-    np.testing.assert_allclose(two, one, rtol=1e-5)
+    for column in ("estimate", "std_error"):
+        np.testing.assert_allclose(two[column], one[column], rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["crossed", "nested"])
@@ -327,3 +358,53 @@ def test_insteval_standard_errors_are_as_published(insteval_fits):
 
 def test_insteval_log_likelihood_is_that_of_mixedmodels(insteval_fits):
     assert -2 * insteval_fits["estimated"].log_likelihood == pytest.approx(237721.76877, abs=1e-3)
+
+
+def test_a_correlation_and_its_standard_error_are_those_of_a_dense_optimiser():
+    """Slopes with correlation, away from the boundary: another way up, by the dense density."""
+    rng = np.random.default_rng(1)
+    data = small(1, 160).assign(x=rng.normal(size=160))
+    u = rng.multivariate_normal([0, 0], [[0.8, 0.3], [0.3, 0.5]], 6)
+    data["y"] = 1 + data["x"] + u[data["g"], 0] + u[data["g"], 1] * data["x"] + rng.normal(size=160)
+    formula = "y ~ x + (1 + x|g)"
+    found = exact.fit(formula, data)
+    names = found.parameters.index
+
+    def value(point: np.ndarray) -> float:
+        back = [float, float, np.exp, np.exp, np.tanh, np.exp]
+        values = {n: f(v) for n, f, v in zip(names, back, point, strict=True)}
+        mean, covariance, *_ = dense(build_design(formula, data), values)
+        return stats.multivariate_normal.logpdf(data["y"], mean, covariance)
+
+    estimate = found.parameters["estimate"].to_numpy()
+    point = np.concatenate([estimate[:2], np.log(estimate[2:4]), [np.arctanh(estimate[4])],
+                            [np.log(estimate[5])]])  # fmt: skip
+    best = optimize.minimize(lambda p: -value(p), point + 0.1, method="BFGS")
+    assert found.log_likelihood == pytest.approx(-best.fun, abs=1e-4)
+    np.testing.assert_allclose(point, best.x, atol=2e-3)
+    steps = 1e-2 * np.eye(6)
+    hessian = [
+        [(value(point + a + b) - value(point + a - b) - value(point - a + b) + value(point - a - b))
+         / 4e-4 for b in steps] for a in steps
+    ]  # fmt: skip
+    errors = np.sqrt(np.diag(np.linalg.inv(-np.array(hessian))))
+    np.testing.assert_allclose(found.parameters["std_error"], errors, rtol=0.02)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_boundary_is_only_reported_where_nothing_is_to_be_gained(seed):
+    """No start from elsewhere gets higher, singular covariances included."""
+    rng = np.random.default_rng(seed)
+    data = small(seed, 90)
+    sd = rng.choice([0.0, 0.1, 0.6], 2)
+    data["y"] = sd[0] * rng.normal(size=6)[data["g"]] + rng.normal(size=90)
+    data["y"] += sd[1] * rng.normal(size=6)[data["g"]] * data["x"]
+    formula = "y ~ x + (1 + x|g) + (1|h)"
+    found = exact.fit(formula, data)
+    start = found.parameters["estimate"].fillna(0.0)
+    for _ in range(30):
+        moved = start.copy()
+        for name in start.index[start.index.str.startswith("sd(")]:
+            moved[name] = abs(start[name] + rng.normal(0, 0.1))
+        moved["cor(Intercept,x|g)"] = rng.uniform(-1, 1)
+        assert exact.log_likelihood(formula, data, moved) <= found.log_likelihood + 1e-6

@@ -1,139 +1,213 @@
-"""HMC level by level draws from the same distribution, and trades only what nobody can see."""
+"""HMC level by level draws from the same distribution, and moves what nobody can see."""
 
 from __future__ import annotations
 
-from lmmbook import levels, mcem
+from lmmbook import arrays, directions, e_step, levels
+from lmmbook.covariance import parameter_names
 from lmmbook.formula import build_design
 from lmmbook.model import LinearMixedEffectModel, features_of
 
 import numpy as np
+import pandas as pd
 import pytest
 import tensorflow as tf
-from conftest import assert_conditional, conditional_draws
+from conftest import Simulated, assert_conditional, conditional_draws
 
 CHAINS = 3000
 SWEEPS = 4
 
 
-class Sampler:
-    """`levelwise_e_step` on simulated data at its true parameters, compiled once."""
+def sloped() -> Simulated:
+    """Correlated slopes beside a crossed intercept; x is not centred."""
+    rng = np.random.default_rng(4)
+    rows = 60
+    data = pd.DataFrame(
+        {
+            "g": np.concatenate([np.arange(5), rng.choice(5, rows - 5, p=np.arange(1, 6) / 15)]),
+            "h": rng.permutation(np.resize(list("wxyz"), rows)),
+            "x": rng.normal(1.0, 1.0, rows),
+            "y": rng.normal(size=rows),
+        }
+    )
+    formula = "y ~ x + (1 + x|g) + (1|h)"
+    values = [3.0, -0.5, 0.9, 0.6, -0.4, 0.5, 0.8]
+    names = parameter_names(build_design(formula, data))
+    return Simulated(formula, data, dict(zip(names, values, strict=True)))
 
-    def __init__(self, simulated) -> None:
+
+def nested_slopes() -> Simulated:
+    """Slopes in both of two nested factors: their intercepts trade, and so do their slopes."""
+    rng = np.random.default_rng(5)
+    block = np.repeat(np.arange(4), 18)
+    pot = np.tile(np.repeat(np.arange(3), 6), 4)
+    data = pd.DataFrame({"block": block, "pot": pot, "x": rng.normal(size=72)})
+    data["y"] = rng.normal(size=72)
+    formula = "y ~ x + (1 + x||block/pot)"
+    values = [1.0, 0.3, 0.9, 0.5, 0.6, 0.4, 0.8]
+    names = parameter_names(build_design(formula, data))
+    return Simulated(formula, data, dict(zip(names, values, strict=True)))
+
+
+class Sampler:
+    """Sweeps on simulated data at known parameters, compiled once."""
+
+    def __init__(self, simulated: Simulated) -> None:
         self.design = build_design(simulated.formula, simulated.data)
-        self.parameters = simulated.truth
-        sizes = {f.name: f.levels for f in self.design.factors}
-        self.model = LinearMixedEffectModel(self.design.fixed_names, sizes, None)
-        self.model.assign(self.parameters)
-        features = features_of(self.design)
-        joint = self.model(features)
-        ratings = tf.constant(self.design.response, tf.float32)
-        self.run = tf.function(
-            levels.levelwise_e_step(
-                self.model, self.design, features, lambda *u: joint.log_prob(*u, ratings), SWEEPS
-            ),
-            autograph=False,
-            jit_compile=True,
-        )
+        self.truth = simulated.truth
+        self.layout, self.arrays = arrays.on_device(self.design, CHAINS, residual_free=True)
+        self.parameters = arrays.to_parameters(self.design, simulated.truth)
+        self.run = tf.function(self._sweeps, autograph=False, jit_compile=True)
+
+    def _sweeps(self, effects, step_sizes, seed):
+        left = levels.left_over(self.arrays, self.parameters, effects)
+        acceptance = 0.0
+        for i in range(SWEEPS):
+            effects, left, accepted = levels.sweep(
+                self.layout, self.arrays, self.parameters, effects, left, step_sizes, seed + [0, i]
+            )
+            acceptance += accepted / SWEEPS
+        return effects, left, acceptance
 
     def __call__(self, effects, step_size: float, seed: int):
-        effects = [tf.constant(u, tf.float32) for u in effects]
-        return self.run(effects, tf.constant(step_size, tf.float32), tf.constant([seed, 5]))
+        sizes = tf.fill([len(self.design.factors)], tf.constant(step_size, tf.float32))
+        return self.run([tf.constant(u) for u in effects], sizes, tf.constant([seed, 5]))
 
     def exact_draws(self, seed: int) -> list[np.ndarray]:
-        return conditional_draws(self.design, self.parameters, CHAINS, seed)
+        return conditional_draws(self.design, self.truth, CHAINS, seed)
 
     def linear_predictor(self, effects) -> np.ndarray:
         return sum(
-            np.asarray(u)[:, f.codes] for u, f in zip(effects, self.design.factors, strict=True)
+            np.einsum("rcj,rj->rc", np.asarray(u)[f.codes], f.z)
+            for u, f in zip(effects, self.design.factors, strict=True)
         )
 
 
-@pytest.fixture(scope="module", params=["tiny", "nested"])
+@pytest.fixture(scope="module", params=["tiny", "nested", sloped, nested_slopes])
 def sampler(request) -> Sampler:
-    return Sampler(request.getfixturevalue(request.param))
+    simulated = request.param
+    return Sampler(
+        request.getfixturevalue(simulated) if isinstance(simulated, str) else simulated()
+    )
 
 
-@pytest.mark.parametrize("step_size", [0.3, 1.0, 3.0])
+@pytest.mark.parametrize("step_size", [0.2, levels.LONGEST_STEP, 1.5])
 def test_the_exact_conditional_is_left_as_it_is(sampler, step_size):
     start = sampler.exact_draws(seed=1)
-    result = sampler(start, step_size, seed=2)
-    assert_conditional(sampler.design, sampler.parameters, result.effects)
-    assert result.acceptance > 0.95 or step_size > 1
+    effects, left, acceptance = sampler(start, step_size, seed=2)
+    assert_conditional(sampler.design, sampler.truth, effects)
     if step_size > 1:
-        assert result.acceptance < 0.9  # so that the accept step has something to do
-    for before, after in zip(start, result.effects, strict=True):
-        assert np.abs(after - before).mean() > 0.1 * before.std(0).mean()  # and it does move
+        assert np.all(acceptance < 0.9)  # so that the accept step has something to do
+    else:
+        assert np.all(acceptance > 0.93)
+    for before, after in zip(start, effects, strict=True):
+        assert np.abs(after - before).mean() > 0.1 * before.std(1).mean()  # and it does move
+    fresh = levels.left_over(sampler.arrays, sampler.parameters, effects)
+    np.testing.assert_allclose(left, fresh, atol=1e-4)
 
 
 def test_a_start_far_away_is_forgotten(sampler):
-    effects = [np.full((CHAINS, f.levels), 3.0, np.float32) for f in sampler.design.factors]
+    effects = [np.full_like(u, 3.0) for u in sampler.exact_draws(seed=0)]
     for seed in range(15):
-        effects = sampler(effects, 1.0, seed).effects
-    assert_conditional(sampler.design, sampler.parameters, effects)
+        effects = [u.numpy() for u in sampler(effects, levels.LONGEST_STEP, seed)[0]]
+    assert_conditional(sampler.design, sampler.truth, effects)
 
 
 def test_the_seed_decides(sampler):
     start = sampler.exact_draws(seed=3)
-    one, same, other = (sampler(start, 1.0, seed) for seed in (4, 4, 5))
-    np.testing.assert_array_equal(one.effects[0], same.effects[0])
-    assert np.abs(one.effects[0] - other.effects[0]).max() > 0.1
+    one, same, other = (sampler(start, 0.5, seed)[0] for seed in (4, 4, 5))
+    np.testing.assert_array_equal(one[0], same[0])
+    assert np.abs(one[0] - other[0]).max() > 0.1
 
 
-def test_a_trade_changes_no_prediction_and_keeps_the_conditional(nested):
-    sampler = Sampler(nested)
+def test_a_translation_changes_no_prediction_and_keeps_the_conditional(sampler):
     start = sampler.exact_draws(seed=6)
-    (inner, outer, parent) = levels.nestings(sampler.design)[0]
-    sds = [sampler.parameters[f"sd({f.name})"] for f in sampler.design.factors]
-    transposed = [tf.constant(u.T) for u in start]
-    moved = list(start)
-    pair = levels._trade(
-        transposed[inner], transposed[outer], tf.constant(parent, tf.int32),
-        tf.constant(sds[inner], tf.float32), tf.constant(sds[outer], tf.float32),
-        tf.constant([7, 8]),
-    )  # fmt: skip
-    moved[inner], moved[outer] = (u.numpy().T for u in pair)
-    before, after = sampler.linear_predictor(start), sampler.linear_predictor(moved)
-    np.testing.assert_allclose(after, before, atol=1e-5)
-    assert np.abs(moved[outer] - start[outer]).mean() > 0.1
-    assert_conditional(sampler.design, sampler.parameters, moved)
+    assert sampler.layout.translations
+    for t, (inner, outer, _) in enumerate(sampler.layout.translations):
+        moved = levels.translate(
+            sampler.layout, sampler.arrays, sampler.parameters, t,
+            [tf.constant(u) for u in start], tf.constant([7, t]),
+        )  # fmt: skip
+        np.testing.assert_allclose(
+            sampler.linear_predictor(moved), sampler.linear_predictor(start), atol=2e-5
+        )
+        for k, column in (inner, outer):
+            assert np.abs(moved[k] - start[k])[..., column].mean() > 0.03
+        assert_conditional(sampler.design, sampler.truth, [u.numpy() for u in moved])
 
 
-def test_a_shift_changes_no_prediction_and_keeps_the_conditional(sampler):
-    start = sampler.exact_draws(seed=9)
-    sds = [
-        tf.constant(sampler.parameters[f"sd({f.name})"], tf.float32) for f in sampler.design.factors
-    ]
-    pair = levels._shift(*(tf.constant(u.T) for u in start), *sds, tf.constant([1, 2]))
-    moved = [u.numpy().T for u in pair]
-    np.testing.assert_allclose(
-        sampler.linear_predictor(moved), sampler.linear_predictor(start), atol=1e-5
+def test_joint_and_level_by_level_draw_from_the_same_distribution(sampler):
+    """Both from a start far away, each against the exact conditional."""
+    model = LinearMixedEffectModel(sampler.design)
+    model.assign(sampler.truth)
+    joint = model(features_of(sampler.design))
+    ratings = tf.constant(sampler.design.response, tf.float32)
+    scales = e_step.step_scales(sampler.design, sampler.truth)
+    run = tf.function(
+        lambda u, seed: e_step.run(
+            lambda *v: joint.log_prob(*v, ratings), u, scales, tf.constant(0.4), 6, 40, seed
+        ),
+        autograph=False,
+        jit_compile=True,
     )
-    assert np.abs(moved[0] - start[0]).mean() > 0.05
-    assert_conditional(sampler.design, sampler.parameters, moved)
+    effects = [tf.ones([CHAINS, f.levels, len(f.effects)]) for f in sampler.design.factors]
+    for seed in range(5):
+        effects = run(effects, tf.constant([seed, 9])).effects
+    jointly = [u.numpy().swapaxes(0, 1) for u in effects]
+    assert_conditional(sampler.design, sampler.truth, jointly)
+    effects = [np.ones_like(u) for u in jointly]
+    for seed in range(10):
+        effects = [u.numpy() for u in sampler(effects, levels.LONGEST_STEP, seed)[0]]
+    assert_conditional(sampler.design, sampler.truth, effects)
 
 
-def test_nesting_is_found_in_the_data(tiny_design, nested, insteval):
-    assert levels.nestings(tiny_design) == []
+def test_adaptation_shortens_what_is_refused_and_keeps_to_its_limit():
+    sizes = tf.constant([0.3, levels.LONGEST_STEP])
+    shorter = levels.adapt(sizes, tf.constant([0.2, 0.2]), tf.constant(0.3))
+    assert np.all(shorter < sizes)
+    longer = levels.adapt(sizes, tf.constant([1.0, 1.0]), tf.constant(0.3)).numpy()
+    assert longer[0] > 0.3
+    assert longer[1] == pytest.approx(levels.LONGEST_STEP)
+
+
+# Directions, found from the data
+
+
+def test_nesting_is_found(tiny_design, nested, insteval):
+    assert all(t.groups == 1 for t in directions.translations(tiny_design))  # shifts only
     design = build_design(nested.formula, nested.data)
-    [(inner, outer, parent)] = levels.nestings(design)
-    assert (design.factors[inner].name, design.factors[outer].name) == ("block:pot", "block")
-    expected = [int(label.split(":")[0]) for label in design.factors[inner].labels]
-    np.testing.assert_array_equal(design.factors[outer].labels[parent], expected)
+    block, pot = (
+        next(f for f in design.factors if f.name == name) for name in ("block", "block:pot")
+    )
+    parent = directions.parents(pot, block)
+    expected = [int(label.split(":")[0]) for label in pot.labels]
+    np.testing.assert_array_equal(block.labels[parent], expected)
+    assert directions.parents(block, pot) is None
 
-    formula = "ratings ~ 1 + (1|students) + (1|instructors) + (1|departments)"
-    found = levels.nestings(build_design(formula, insteval))
-    assert [pair[:2] for pair in found] == [(1, 2)]  # instructors in departments, and no other
+    formula = "ratings ~ service + (1|students) + (1|instructors) + (1|departments)"
+    found = directions.translations(build_design(formula, insteval))
+    # instructors in departments, and the three pairs
+    assert sorted((t.inner[0], t.outer[0], t.groups) for t in found) == [
+        (0, 1, 1), (0, 2, 1), (1, 2, 1), (1, 2, 14)
+    ]  # fmt: skip
 
 
-def test_the_fit_goes_level_by_level(tiny, monkeypatch):
-    built = []
-    loop = mcem.Loop.__init__
+def test_what_is_constant_within_levels_is_freed():
+    rng = np.random.default_rng(0)
+    data = pd.DataFrame({"g": np.resize(np.arange(12), 96), "h": np.repeat(np.arange(8), 12)})
+    data = data.assign(x=rng.normal(size=96), y=rng.normal(size=96))
+    data["age"] = rng.normal(size=12)[data["g"]]
+    design = build_design("y ~ age*x + (1 + x|g) + (1|h)", data)
+    assert design.fixed_names == ("Intercept", "age", "x", "age:x")
+    of_g, of_h = (directions.freed(design, f) for f in design.factors)
+    assert dict(zip(of_g.fixed, of_g.columns, strict=True)) == {0: 0, 1: 0, 2: 1, 3: 1}
+    assert of_h.fixed == (0,)
+    for c, j, w in zip(of_g.fixed, of_g.columns, of_g.weights.T, strict=True):
+        factor = design.factors[0]
+        np.testing.assert_allclose(design.fixed[:, c], w[factor.codes] * factor.z[:, j])
 
-    def watch(self, *args, **keywords):
-        loop(self, *args, **keywords)
-        built.append(self.e_step.__qualname__)
-
-    monkeypatch.setattr(mcem.Loop, "__init__", watch)
-    fit = mcem.fit(tiny.formula, tiny.data, seed=0, max_sweeps=400)
-    assert built == ["levelwise_e_step.<locals>.e_step"]
-    assert fit.trace["acceptance"].min() > 0.9
+    alone = build_design("y ~ 1 + (0 + x|g)", data)
+    assert directions.freed(alone, alone.factors[0]).fixed == ()  # no slope to fold into
+    assert directions.freed(build_design("y ~ 0 + x + (1|g)", data), alone.factors[0]).fixed == (0,)
+    few = data.assign(h=data["g"] % 3, a=data["g"] % 3 == 1)
+    design = build_design("y ~ a + (1|h)", few)
+    assert len(directions.freed(design, design.factors[0]).fixed) == 1  # of three levels

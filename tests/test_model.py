@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from lmmbook import m_step
-from lmmbook.formula import Design
+from lmmbook.covariance import parameter_names, to_matrix
+from lmmbook.formula import Design, build_design
 from lmmbook.model import LinearMixedEffectModel, features_of
 
 import numpy as np
+import pandas as pd
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
@@ -17,8 +19,7 @@ CHAINS = 3
 
 
 def make(design: Design, truth: dict[str, float], residual_sd: float | None):
-    levels = {f.name: f.levels for f in design.factors}
-    model = LinearMixedEffectModel(design.fixed_names, levels, residual_sd)
+    model = LinearMixedEffectModel(design, residual_sd)
     model.assign(truth)
     return model
 
@@ -31,15 +32,16 @@ def written_out(
     loc = np.tile(design.fixed @ beta, (len(effects[0]), 1))
     total = np.zeros(len(effects[0]))
     for factor, u in zip(design.factors, effects, strict=True):
-        total += stats.norm.logpdf(u, 0, parameters[f"sd({factor.name})"]).sum(1)
-        loc += u[:, factor.codes]
+        prior = stats.multivariate_normal(cov=to_matrix(factor, parameters))
+        total += prior.logpdf(u).reshape(u.shape[:2]).sum(1)
+        loc += (u[:, factor.codes] * factor.z).sum(-1)
     return total + stats.norm.logpdf(design.response, loc, parameters["sd(residual)"]).sum(1)
 
 
 @pytest.fixture(scope="module")
 def effects(tiny_design) -> list[np.ndarray]:
     rng = np.random.default_rng(0)
-    return [rng.normal(size=(CHAINS, f.levels)).astype(np.float32) for f in tiny_design.factors]
+    return [rng.normal(size=(CHAINS, f.levels, 1)).astype(np.float32) for f in tiny_design.factors]
 
 
 def log_prob(model, design: Design, effects: list[np.ndarray]) -> tf.Tensor:
@@ -65,7 +67,7 @@ def test_a_fixed_residual_sd_is_no_parameter(tiny, tiny_design):
 @pytest.mark.parametrize("residual_sd", [None, 0.7])
 def test_the_joint_distribution_lists_all_parameters_and_only_them(tiny_design, residual_sd):
     model = make(tiny_design, dict.fromkeys(_names(tiny_design), 1.0), residual_sd)
-    expected = [model.beta, *(sd.trainable_variables[0] for sd in model.sds)]
+    expected = [model.beta, *(sd.trainable_variables[0] for [sd] in model.scales)]
     if residual_sd is None:
         expected += model.residual_sd.trainable_variables
     joint = model(features_of(tiny_design))
@@ -82,7 +84,7 @@ def _names(design: Design) -> list[str]:
 def test_every_gradient_is_that_of_finite_differences(tiny, tiny_design, effects, residual_sd):
     truth = tiny.truth | ({} if residual_sd is None else {"sd(residual)": residual_sd})
     model = make(tiny_design, tiny.truth, residual_sd)
-    variables = [model.beta, *(sd.trainable_variables[0] for sd in model.sds)]
+    variables = [model.beta, *(sd.trainable_variables[0] for [sd] in model.scales)]
     names = [[*tiny_design.fixed_names], *([f"sd({f.name})"] for f in tiny_design.factors)]
     if residual_sd is None:
         variables += model.residual_sd.trainable_variables
@@ -108,8 +110,8 @@ def test_every_gradient_is_that_of_finite_differences(tiny, tiny_design, effects
 def published_joint(model: LinearMixedEffectModel, features) -> tfd.Distribution:
     """The tutorial's fault: ``sd * ones`` is computed here, once, and forgets its variable."""
     random_effects = [
-        tfd.MultivariateNormalDiag(scale_diag=sd * tf.ones(n))
-        for sd, n in zip(model.sds, model.levels.values(), strict=True)
+        tfd.Independent(tfd.Normal(0.0, sd * tf.ones([factor.levels, 1])), 2)
+        for [sd], factor in zip(model.scales, model.factors, strict=True)
     ]
 
     def ratings(*latest_first):
@@ -133,7 +135,7 @@ def test_the_published_model_has_the_same_density_and_never_trains(tiny, tiny_de
     # ... only its gradient.
     with pytest.raises(ValueError, match="None") as caught:
         m_step.gradients_or_raise(loss, variables, tape)
-    for name in ("sd(g)", "sd(h)"):
+    for name in ("scale(Intercept|g)", "scale(Intercept|h)"):
         assert name in str(caught.value)
     assert "beta" not in str(caught.value)
 
@@ -143,7 +145,7 @@ def test_adam_refuses_the_published_model(tiny, tiny_design, effects):
     ratings = tf.constant(tiny_design.response, tf.float32)
     published = published_joint(model, features_of(tiny_design))
     step = m_step.adam_m_step(lambda *u: published.log_prob(*u, ratings), model.trainable_variables)
-    with pytest.raises(ValueError, match=r"got None for .*sd\(g\)"):
+    with pytest.raises(ValueError, match=r"got None for .*scale\(Intercept\|g\)"):
         step(effects)
     np.testing.assert_allclose(model.beta, [3.0, -0.5])  # and it has moved nothing
 
@@ -165,8 +167,8 @@ def test_assign_and_parameters_are_inverse(tiny, tiny_design, residual_sd):
     found = model.parameters()
     assert list(found) == _names(tiny_design)
     assert {k: float(v) for k, v in found.items()} == pytest.approx(tiny.truth, rel=1e-6)
-    assert all(v.shape == () for v in found.values())
-    model.assign(found)  # tensors, too
+    assert all(isinstance(v, float) for v in found.values())
+    model.assign(pd.Series(found))
     assert {k: float(v) for k, v in model.parameters().items()} == pytest.approx(tiny.truth)
 
 
@@ -185,10 +187,10 @@ def test_samples_have_their_shapes_and_their_spread(tiny, tiny_design):
     model = make(tiny_design, tiny.truth, None)
     joint = model(features_of(tiny_design))
     *effects, ratings = joint.sample(n, seed=tfp.random.sanitize_seed(0))
-    assert [u.shape for u in effects] == [(n, f.levels) for f in tiny_design.factors]
+    assert [u.shape for u in effects] == [(n, f.levels, 1) for f in tiny_design.factors]
     assert ratings.shape == (n, tiny_design.rows)
     *one, rating = joint.sample(seed=tfp.random.sanitize_seed(1))
-    assert [u.shape for u in one] == [(f.levels,) for f in tiny_design.factors]
+    assert [u.shape for u in one] == [(f.levels, 1) for f in tiny_design.factors]
     assert rating.shape == (tiny_design.rows,)
 
     loc = model.linear_predictor(effects, features_of(tiny_design))
@@ -197,3 +199,46 @@ def test_samples_have_their_shapes_and_their_spread(tiny, tiny_design):
         size, sd = np.size(draws), tiny.truth[name]
         assert abs(np.mean(draws)) < 5 * sd / np.sqrt(size)
         assert abs(np.std(draws) - sd) < 5 * sd / np.sqrt(2 * size)
+
+
+@pytest.fixture(scope="module", params=["(1 + x|g)", "(1 + x||g)", "(0 + x|g)"])
+def with_slopes(request, tiny) -> Design:
+    return build_design(f"y ~ x + {request.param} + (1|h)", tiny.data)
+
+
+def test_with_slopes_density_and_gradients_are_right(with_slopes):
+    design = with_slopes
+    values = (3.0, -0.5, 0.9, 0.6, 0.4, 0.5, 0.8)
+    truth = {
+        name: 0.4 if name.startswith("cor(") else value
+        for name, value in zip(parameter_names(design), values, strict=False)
+    }
+    model = LinearMixedEffectModel(design)
+    joint = model(features_of(design))  # built before the parameters are set
+    model.assign(truth)
+    assert model.parameters() == pytest.approx(truth, rel=1e-5)
+    rng = np.random.default_rng(1)
+    effects = [
+        rng.normal(size=(CHAINS, f.levels, len(f.effects))).astype(np.float32)
+        for f in design.factors
+    ]
+    ratings = tf.constant(design.response, tf.float32)
+    np.testing.assert_allclose(
+        joint.log_prob(*effects, ratings), written_out(design, truth, effects), rtol=1e-5
+    )
+    with tf.GradientTape() as tape:
+        total = tf.reduce_sum(joint.log_prob(*effects, ratings))
+    variables = model.trainable_variables
+    gradients = m_step.gradients_or_raise(total, variables, tape)
+    for variable, gradient in zip(variables, gradients, strict=True):
+        start = variable.numpy()
+        for index in np.ndindex(start.shape):
+            found = []
+            for sign in (1, -1):
+                moved = np.array(start)
+                moved[index] += sign * 1e-2
+                variable.assign(moved)
+                found.append(written_out(design, model.parameters(), effects).sum())
+            variable.assign(start)
+            slope = (found[0] - found[1]) / 2e-2
+            assert gradient.numpy()[index] == pytest.approx(slope, rel=5e-3, abs=0.05)

@@ -45,6 +45,7 @@ def set_environment(folder: Path) -> None:
     os.environ["JUPYTER_PATH"] = str(folder / "jupyter")  # searched before all other places
     os.environ["IPYTHONDIR"] = str(folder / "ipython")  # no start-up files of the user's own
     os.environ["PYTHONHASHSEED"] = "0"
+    os.environ["LMMBOOK_QUIET"] = "1"  # no progress of fits: its last state would stay in the page
     os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # else the debugger writes to stderr
     os.environ.pop("MPLBACKEND", None)  # the kernel chooses the inline one
 

@@ -1,0 +1,201 @@
+"""Score and information of the complete data: what the certificate averages over draws.
+
+Chapter 04. Fisher's identity: the gradient of log p(ratings) is the mean, over draws of the random
+effects, of the gradient of log p(ratings, effects). Louis (1982): its negative Hessian is the mean
+of the complete data's, minus the covariance of the gradients.
+
+Both hold under any *centring* of the effects, and the noise is least where the complete data know
+least about a parameter. So every parameter has a home:
+
+- a fixed effect lives in the likelihood, or, where it is constant within a factor's levels, it can
+  be the mean of that factor's effects instead;
+- a covariance lives in the prior of its effects, or (``standardised``) scales standardised effects
+  in the likelihood. The second is for small variances, of which the prior knows too much.
+
+Parameters are counted off in local coordinates: the fixed effects; for each factor the entries of a
+symmetric omega, with ``covariance = scale (I + omega) scale'``; log residual sd.
+"""
+
+from __future__ import annotations
+
+from itertools import combinations_with_replacement
+from typing import NamedTuple
+
+from lmmbook.arrays import Arrays, FactorArrays, FactorLayout, Layout, Parameters, to_rows
+from lmmbook.levels import inverse
+
+import numpy as np
+import tensorflow as tf
+
+
+class Home(NamedTuple):
+    """Where each parameter lives; numbers (0 or 1), so that a program serves all choices.
+
+    ``fixed`` [fixed], 1 in the likelihood. ``freed``, per factor [freed], 1 in its effects' mean.
+    ``standardised``, per factor a scalar, 1 in the likelihood. A standardised factor is home to no
+    fixed effect.
+    """
+
+    fixed: tf.Tensor
+    freed: list[tf.Tensor]
+    standardised: list[tf.Tensor]
+
+
+def basis(of: FactorLayout) -> np.ndarray:
+    """Directions of omega, ``[entries, columns, columns]``: symmetric, one entry (pair) each."""
+    matrices = []
+    for block in of.blocks:
+        for a, b in combinations_with_replacement(block, 2):
+            matrix = np.zeros((of.columns, of.columns), np.float32)
+            matrix[a, b] = matrix[b, a] = 1.0
+            matrices.append(matrix)
+    return np.array(matrices)
+
+
+def offsets(layout: Layout) -> list[int]:
+    """Where each factor's omega begins among the coordinates; the last one is the residual's."""
+    sizes = [len(basis(of)) for of in layout.factors]
+    return [int(n) for n in layout.fixed + np.cumsum([0, *sizes])]
+
+
+def score_and_information(
+    layout: Layout,
+    arrays: Arrays,
+    parameters: Parameters,
+    effects: list[tf.Tensor],
+    left: tf.Tensor,
+    home: Home,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Gradient ``[chains, coordinates]`` and mean negative Hessian ``[coordinates, coordinates]``.
+
+    Of log p(ratings, effects), the effects centred as ``home`` says, at each chain's draw.
+    """
+    score, information = _likelihood(layout, arrays, parameters, effects, left, home)
+    begins = offsets(layout)
+    for k, (of, has) in enumerate(zip(layout.factors, arrays.factors, strict=True)):
+        s, h = _prior(
+            of, has, parameters.scales[k], effects[k], home.freed[k], home.standardised[k]
+        )
+        positions = [*of.freed_fixed, *range(begins[k], begins[k + 1])]
+        place = tf.constant(np.eye(begins[-1] + 1, dtype=np.float32)[positions])
+        score += tf.matmul(s, place)
+        information += tf.matmul(tf.matmul(place, h, transpose_a=True), place)
+    return score, information
+
+
+def _likelihood(
+    layout: Layout,
+    arrays: Arrays,
+    parameters: Parameters,
+    effects: list[tf.Tensor],
+    left: tf.Tensor,
+    home: Home,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """The part of log p(ratings | effects): through the linear predictor, and the residual sd."""
+    variance = tf.square(parameters.residual_sd)
+    omegas = offsets(layout)[-1] - layout.fixed
+    # Few fits have a factor standardised, and its derivatives cost more than all the rest.
+    by_omega, mixed, among = tf.cond(
+        tf.add_n(home.standardised) > 0,
+        lambda: _by_omega(layout, arrays, parameters, effects, left, home),
+        lambda: (
+            tf.zeros([layout.chains, omegas]),
+            tf.zeros([layout.fixed, omegas]),
+            tf.zeros([omegas, omegas]),
+        ),
+    )
+    by_fixed = tf.matmul(left, arrays.fixed, transpose_a=True) * home.fixed
+    by_predictor = tf.concat([by_fixed, by_omega], axis=1) / variance  # [chains, all but one]
+    squares = tf.reduce_sum(tf.square(left), axis=0) / variance  # [chains]
+    score = tf.concat([by_predictor, (squares - layout.rows)[:, tf.newaxis]], axis=1)
+
+    mixed = home.fixed[:, tf.newaxis] * mixed
+    own = arrays.gram * home.fixed * home.fixed[:, tf.newaxis]
+    information = _join(_join(own, mixed, among) / variance,
+                        2.0 * tf.reduce_mean(by_predictor, axis=0)[:, tf.newaxis],
+                        2.0 * tf.reduce_mean(squares)[tf.newaxis, tf.newaxis])  # fmt: skip
+    return score, information
+
+
+def _by_omega(
+    layout: Layout,
+    arrays: Arrays,
+    parameters: Parameters,
+    effects: list[tf.Tensor],
+    left: tf.Tensor,
+    home: Home,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Through the scale of standardised effects: ``[chains, omegas]``, with the fixed effects
+    ``[fixed, omegas]``, and among themselves; in units of 1 / variance."""
+    columns = []  # of the linear predictor's derivative, each [rows, chains]
+    for k, of in enumerate(layout.factors):
+        standard = _standardise(parameters.scales[k], effects[k])
+        for direction in basis(of):
+            # covariance = scale (I + omega) scale' to first order where u = scale (I + omega/2) v
+            along = tf.matmul(parameters.scales[k], tf.constant(direction / 2))
+            moved = tf.einsum("ij,lcj->lci", along, standard)
+            columns.append(home.standardised[k] * to_rows(arrays.factors[k], moved))
+    derivative = tf.stack(columns)  # [omegas, rows, chains]
+    flat = tf.reshape(derivative, [len(columns), -1])
+    return (
+        tf.einsum("prc,rc->cp", derivative, left),
+        tf.einsum("rf,prc->fp", arrays.fixed, derivative) / layout.chains,
+        tf.matmul(flat, flat, transpose_b=True) / layout.chains,
+    )
+
+
+def _join(first: tf.Tensor, across: tf.Tensor, last: tf.Tensor) -> tf.Tensor:
+    """A symmetric matrix from its blocks."""
+    top = tf.concat([first, across], axis=1)
+    return tf.concat([top, tf.concat([tf.transpose(across), last], axis=1)], axis=0)
+
+
+def _prior(
+    of: FactorLayout,
+    has: FactorArrays,
+    scale: tf.Tensor,
+    effects: tf.Tensor,
+    freed: tf.Tensor,
+    standardised: tf.Tensor,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """The part of log p(effects) of one factor, in its ``[freed, then omega]`` coordinates."""
+    levels = effects.shape[0]
+    own = tf.constant(basis(of))  # [entries, columns, columns]
+    standard = _standardise(scale, effects)
+    second = tf.einsum("lci,lcj->cij", standard, standard)  # [chains, columns, columns]
+    identity = tf.eye(of.columns)
+    score_omega = 0.5 * tf.einsum("aij,cij->ca", own, second - levels * identity)
+    products = tf.einsum("aij,bjk->abik", own, own)
+    mean_second = tf.reduce_mean(second, axis=0)
+    among_omega = tf.einsum("abik,ik->ab", products, mean_second - levels / 2 * identity)
+    among_omega = (among_omega + tf.transpose(among_omega)) / 2
+
+    precision = inverse(scale)
+    place = tf.constant(np.eye(of.columns, dtype=np.float32)[list(of.freed_columns)])
+    place = place * freed[:, tf.newaxis]  # [freed, columns]
+    summed = tf.einsum("lf,lcj->cfj", has.weights, standard)  # [chains, freed, columns]
+    rotated = _rotate_back(scale, summed)  # scale^-T times it
+    score_mean = tf.einsum("cfj,fj->cf", rotated, place)
+    gram = tf.matmul(has.weights, has.weights, transpose_a=True)
+    among_mean = gram * tf.matmul(tf.matmul(place, precision), place, transpose_b=True)
+    turned = tf.einsum("aij,fj->fai", own, tf.reduce_mean(summed, axis=0))
+    across = tf.einsum("fai,fi->fa", _rotate_back(scale, turned), place)
+
+    keep = 1.0 - standardised
+    score = tf.concat([score_mean, keep * score_omega], axis=1)
+    return score, _join(among_mean, keep * across, keep * among_omega)
+
+
+def _standardise(scale: tf.Tensor, effects: tf.Tensor) -> tf.Tensor:
+    """``scale^-1 u`` for effects ``[levels, chains, columns]``."""
+    if scale.shape[0] == 1:
+        return effects / scale
+    return tf.einsum(
+        "ij,lcj->lci", tf.linalg.triangular_solve(scale, tf.eye(scale.shape[0])), effects
+    )
+
+
+def _rotate_back(scale: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+    """``scale^-T`` times the last axis of ``values``."""
+    lower_inverse = tf.linalg.triangular_solve(scale, tf.eye(scale.shape[0]))
+    return tf.einsum("ji,...j->...i", lower_inverse, values)

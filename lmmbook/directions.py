@@ -1,0 +1,137 @@
+"""Directions that the ratings cannot see, found from the data.
+
+Chapters 03 and 04. Add d to a department and take d from all its instructors: no linear predictor
+changes, so no rating has an opinion. The E-step draws along such directions exactly
+(`translations`). Add d to the intercept and take d from all departments: the same, between a fixed
+and a random effect. The M-step lets effects have a mean along those (`freed`).
+"""
+
+from __future__ import annotations
+
+from itertools import combinations, permutations, product
+from typing import NamedTuple
+
+from lmmbook.factors import Factor
+from lmmbook.formula import Design
+
+import numpy as np
+
+
+class Translation(NamedTuple):
+    """Take ``weights * d[groups_inner]`` from one column of effects, add ``d`` to another.
+
+    Attributes
+    ----------
+    inner, outer
+        Positions ``(factor, column)``.
+    groups_inner, groups_outer
+        ``[inner levels]`` and ``[outer levels]`` int32: which component of d moves a level.
+    weights
+        ``[inner levels]``; 1 where both columns are intercepts.
+    groups
+        Number of components of d.
+    """
+
+    inner: tuple[int, int]
+    outer: tuple[int, int]
+    groups_inner: np.ndarray
+    groups_outer: np.ndarray
+    weights: np.ndarray
+    groups: int
+
+
+class Freed(NamedTuple):
+    """Fixed effects that a factor's effects can take over: ``x_c = w_c[codes] * z_j``.
+
+    Attributes
+    ----------
+    fixed
+        ``[freed]``, positions c among the fixed effects.
+    columns
+        ``[freed]``, positions j among the factor's columns.
+    weights
+        ``[levels, freed]``, the values ``w_c`` of the covariate in each level; 1 for an intercept.
+    """
+
+    fixed: tuple[int, ...]
+    columns: tuple[int, ...]
+    weights: np.ndarray
+
+
+def ratio_within(
+    codes: np.ndarray, levels: int, top: np.ndarray, bottom: np.ndarray
+) -> np.ndarray | None:
+    """``[levels]`` w such that ``top == w[codes] * bottom`` in every row; None if there is none.
+
+    Examples
+    --------
+    >>> ratio_within(np.array([0, 0, 1]), 2, np.array([2.0, 4.0, 5.0]), np.array([1.0, 2.0, 1.0]))
+    array([2., 5.])
+    """
+    square = np.bincount(codes, bottom**2, levels)
+    ratio = np.bincount(codes, top * bottom, levels) / np.where(square > 0, square, 1.0)
+    off = np.abs(top - ratio[codes] * bottom).max()
+    return ratio if off <= 1e-9 * np.abs(top).max() else None
+
+
+def parents(child: Factor, parent: Factor) -> np.ndarray | None:
+    """``[child levels]``: the level of ``parent`` each lies in, or None if it is not nested."""
+    one = np.zeros(child.levels, np.int32)
+    one[child.codes] = parent.codes  # of several parents, the last row's
+    return one if np.array_equal(one[child.codes], parent.codes) else None
+
+
+def translations(design: Design) -> list[Translation]:
+    """All translations: along nestings, and of all levels of one factor against all of another."""
+    found = []
+    factors = design.factors
+    for inner, outer in permutations(range(len(factors)), 2):
+        parent = parents(factors[inner], factors[outer])
+        if parent is not None:
+            own = np.arange(factors[outer].levels, dtype=np.int32)
+            found += _between(factors, inner, outer, factors[inner].codes, parent, own)
+    for inner, outer in combinations(range(len(factors)), 2):
+        # As if both were nested in a single level.
+        nowhere = [np.zeros(factors[k].levels, np.int32) for k in (inner, outer)]
+        found += _between(factors, inner, outer, np.zeros(design.rows, int), *nowhere)
+    return found
+
+
+def _between(
+    factors: tuple[Factor, ...],
+    inner: int,
+    outer: int,
+    codes: np.ndarray,
+    groups_inner: np.ndarray,
+    groups_outer: np.ndarray,
+) -> list[Translation]:
+    """One translation for each pair of columns whose ratio is constant within ``codes``."""
+    found = []
+    child, parent = factors[inner], factors[outer]
+    for a, b in product(range(len(child.effects)), range(len(parent.effects))):
+        weights = ratio_within(codes, codes.max() + 1, parent.z[:, b], child.z[:, a])
+        if weights is not None:
+            by_level = np.broadcast_to(weights, child.levels) if len(weights) == 1 else weights
+            found.append(
+                Translation(
+                    (inner, a), (outer, b), groups_inner, groups_outer,
+                    by_level, int(groups_outer.max()) + 1,
+                )
+            )  # fmt: skip
+    return found
+
+
+def freed(design: Design, factor: Factor) -> Freed:
+    """The fixed effects that are constant within the levels of a factor, up to its columns.
+
+    At most one for every two levels: with as many as levels, no effect would be left random.
+    """
+    found: list[tuple[int, int, np.ndarray]] = []
+    for c, j in product(range(len(design.fixed_names)), range(len(factor.effects))):
+        if any(c == known for known, *_ in found) or 2 * (len(found) + 1) > factor.levels:
+            continue
+        weights = ratio_within(factor.codes, factor.levels, design.fixed[:, c], factor.z[:, j])
+        if weights is not None:
+            found.append((c, j, weights))
+    stacked = np.array([weights for *_, weights in found]).reshape(-1, factor.levels).T
+    return Freed(tuple(c for c, *_ in found), tuple(j for _, j, _ in found), stacked)

@@ -1,0 +1,160 @@
+"""The engine under `lmmbook.fit`: it keeps the state of a fit, and calls the compiled program.
+
+Chapter 04. `mcem` decides what to do next; this module does it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lmmbook import boundary, certificate, complete_data, covariance, program
+from lmmbook.arrays import (
+    Parameters,
+    from_parameters,
+    on_device,
+    to_parameters,
+)
+from lmmbook.formula import Design
+from lmmbook.levels import LONGEST_STEP
+from lmmbook.progress import Progress
+
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+KEPT = 1000  # draws (sweeps x chains) of the effects that a fit keeps, at most
+ADAPTATION = 0.1  # gain of the step sizes while the parameters move
+
+
+class OutOfBudget(Exception):
+    """The next piece of work would take more sweeps than are left."""
+
+
+class Engine:
+    """State of a fit: parameters, effects, the trace so far, and the sweeps that are left.
+
+    Attributes
+    ----------
+    kept
+        Draws of the effects at the present parameters, ``[draws, levels, chains, columns]`` a
+        factor: those of the last `measure`, thinned to at most `KEPT` x chains.
+    """
+
+    def __init__(
+        self,
+        design: Design,
+        residual_sd: float | None,
+        chains: int,
+        max_sweeps: int,
+        seed: int,
+        progress: Progress | None = None,
+    ) -> None:
+        self.design, self.chains, self.seed = design, chains, seed
+        self.progress = progress or Progress(False)
+        self.layout, self.arrays = on_device(design, chains, residual_sd is None)
+        self.program = program.compiled(self.layout)
+        self.chunk = program.sweeps_of(self.layout)
+        self.state = program.State(
+            to_parameters(design, start_values(design, residual_sd)),
+            [tf.zeros([of.levels, chains, of.columns]) for of in self.layout.factors],
+            tf.fill([len(self.layout.factors)], tf.constant(LONGEST_STEP, tf.float32)),
+        )
+        self.sweeps_left, self.max_sweeps, self.calls = max_sweeps, max_sweeps, 0
+        self.trace: list[pd.DataFrame] = []
+        self.kept: list[np.ndarray] = []
+
+    @property
+    def parameters(self) -> Parameters:
+        """The parameters as they are now."""
+        return self.state.parameters
+
+    def set(self, values: Mapping[str, Any]) -> None:
+        """Put named values in place of the parameters."""
+        self.state = self.state._replace(parameters=to_parameters(self.design, values))
+
+    def em(self, phase: str, gains: np.ndarray) -> pd.DataFrame:
+        """EM iterations, a sweep and an M-step each, with these gains; returns their trace."""
+        home = certificate.choose_homes(self.layout, self.arrays, self.parameters)  # not used
+        frames = [self._call(phase, part, False, home)[0] for part in self._parts(gains)]
+        return pd.concat(frames, ignore_index=True)
+
+    def measure(self, draws: int, estimated: np.ndarray) -> certificate.Certificate:
+        """Freeze the parameters, make ``draws`` sweeps, and judge the parameters by them."""
+        home = certificate.choose_homes(self.layout, self.arrays, self.parameters)
+        scores, informations, kept = [], [], []
+        parts = self._parts(np.zeros(draws))
+        every = -(-len(parts) * self.chunk * self.chains // KEPT)
+        for part in parts:
+            _, output = self._call("draws", part, True, home)
+            scores.append(output.score.numpy())
+            informations.append(output.information.numpy().astype(float).mean(0))
+            kept.append([u[::every].numpy() for u in output.effects])
+        self.kept = [np.concatenate(u) for u in zip(*kept, strict=True)]
+        return certificate.certify(
+            self.design, self.layout, self.parameters,
+            np.concatenate(scores), np.mean(informations, axis=0), estimated,
+        )  # fmt: skip
+
+    def _parts(self, gains: np.ndarray) -> list[np.ndarray]:
+        """Gains by chunk, the last one repeated to fill up; refused if too many are left over."""
+        chunks = -(-len(gains) // self.chunk)
+        if chunks * self.chunk > self.sweeps_left:
+            raise OutOfBudget
+        filled = np.pad(gains, (0, chunks * self.chunk - len(gains)), mode="edge")
+        return np.split(filled.astype(np.float32), chunks)
+
+    def _call(
+        self, phase: str, gains: np.ndarray, measure: bool, home: complete_data.Home
+    ) -> tuple[pd.DataFrame, program.Output]:
+        """One chunk on the device."""
+        self.state, output = self.program(
+            self.arrays,
+            self.state,
+            tf.constant(gains),
+            tf.fill([self.chunk], measure),
+            tf.constant(0.0 if measure else ADAPTATION),
+            home,
+            tfp.random.sanitize_seed([self.seed, self.calls]),
+        )
+        self.calls += 1
+        self.sweeps_left -= self.chunk
+        frame = self._frame(phase, output)
+        self.trace.append(frame)
+        self.progress.show(self.max_sweeps - self.sweeps_left, self.max_sweeps, phase)
+        return frame, output
+
+    def _frame(self, phase: str, output: program.Output) -> pd.DataFrame:
+        """One row a sweep: phase, parameters, acceptance."""
+        beta, scales, residual_sd = tf.nest.map_structure(lambda x: x.numpy(), output.parameters)
+        covariances = [lower @ np.swapaxes(lower, 1, 2) for lower in scales]
+        columns = covariance.name_values(self.design, beta, covariances, residual_sd)
+        frame = pd.DataFrame(columns | {"acceptance": output.acceptance.numpy()})
+        frame["phase"] = phase
+        if not np.isfinite(frame.drop(columns="phase").to_numpy()).all():
+            raise FloatingPointError(
+                f"{phase}: expected finite values, got {frame.iloc[-1].to_dict()}"
+            )
+        return frame
+
+    def values(self) -> dict[str, Any]:
+        """The parameters as they are now, by name."""
+        return from_parameters(self.design, self.parameters)
+
+    def weak(self) -> list[boundary.Weak]:
+        """Directions that the draws kept find too weak to be judged by the certificate."""
+        return boundary.weak_directions(self.design, self.parameters, self.kept)
+
+
+def start_values(design: Design, residual_sd: float | None) -> dict[str, Any]:
+    """Least squares, and its variance shared out equally between the factors and the residual."""
+    beta, *_ = np.linalg.lstsq(design.fixed, design.response, rcond=None)
+    parts = sum(len(f.effects) for f in design.factors) + 1
+    spread = float(np.std(design.response - design.fixed @ beta)) / np.sqrt(parts)
+    values: dict[str, Any] = dict(zip(design.fixed_names, beta, strict=True))
+    for factor in design.factors:
+        # A slope's share is what it adds to the spread of the ratings.
+        sizes = np.sqrt((factor.z**2).mean(0))
+        values |= covariance.from_matrix(factor, np.diag((spread / sizes) ** 2))
+    return values | {"sd(residual)": spread if residual_sd is None else residual_sd}

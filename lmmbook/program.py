@@ -1,0 +1,122 @@
+"""The compiled program of a fit: one chunk of sweeps, with or without M-steps.
+
+Chapter 04. One program serves all phases. A gain of zero means no M-step: the parameters are
+frozen, and with ``measure`` the certificate's statistics are taken of the draw. A chunk is a
+fraction of a second of work; between chunks there is time for progress and for Ctrl-C.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import NamedTuple
+
+from lmmbook import complete_data, levels, m_step
+from lmmbook.arrays import Arrays, Layout, Parameters
+
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+MOST_SWEEPS = 40  # in a chunk
+WORK = 1e8  # ratings x chains x factors to go through in a chunk: about 0.2 s on two CPU cores
+
+
+class State(NamedTuple):
+    """What goes on from chunk to chunk: parameters, effects, and ``step_sizes`` [factors]."""
+
+    parameters: Parameters
+    effects: list[tf.Tensor]
+    step_sizes: tf.Tensor
+
+
+class Output(NamedTuple):
+    """What each sweep leaves behind, with a leading axis [sweeps].
+
+    ``parameters``; ``acceptance`` [sweeps]; ``effects`` [sweeps, levels, chains, columns];
+    ``score`` [sweeps, chains, coordinates] and ``information`` [sweeps, coordinates, coordinates],
+    zeros where nothing was measured.
+    """
+
+    parameters: Parameters
+    acceptance: tf.Tensor
+    effects: list[tf.Tensor]
+    score: tf.Tensor
+    information: tf.Tensor
+
+
+Program = Callable[
+    [Arrays, State, tf.Tensor, tf.Tensor, tf.Tensor, complete_data.Home, tf.Tensor],
+    tuple[State, Output],
+]
+
+
+def sweeps_of(layout: Layout) -> int:
+    """Sweeps in a chunk: fewer where a sweep is long."""
+    work = layout.rows * layout.chains * len(layout.factors)
+    return max(1, min(MOST_SWEEPS, round(WORK / work)))
+
+
+@lru_cache(maxsize=16)
+def compiled(layout: Layout) -> Program:
+    """The program for a layout: ``(arrays, state, gains, measure, adaptation, home, seed)``.
+
+    ``gains`` [sweeps] and ``measure`` [sweeps] (booleans) say what each sweep is for,
+    ``adaptation`` is the gain of the step sizes, ``home`` as in `complete_data`. It is compiled at
+    its first call, and kept for fits to come.
+    """
+    sweeps = sweeps_of(layout)
+    coordinates = complete_data.offsets(layout)[-1] + 1
+
+    def one_sweep(arrays, state, left, gain, measure, adaptation, home, seed):  # type: ignore[no-untyped-def]
+        drawn = levels.sweep(
+            layout, arrays, state.parameters, state.effects, left, state.step_sizes, seed
+        )
+        score, information = tf.cond(
+            measure,
+            lambda: complete_data.score_and_information(
+                layout, arrays, state.parameters, drawn.effects, drawn.left, home
+            ),
+            lambda: (tf.zeros([layout.chains, coordinates]), tf.zeros([coordinates] * 2)),
+        )
+        parameters, effects, left = tf.cond(
+            gain > 0,
+            lambda: m_step.closed_form(
+                layout, arrays, state.parameters, drawn.effects, drawn.left, gain
+            ),
+            lambda: (state.parameters, drawn.effects, drawn.left),
+        )
+        step_sizes = levels.adapt(state.step_sizes, drawn.acceptance, adaptation)
+        acceptance = tf.reduce_mean(drawn.acceptance)
+        output = Output(parameters, acceptance, drawn.effects, score, information)
+        return State(parameters, effects, step_sizes), left, output
+
+    @tf.function(jit_compile=True, autograph=False)
+    def chunk(arrays, state, gains, measure, adaptation, home, seed):  # type: ignore[no-untyped-def]
+        left = levels.left_over(arrays, state.parameters, state.effects)
+        seeds = tf.stack(tfp.random.split_seed(seed, n=sweeps))
+        shapes = Output(
+            state.parameters, tf.zeros([]), state.effects,
+            tf.zeros([layout.chains, coordinates]), tf.zeros([coordinates] * 2),
+        )  # fmt: skip
+        empty = tf.nest.map_structure(
+            lambda x: tf.TensorArray(x.dtype, sweeps, element_shape=x.shape), shapes
+        )
+
+        def body(i, state, left, outputs):  # type: ignore[no-untyped-def]
+            state, left, output = one_sweep(
+                arrays, state, left, gains[i], measure[i], adaptation, home, seeds[i]
+            )
+            written = tf.nest.map_structure(lambda all, x: all.write(i, x), outputs, output)
+            return i + 1, state, left, written
+
+        _, state, _, outputs = tf.while_loop(
+            lambda i, *_: i < sweeps, body, (0, state, left, empty)
+        )
+        return state, tf.nest.map_structure(lambda x: x.stack(), outputs)
+
+    def run(*arguments):  # type: ignore[no-untyped-def]
+        # Through the concrete function: `chunk` itself would warn of retracing when the fits of one
+        # process have many shapes, which is nothing to be warned of.
+        return chunk.get_concrete_function(*arguments)(*arguments)
+
+    return run

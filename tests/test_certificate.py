@@ -1,0 +1,285 @@
+"""The certificate tells how far the maximum is, and does not speak where it cannot know."""
+
+from __future__ import annotations
+
+from lmmbook import arrays, boundary, certificate, complete_data, exact, levels
+from lmmbook.covariance import parameter_names
+from lmmbook.engine import Engine
+from lmmbook.formula import build_design
+from lmmbook.mcem import fit
+
+import numpy as np
+import pandas as pd
+import pytest
+import tensorflow as tf
+from conftest import conditional_draws
+from scipy import stats
+
+CHAINS = 3000
+
+
+def sloped() -> tuple[str, pd.DataFrame, dict[str, float]]:
+    rng = np.random.default_rng(0)
+    n = 90
+    data = pd.DataFrame({"g": np.resize(np.arange(6), n), "h": rng.integers(0, 5, n)})
+    data = data.assign(x=rng.normal(size=n), age=rng.normal(size=6)[data["g"]])
+    data["y"] = 1 + data["x"] + rng.normal(size=6)[data["g"]] + rng.normal(size=n)
+    formula = "y ~ x + age + (1 + x|g) + (1|h)"
+    values = [1.0, 0.8, 0.1, 0.8, 0.5, 0.4, 0.4, 0.9]
+    return (
+        formula,
+        data,
+        dict(zip(parameter_names(build_design(formula, data)), values, strict=True)),
+    )
+
+
+# fixed effects in the likelihood; per factor, fixed effects in its mean; standardised or not
+HOMES = {
+    "as written": ([1, 1, 1], [[0, 0, 0], [0]], [0, 0]),
+    "fixed effects in the effects": ([0, 0, 0], [[0, 1, 1], [1]], [0, 0]),
+    "all in one factor": ([0, 0, 0], [[1, 1, 1], [0]], [0, 0]),
+    "slopes standardised": ([0, 1, 1], [[0, 0, 0], [1]], [1, 0]),
+    "both standardised": ([1, 1, 1], [[0, 0, 0], [0]], [1, 1]),
+}
+
+
+def home_of(name: str) -> complete_data.Home:
+    fixed, freed, standardised = HOMES[name]
+    return complete_data.Home(
+        tf.constant(fixed, tf.float32),
+        [tf.constant(f, tf.float32) for f in freed],
+        [tf.constant(float(s)) for s in standardised],
+    )
+
+
+@pytest.mark.parametrize("name", HOMES)
+def test_fishers_and_louis_identities_hold_in_every_home(name):
+    """Exact draws: mean score and information against differences of the exact log-likelihood,
+    within 5 Monte Carlo standard errors."""
+    formula, data, values = sloped()
+    design = build_design(formula, data)
+    layout, array = arrays.on_device(design, CHAINS, residual_free=True)
+    parameters = arrays.to_parameters(design, values)
+    effects = [tf.constant(u) for u in conditional_draws(design, values, CHAINS, seed=1)]
+    left = levels.left_over(array, parameters, effects)
+    score, information = complete_data.score_and_information(
+        layout, array, parameters, effects, left, home_of(name)
+    )
+    score = score.numpy().astype(float)
+    size = score.shape[1]
+
+    def log_likelihood(step: np.ndarray) -> float:
+        beta, covariances, residual_sd = certificate.move(layout, parameters, step)
+        return exact.Marginal(design).evaluate(beta, covariances, residual_sd).value
+
+    h = 1e-3 * np.eye(size)
+    truth = np.array([(log_likelihood(e) - log_likelihood(-e)) / 2e-3 for e in h])
+    mcse = score.std(0, ddof=1) / np.sqrt(CHAINS)
+    assert np.all(np.abs(score.mean(0) - truth) < 5 * mcse + 1e-3 * np.abs(truth))
+
+    # exp(omega) and I + omega differ in second order, where the score is not zero
+    observed = information.numpy() - np.cov(score.T)
+    fixed = [*range(layout.fixed), size - 1]
+    hessian = np.array(
+        [
+            [
+                (log_likelihood(a + b) - log_likelihood(a - b) - log_likelihood(b - a)
+                 + log_likelihood(-a - b)) / 4e-6
+                for b in h[fixed]
+            ]
+            for a in h[fixed]
+        ]
+    )  # fmt: skip
+    complete = np.sqrt(np.diag(information))[fixed]
+    off = (observed[np.ix_(fixed, fixed)] + hessian) / np.outer(complete, complete)
+    assert np.abs(off).max() < 5 * np.sqrt(2 / CHAINS)
+
+
+# certify, on scores made up
+
+
+def made_up(shift: float, chains: int = 8, draws: int = 200, seed: int = 0):
+    """One factor, well known: scores normal around ``information * shift``."""
+    data = pd.DataFrame({"g": np.repeat(np.arange(10), 5), "y": np.arange(50.0) % 7})
+    design = build_design("y ~ 1 + (1|g)", data)
+    layout, _ = arrays.on_device(design, chains, residual_free=True)
+    parameters = arrays.to_parameters(design, {"Intercept": 1.0, "sd(g)": 2.0, "sd(residual)": 1.5})
+    complete, observed = np.diag([10.0, 20.0, 50.0]), np.diag([4.0, 9.0, 25.0])
+    rng = np.random.default_rng(seed)
+    noise = rng.normal(size=(draws, chains, 3)) * np.sqrt(np.diag(complete - observed))
+    mean = observed @ (shift / np.sqrt(np.diag(observed)))  # `shift` standard errors in each
+    return design, layout, parameters, mean + noise, complete
+
+
+def test_step_distance_and_errors_are_what_they_are_called():
+    found = certificate.certify(*made_up(1.0), np.eye(3))
+    # omega is twice a logarithm, in units of log sd
+    np.testing.assert_allclose(found.table["std_error"], [1 / 2, 1 / 3 / 2, 1 / 5], rtol=0.1)
+    np.testing.assert_allclose(found.table["step"] / found.table["std_error"], 1.0, atol=0.3)
+    assert found.distance == pytest.approx(1.0, abs=0.3)
+    assert found.definite
+    assert not found.converged
+    assert found.r_hat < 1.02
+
+
+def test_the_error_of_the_step_is_honest():
+    """100 repetitions: root mean square of error / mcse (chi-square bounds, once in 10,000)."""
+    z = [
+        (f := certificate.certify(*made_up(0.0, seed=s), np.eye(3)).table)["step"] / f["mcse"]
+        for s in range(100)
+    ]
+    assert np.all(np.sqrt(np.mean(np.square(z), axis=0)) > 0.75)
+    assert np.all(np.sqrt(np.mean(np.square(z), axis=0)) < 1.3)
+
+
+def test_converged_counts_the_noise_too():
+    many = certificate.certify(*made_up(0.0, draws=2000), np.eye(3))
+    few = certificate.certify(*made_up(0.0, chains=2, draws=40), np.eye(3))
+    assert many.converged
+    assert not few.converged  # as close, and not known to be
+
+
+def test_without_information_there_is_no_verdict():
+    design, layout, parameters, score, _ = made_up(0.0)
+    found = certificate.certify(
+        design, layout, parameters, score, np.diag([6.0, 11.0, 25.1]), np.eye(3)
+    )
+    assert not found.definite
+    assert not found.converged
+    assert found.distance == np.inf
+    assert np.all(found.step == 0)
+
+
+def test_chains_that_disagree_are_seen():
+    design, layout, parameters, score, complete = made_up(0.0)
+    score[:, 0] += 5
+    assert certificate.certify(design, layout, parameters, score, complete, np.eye(3)).r_hat > 1.1
+
+
+# The certificate against the truth
+
+
+def small_data(seed: int, nested: bool) -> tuple[str, pd.DataFrame]:
+    rng = np.random.default_rng(seed)
+    if nested:
+        b, c = np.repeat(np.arange(10), 6), np.tile(np.repeat(np.arange(3), 2), 10)
+        data = pd.DataFrame({"b": b, "c": c})
+        data["y"] = rng.normal(0, 1.5, 10)[b] + rng.normal(0, 1.0, 30)[3 * b + c]
+        data["y"] += rng.normal(0, 0.8, 60)
+        return "y ~ 1 + (1|b/c)", data
+    data = pd.DataFrame({"g": np.resize(np.arange(15), 150), "h": rng.integers(0, 6, 150)})
+    data.loc[:5, "h"] = np.arange(6)
+    data["y"] = rng.normal(0, 0.8, 15)[data["g"]] + rng.normal(0, 0.8, 6)[data["h"]]
+    data["y"] += rng.normal(size=150)
+    return "y ~ 1 + (1|g) + (1|h)", data
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("nested", [False, True])
+def test_the_distance_tracks_the_truth_and_is_never_small_far_away(nested):
+    """100 fits each, from known distances, every fourth with a variance near zero."""
+    reported, true = [], []
+    for seed in range(100):
+        formula, data = small_data(seed, nested)
+        table = exact.fit(formula, data).parameters
+        if table["at_boundary"].any():
+            continue
+        rng = np.random.default_rng(seed)
+        start = table["estimate"].copy()
+        direction = rng.normal(size=len(table))
+        away = rng.choice([0.0, 0.5, 1.0, 2.0]) * direction / np.abs(direction).max()
+        for name, step in zip(table.index, away * table["std_error"], strict=True):
+            start[name] = start[name] * np.exp(step) if "sd(" in name else start[name] + step
+        tiny = seed % 4 == 0
+        if tiny:
+            start["sd(b)" if nested else "sd(h)"] = 0.05
+        design = build_design(formula, data)
+        engine = Engine(design, None, 32, 10_000, seed)
+        engine.set(start)
+        found = engine.measure(200, np.eye(4))
+        distance = np.inf if tiny else np.abs(away).max()
+        if found.converged and not engine.weak():
+            assert distance < 0.5, (seed, distance, found.distance)
+        if found.definite and not tiny:
+            reported.append(found.distance)
+            true.append(distance)
+    assert len(true) > 30
+    assert stats.spearmanr(reported, true).statistic > 0.8
+    near = [r for r, t in zip(reported, true, strict=True) if t == 0]
+    assert np.median(near) < 0.1
+
+
+@pytest.mark.parametrize("sd", [0.01, 0.05])
+def test_a_start_near_a_zero_variance_is_left_where_the_maximum_is_elsewhere(sd, monkeypatch):
+    """The certificate's blind spot: nested, few levels."""
+    formula, data = small_data(3, nested=True)
+    truth = exact.fit(formula, data).parameters
+    assert truth["estimate"]["sd(b)"] > 0.5
+    real = Engine.__init__
+
+    def near_zero(self, *arguments):
+        real(self, *arguments)
+        self.set(self.values() | {"sd(b)": sd})
+
+    monkeypatch.setattr(Engine, "__init__", near_zero)
+    found = fit(formula, data, seed=0)
+    assert found.converged
+    error = np.log(found.parameters["estimate"]["sd(b)"] / truth["estimate"]["sd(b)"])
+    assert abs(error) < 0.2 * truth["std_error"]["sd(b)"]
+
+
+# Variances of zero
+
+
+def one_way(seed: int, spread: float) -> pd.DataFrame:
+    """Six groups of five, their means ``spread`` times as far apart as chance made them."""
+    rng = np.random.default_rng(seed)
+    data = pd.DataFrame({"g": np.repeat(np.arange(6), 5)})
+    noise = pd.Series(rng.normal(size=30))
+    data["y"] = noise + (spread - 1) * noise.groupby(data["g"]).transform("mean")
+    return data
+
+
+@pytest.mark.parametrize("spread", [0.1, 3.0])
+def test_the_score_of_a_variance_at_zero_is_that_of_the_exact_likelihood(spread):
+    """Within 5 Monte Carlo standard errors."""
+    data, formula = one_way(0, spread), "y ~ 1 + (1|g)"
+    values = {"Intercept": 0.1, "sd(g)": 1e-4, "sd(residual)": 0.9}
+    design = build_design(formula, data)
+    parameters = arrays.to_parameters(design, values)
+    kept = [np.zeros((10, 6, 4, 1))]  # at zero the effects are zero
+    kept[0] += np.random.default_rng(0).normal(0, 1e-4, kept[0].shape)
+    weak = boundary.Weak(0, (0,), np.array([1.0]))
+    score, error = boundary.variance_score(design, parameters, kept, weak)
+    v = 1e-5
+    up, at = (exact.log_likelihood(formula, data, values | {"sd(g)": np.sqrt(x)}) for x in (v, 0.0))
+    assert score == pytest.approx((up - at) / v, rel=0.01, abs=5 * error)
+    assert np.sign(score) == np.sign(spread - 1)
+
+
+def test_a_variance_whose_maximum_is_zero_is_reported_as_such():
+    data = one_way(1, 0.1)
+    found = fit("y ~ 1 + (1|g)", data, seed=0)
+    truth = exact.fit("y ~ 1 + (1|g)", data).parameters
+    assert found.converged
+    assert list(found.parameters["at_boundary"]) == [False, True, False]
+    assert found.parameters["estimate"]["sd(g)"] == truth["estimate"]["sd(g)"] == 0.0
+    assert np.isnan(found.parameters["std_error"]["sd(g)"])
+    assert (found.effects["g"] == 0).all(axis=None)
+    error = (found.parameters["estimate"] - truth["estimate"]).abs()
+    assert np.all(error < 0.05)
+
+
+def test_effects_that_are_perfectly_correlated_are_at_the_boundary():
+    rng = np.random.default_rng(1)
+    data = pd.DataFrame({"g": rng.integers(0, 40, 600), "x": rng.normal(1, 1, 600)})
+    v = rng.normal(0, 0.7, 40)[data["g"]]
+    data["y"] = 1 + v * (1 + 0.5 * data["x"]) + rng.normal(0, 0.8, 600)
+    formula = "y ~ x + (1 + x|g)"
+    found = fit(formula, data, seed=0)
+    truth = exact.fit(formula, data)
+    assert truth.parameters["at_boundary"].any()
+    assert found.converged
+    assert list(found.parameters["at_boundary"]) == list(truth.parameters["at_boundary"])
+    reached = exact.log_likelihood(formula, data, found.parameters["estimate"])
+    assert truth.log_likelihood - reached < 0.1
