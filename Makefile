@@ -23,7 +23,7 @@ PACKAGE := $(shell find lmmbook -type f -not -name '*.pyc' 2>/dev/null)
 SITE_SOURCES := $(wildcard *.md references.bib _config.yml _toc.yml) \
 	$(shell find _ext _static _vendor -type f -not -name '*.pyc' 2>/dev/null)
 
-.PHONY: help setup book test test-full lint url clean distclean
+.PHONY: help setup book test test-full bench lint url clean distclean
 
 help: ## list the targets
 	@echo 'make TARGET, where TARGET is one of'
@@ -42,6 +42,9 @@ test: lint _build/built ## check everything but the slow statistical tests (at m
 
 test-full: lint _build/built ## check everything, slow tests too (at most 60 minutes)
 	$(VENV_PYTHON) -m pytest -m '' --durations=10
+
+bench: $(INSTALLED) ## time the fit beside the tutorial and other tools; writes bench/results.json
+	$(VENV_PYTHON) bench/run.py --out bench/results.json
 
 lint: $(INSTALLED) ## check style and types
 	$(VENV_PYTHON) -m ruff check --output-format concise .
