@@ -90,8 +90,10 @@ def certify(
     ess, r_hat = diagnose(score)
 
     # Both are estimates: the fewer draws, the larger the eigenvalue has to be to be believed.
-    root = 1 / np.sqrt(np.diag(complete))
-    smallest = np.linalg.eigvalsh(observed * np.outer(root, root)).min()
+    # Far from the maximum even the complete data's may be negative.
+    own, smallest = np.diag(complete), -np.inf
+    if own.min() > 0:
+        smallest = np.linalg.eigvalsh(observed / np.sqrt(np.outer(own, own))).min()
     definite = bool(smallest > max(SINGULAR, 2 * np.sqrt(2 / ess)))
     names = covariance.parameter_names(design)
     if not definite:
