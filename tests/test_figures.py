@@ -240,10 +240,7 @@ def test_a_graph_has_a_label_for_every_node_and_an_arrow_for_every_parent():
 def test_the_models_own_graph_can_be_drawn(tiny_design):
     from lmmbook.model import LinearMixedEffectModel, features_of
 
-    levels = {f.name: f.levels for f in tiny_design.factors}
-    structure = LinearMixedEffectModel(tiny_design.fixed_names, levels).graph(
-        features_of(tiny_design)
-    )
+    structure = LinearMixedEffectModel(tiny_design).graph(features_of(tiny_design))
     sizes = {"u(g)": 5, "u(h)": 4, "ratings": 48}
     labels = [t.get_text() for t in figures.draw_graph(structure, sizes).axes[0].texts]
     assert set(labels) - {""} == {"u(g)\n5", "u(h)\n4", "ratings\n48"}
