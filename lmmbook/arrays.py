@@ -48,12 +48,14 @@ class Layout(NamedTuple):
 
 class FactorArrays(NamedTuple):
     """``codes`` [rows]; ``z`` [rows, columns], or None for a lone intercept; ``cross``
-    [levels, columns, columns], Z'Z of each level; ``weights`` [levels, freed]."""
+    [levels, columns, columns], Z'Z of each level; ``weights`` [levels, freed]; ``units``
+    [columns], of an effect: it changes the ratings by one, root mean square."""
 
     codes: tf.Tensor
     z: tf.Tensor | None
     cross: tf.Tensor
     weights: tf.Tensor
+    units: tf.Tensor
 
 
 class Arrays(NamedTuple):
@@ -93,7 +95,13 @@ def on_device(design: Design, chains: int, residual_free: bool) -> tuple[Layout,
         cross = np.stack(products, axis=1).reshape(factor.levels, columns, columns)
         z = None if factor.intercept_only else _float(factor.z)
         factors.append(
-            FactorArrays(tf.constant(factor.codes), z, _float(cross), _float(freed.weights))
+            FactorArrays(
+                tf.constant(factor.codes),
+                z,
+                _float(cross),
+                _float(freed.weights),
+                _float(directions.units(factor)),
+            )
         )
         layouts.append(
             FactorLayout(
@@ -124,7 +132,7 @@ def to_parameters(design: Design, values: Mapping[str, float] | pd.Series) -> Pa
     scales = []
     for factor in design.factors:
         matrix = covariance.to_matrix(factor, values)
-        matrix += 1e-7 * np.diag(np.diag(matrix))  # a correlation of 1 has a Cholesky factor too
+        matrix += 1e-10 * np.diag(np.diag(matrix))  # a correlation of 1 has a Cholesky factor too
         scales.append(_float(np.linalg.cholesky(matrix)))
     return Parameters(
         _float(np.array([values[name] for name in design.fixed_names])),

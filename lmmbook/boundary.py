@@ -13,8 +13,6 @@ their draws. At v = 0, negative means that the maximum is at the boundary.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from lmmbook import directions
 from lmmbook.arrays import Parameters
 from lmmbook.formula import Design
@@ -26,25 +24,31 @@ WEAK = 0.1  # of a prior's variance: if the ratings explain less of it, it count
 DRAWS = 100  # of each chain, at most, are looked at
 
 
-class Weak(NamedTuple):
-    """A direction of factor ``factor``'s effects that its ratings hardly tell anything about.
+Block = tuple[int, tuple[int, ...]]  # a factor, and the columns whose effects are correlated
 
-    ``columns`` is its block, ``direction`` ``[columns of the factor]`` a unit vector.
+
+def axes(design: Design, parameters: Parameters, block: Block) -> tuple[np.ndarray, np.ndarray]:
+    """Variances ``[columns of the block]``, smallest first, and their directions, a column each.
+
+    Of the covariance in `directions.units`, where one column's effects are as large as another's.
     """
+    k, columns = block
+    own = directions.units(design.factors[k])[list(columns)]
+    lower = np.asarray(parameters.scales[k], float)
+    values, vectors = np.linalg.eigh(
+        (lower @ lower.T)[np.ix_(columns, columns)] / np.outer(own, own)
+    )
+    return values, vectors
 
-    factor: int
-    columns: tuple[int, ...]
-    direction: np.ndarray
 
-
-def weak_directions(
+def weak_blocks(
     design: Design, parameters: Parameters, kept: list[np.ndarray]
-) -> list[Weak]:  # fmt: skip
-    """One for every block in which the ratings explain under `WEAK` of the prior's variance.
+) -> dict[Block, int]:  # fmt: skip
+    """Of each block, in how many directions the ratings explain under `WEAK` of the variance.
 
     ``kept`` holds draws, ``[draws, levels, chains, columns]`` a factor.
     """
-    found = []
+    found = {}
     for k, (factor, scale) in enumerate(zip(design.factors, parameters.scales, strict=True)):
         lower = np.asarray(scale, float)
         away = kept[k] - kept[k].mean((0, 2), keepdims=True)
@@ -54,32 +58,51 @@ def weak_directions(
             own = np.ix_(block, block)
             standard = np.linalg.inv(lower[own])
             explained = np.eye(len(block)) - standard @ within[own] @ standard.T
-            if np.linalg.eigvalsh(explained).min() >= WEAK:
-                continue
-            # The direction of least prior variance, each column in the size of what it multiplies.
-            size = np.sqrt((factor.z[:, block] ** 2).mean(0))
-            prior = (lower @ lower.T)[own] * np.outer(size, size)
-            least = np.linalg.eigh(prior)[1][:, 0] * size
-            direction = np.zeros(len(factor.effects))
-            direction[list(block)] = least / np.linalg.norm(least)
-            found.append(Weak(k, block, direction))
+            found[k, block] = int((np.linalg.eigvalsh(explained) < WEAK).sum())
     return found
 
 
+def flattened(
+    design: Design, parameters: Parameters, block: Block, least: int, variance: float
+) -> np.ndarray:
+    """The factor's covariance ``[columns, columns]`` with its ``least`` smallest variances set."""
+    k, columns = block
+    values, vectors = axes(design, parameters, block)
+    values[:least] = variance
+    units = directions.units(design.factors[k])[list(columns)]
+    lower = np.asarray(parameters.scales[k], float)
+    matrix = lower @ lower.T
+    matrix[np.ix_(columns, columns)] = (vectors * values) @ vectors.T * np.outer(units, units)
+    return matrix
+
+
 def variance_score(
-    design: Design, parameters: Parameters, kept: list[np.ndarray], weak: Weak
-) -> tuple[float, float]:
-    """d log p(ratings) / dv along a direction: estimate and its Monte Carlo standard error.
+    design: Design, parameters: Parameters, kept: list[np.ndarray], block: Block, least: int
+) -> tuple[float, float, np.ndarray]:
+    """d log p(ratings) / dv along the best of the ``least`` directions of smallest variance.
+
+    Returns the estimate, its Monte Carlo standard error, and the direction ``[columns of the
+    factor]``: effects along it of size one, in units of the response, change the ratings by one,
+    root mean square.
 
     Of two estimators the less noisy one: by the ratings, or, where another factor is nested in this
     one, by that factor's prior (its effects scatter around this one's, as ratings do).
     """
+    factor = design.factors[block[0]]
+    along = np.zeros((len(factor.effects), least))
+    along[list(block[1])] = axes(design, parameters, block)[1][:, :least]
+    along *= directions.units(factor)[:, np.newaxis]
     chosen = np.linspace(0, len(kept[0]) - 1, min(DRAWS, len(kept[0]))).astype(int)
     draws = [u[chosen] for u in kept]
-    candidates = [_by_ratings(design, parameters, draws, weak)]
-    if np.count_nonzero(weak.direction) == 1:
-        candidates += _by_children(design, parameters, draws, weak)
-    return min((_mean_and_error(t) for t in candidates), key=lambda pair: pair[1])
+    scores = _by_ratings(design, parameters, draws, block[0], along)
+    best = np.linalg.eigh(scores.mean((0, 1)))[1][:, -1]
+    direction = along @ best
+    candidates = [np.einsum("dcij,i,j->dc", scores, best, best)]
+    if np.count_nonzero(direction) == 1:
+        column = int(np.flatnonzero(direction)[0])
+        size = direction[column] ** 2
+        candidates += [size * t for t in _by_children(design, parameters, draws, block[0], column)]
+    return *min((_mean_and_error(t) for t in candidates), key=lambda pair: pair[1]), direction
 
 
 def _mean_and_error(values: np.ndarray) -> tuple[float, float]:
@@ -89,40 +112,46 @@ def _mean_and_error(values: np.ndarray) -> tuple[float, float]:
 
 
 def _by_ratings(
-    design: Design, parameters: Parameters, draws: list[np.ndarray], weak: Weak
+    design: Design, parameters: Parameters, draws: list[np.ndarray], k: int, along: np.ndarray
 ) -> np.ndarray:
-    factor, variance = design.factors[weak.factor], float(parameters.residual_sd) ** 2
-    z = factor.z @ weak.direction
-    to_levels = sparse.csr_array(
-        (z, (factor.codes, np.arange(design.rows))), shape=(factor.levels, design.rows)
-    )
-    curvature = np.bincount(factor.codes, z**2, factor.levels) / variance  # [levels]
+    """``[draws, chains, directions, directions]``; ``along`` is ``[columns, directions]``."""
+    factor, variance = design.factors[k], float(parameters.residual_sd) ** 2
+    z = factor.z @ along
+    to_levels = [
+        sparse.csr_array(
+            (c, (factor.codes, np.arange(design.rows))), shape=(factor.levels, design.rows)
+        )
+        for c in z.T
+    ]
+    curvature = z.T @ z / variance
     fixed = design.response - design.fixed @ np.asarray(parameters.beta, float)
     scores = []
     for i in range(len(draws[0])):
         left = np.repeat(fixed[:, np.newaxis], draws[0].shape[2], axis=1)
         for f, u in zip(design.factors, draws, strict=True):
             left -= np.einsum("rcj,rj->rc", u[i][f.codes], f.z)
-        gradient = to_levels @ left / variance  # [levels, chains]
-        scores.append(0.5 * (gradient**2 - curvature[:, np.newaxis]).sum(0))
+        gradient = np.stack(
+            [m @ left / variance for m in to_levels]
+        )  # [directions, levels, chains]
+        scores.append(0.5 * (np.einsum("ilc,jlc->cij", gradient, gradient) - curvature))
     return np.array(scores)
 
 
 def _by_children(
-    design: Design, parameters: Parameters, draws: list[np.ndarray], weak: Weak
+    design: Design, parameters: Parameters, draws: list[np.ndarray], k: int, column: int
 ) -> list[np.ndarray]:
+    """``[draws, chains]`` for each factor nested in factor k, along one column of its effects."""
     found: list[np.ndarray] = []
-    column = int(np.flatnonzero(weak.direction)[0])
+    levels = design.factors[k].levels
     for t in directions.translations(design):
         inner, a = t.inner
-        factor = design.factors[weak.factor]
-        if t.outer != (weak.factor, column) or t.groups != factor.levels:
+        if t.outer != (k, column) or t.groups != levels:
             continue
         lower = np.asarray(parameters.scales[inner], float)
         precision = np.linalg.inv(lower @ lower.T)
         sums = sparse.csr_array(
             (t.weights, (t.groups_inner, np.arange(len(t.weights)))),
-            shape=(factor.levels, len(t.weights)),
+            shape=(levels, len(t.weights)),
         )
         curvature = precision[a, a] * (sums**2).sum(1)  # [levels]
         pull = draws[inner] @ precision[:, a]  # [draws, inner levels, chains]

@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lmmbook import complete_data, covariance
+from lmmbook import complete_data, covariance, directions
 from lmmbook._quiet import quiet_log
-from lmmbook.arrays import Arrays, Layout, Parameters
+from lmmbook.arrays import Layout, Parameters
 from lmmbook.formula import Design
 
 import numpy as np
@@ -24,8 +24,8 @@ import tensorflow_probability as tfp
 CLOSE = (
     0.2  # converged: the maximum is within this many standard errors, Monte Carlo error included
 )
-SINGULAR = 0.03  # smallest eigenvalue of observed / complete information that we build on
-ENOUGH = 0.1  # of the complete information; with so much left, a home is good
+SINGULAR = 0.01  # smallest eigenvalue of observed / complete information that we build on
+BELIEVED = 3.0  # times the eigenvalue's own Monte Carlo error
 BATCHES = 5  # of each chain, for Monte Carlo standard errors
 
 
@@ -44,9 +44,10 @@ class Certificate:
         The largest \\|step\\| / std_error; infinite if the information is not definite.
     converged
         Whether every \\|step\\| + 2 mcse is at most 0.2 std_error.
-    definite
+    definite, indefinite
         Whether the smallest eigenvalue of the observed information, relative to the complete
-        data's, is safely positive. If not, no Newton step can be trusted.
+        data's, is known to be positive, or known to be negative. If it is not known to be positive,
+        no Newton step can be trusted.
     r_hat, ess
         Split R-hat and effective sample size of the worst of the scores.
     step
@@ -57,6 +58,7 @@ class Certificate:
     distance: float
     converged: bool
     definite: bool
+    indefinite: bool
     r_hat: float
     ess: float
     step: np.ndarray
@@ -89,17 +91,19 @@ def certify(
     observed = complete - np.cov(flat.T).reshape(free, free)
     ess, r_hat = diagnose(score)
 
-    # Both are estimates: the fewer draws, the larger the eigenvalue has to be to be believed.
+    # Both are estimates: the fewer draws, the larger the eigenvalue has to be to be believed, and
+    # the standard errors to be within a tenth or so.
     # Far from the maximum even the complete data's may be negative.
     own, smallest = np.diag(complete), -np.inf
     if own.min() > 0:
         smallest = np.linalg.eigvalsh(observed / np.sqrt(np.outer(own, own))).min()
-    definite = bool(smallest > max(SINGULAR, 2 * np.sqrt(2 / ess)))
+    noise = BELIEVED * np.sqrt(2 / ess)
+    definite, indefinite = smallest > max(SINGULAR, noise), smallest < -noise
     names = covariance.parameter_names(design)
     if not definite:
         table = pd.DataFrame(np.nan, names, ["step", "std_error", "mcse"])
         zero = np.zeros(len(estimated))
-        return Certificate(table, np.inf, False, False, r_hat, ess, zero)
+        return Certificate(table, np.inf, False, False, bool(indefinite), r_hat, ess, zero)
 
     inverse = np.linalg.inv(observed)
     step = inverse @ flat.mean(0)
@@ -119,7 +123,14 @@ def certify(
     relative = table["step"].abs() / table["std_error"]
     reach = (table["step"].abs() + 2 * table["mcse"]) / table["std_error"]
     return Certificate(
-        table, float(relative.max()), bool(reach.max() <= CLOSE), True, r_hat, ess, estimated @ step
+        table,
+        float(relative.max()),
+        bool(reach.max() <= CLOSE),
+        True,
+        False,
+        r_hat,
+        ess,
+        estimated @ step,
     )
 
 
@@ -132,42 +143,6 @@ def diagnose(score: np.ndarray) -> tuple[float, float]:
     return float(tf.reduce_min(ess)), float(tf.reduce_max(r_hat))
 
 
-def choose_homes(
-    layout: Layout, arrays: Arrays, parameters: Parameters
-) -> complete_data.Home:  # fmt: skip
-    """For each parameter the home where the complete data know least about it."""
-    variance = float(parameters.residual_sd) ** 2
-    least = np.diag(arrays.gram) / variance
-    owner = np.full(layout.fixed, -1)
-    standardised = []
-    for k, (of, scale) in enumerate(zip(layout.factors, parameters.scales, strict=True)):
-        lower = np.asarray(scale, float)
-        # What an average level's ratings tell about its standardised effects, in units of what the
-        # prior does. From it, what is left of the complete information, roughly, in either home.
-        cross = np.asarray(arrays.factors[k].cross, float).mean(0)
-        told = np.maximum(np.linalg.eigvalsh(lower.T @ cross @ lower) / variance, 0.0)
-        left_prior = np.square(told / (1 + told)).min()
-        left_likelihood = (2 * told / np.square(1 + told)).min()
-        # Standardising costs as much as all else that is measured: only where it is needed.
-        standardised.append(bool(left_prior < min(ENOUGH, left_likelihood)))
-        if standardised[-1]:
-            continue
-        precision = np.linalg.inv(lower @ lower.T)
-        weights = np.asarray(arrays.factors[k].weights, float)
-        for c, j, w in zip(of.freed_fixed, of.freed_columns, weights.T, strict=True):
-            here = precision[j, j] * w @ w
-            if here < least[c]:
-                least[c], owner[c] = here, k
-    freed = [
-        [float(owner[c] == k) for c in of.freed_fixed] for k, of in enumerate(layout.factors)
-    ]  # fmt: skip
-    return complete_data.Home(
-        tf.constant(owner == -1, tf.float32),
-        [tf.constant(f, tf.float32, [len(f)]) for f in freed],
-        [tf.constant(float(s)) for s in standardised],
-    )
-
-
 def jacobian(design: Design, layout: Layout, parameters: Parameters) -> np.ndarray:
     """``[parameters, coordinates]``: reported parameters (sds as logs, correlations as Fisher's z)
     by local coordinates, by central differences."""
@@ -176,7 +151,7 @@ def jacobian(design: Design, layout: Layout, parameters: Parameters) -> np.ndarr
     columns = []
     for i in range(size):
         up, down = (
-            _reported(design, move(layout, parameters, sign * h * np.eye(size)[i]))
+            _reported(design, move(design, layout, parameters, sign * h * np.eye(size)[i]))
             for sign in (1, -1)
         )
         columns.append((up - down) / (2 * h))
@@ -184,19 +159,20 @@ def jacobian(design: Design, layout: Layout, parameters: Parameters) -> np.ndarr
 
 
 def move(
-    layout: Layout, parameters: Parameters, step: np.ndarray
+    design: Design, layout: Layout, parameters: Parameters, step: np.ndarray
 ) -> tuple[np.ndarray, list[np.ndarray], float]:
     """``(beta, covariances, residual sd)`` after a step in local coordinates, in float64.
 
-    A covariance becomes ``scale exp(omega) scale'``, to first order ``scale (I + omega) scale'``,
-    and positive definite however long the step.
+    A covariance is stretched by exp(S), to first order I + S, and stays one however long the step.
     """
     begins = complete_data.offsets(layout)
+    units = [directions.units(factor) for factor in design.factors]
     covariances = []
     for k, (of, scale) in enumerate(zip(layout.factors, parameters.scales, strict=True)):
-        omega = np.tensordot(step[begins[k] : begins[k + 1]], complete_data.basis(of), 1)
-        values, vectors = np.linalg.eigh(omega)
-        root = np.asarray(scale, float) @ vectors * np.exp(values / 2)
+        stretch = np.tensordot(step[begins[k] : begins[k + 1]], complete_data.basis(of), 1)
+        values, vectors = np.linalg.eigh(stretch)
+        by = units[k][:, np.newaxis] * (vectors * np.exp(values)) @ vectors.T / units[k]
+        root = by @ np.asarray(scale, float)
         covariances.append(root @ root.T)
     beta = np.asarray(parameters.beta, float) + step[: layout.fixed]
     return beta, covariances, float(parameters.residual_sd) * float(np.exp(step[-1]))

@@ -13,7 +13,9 @@ least about a parameter. So every parameter has a home:
   in the likelihood. The second is for small variances, of which the prior knows too much.
 
 Parameters are counted off in local coordinates: the fixed effects; for each factor the entries of a
-symmetric omega, with ``covariance = scale (I + omega) scale'``; log residual sd.
+stretch S, with ``covariance <- (I + S) covariance (I + S)'``; log residual sd. S is symmetric where
+effects are measured in `FactorArrays.units`. For a lone intercept it is the change of log sd. A
+covariance that is singular stays so, and can still be turned.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from itertools import combinations_with_replacement
 from typing import NamedTuple
 
 from lmmbook.arrays import Arrays, FactorArrays, FactorLayout, Layout, Parameters, to_rows
-from lmmbook.levels import inverse
+from lmmbook.levels import inverse, standardise
 
 import numpy as np
 import tensorflow as tf
@@ -41,8 +43,17 @@ class Home(NamedTuple):
     standardised: list[tf.Tensor]
 
 
+def as_written(layout: Layout) -> Home:
+    """Fixed effects in the likelihood, covariances in the prior."""
+    return Home(
+        tf.ones([layout.fixed]),
+        [tf.zeros([len(of.freed_fixed)]) for of in layout.factors],
+        [tf.constant(0.0) for _ in layout.factors],
+    )
+
+
 def basis(of: FactorLayout) -> np.ndarray:
-    """Directions of omega, ``[entries, columns, columns]``: symmetric, one entry (pair) each."""
+    """Entries of a stretch, ``[entries, columns, columns]``: symmetric, one (pair) each."""
     matrices = []
     for block in of.blocks:
         for a, b in combinations_with_replacement(block, 2):
@@ -52,8 +63,13 @@ def basis(of: FactorLayout) -> np.ndarray:
     return np.array(matrices)
 
 
+def stretches(of: FactorLayout, units: tf.Tensor) -> tf.Tensor:
+    """The same in the units of effects, ``[entries, columns, columns]``: what multiplies them."""
+    return tf.constant(basis(of)) * units[:, tf.newaxis] / units
+
+
 def offsets(layout: Layout) -> list[int]:
-    """Where each factor's omega begins among the coordinates; the last one is the residual's."""
+    """Where each factor's stretch begins among the coordinates; the last one is the residual's."""
     sizes = [len(basis(of)) for of in layout.factors]
     return [int(n) for n in layout.fixed + np.cumsum([0, *sizes])]
 
@@ -93,19 +109,19 @@ def _likelihood(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """The part of log p(ratings | effects): through the linear predictor, and the residual sd."""
     variance = tf.square(parameters.residual_sd)
-    omegas = offsets(layout)[-1] - layout.fixed
+    stretched = offsets(layout)[-1] - layout.fixed
     # Few fits have a factor standardised, and its derivatives cost more than all the rest.
-    by_omega, mixed, among = tf.cond(
+    by_stretch, mixed, among = tf.cond(
         tf.add_n(home.standardised) > 0,
-        lambda: _by_omega(layout, arrays, parameters, effects, left, home),
+        lambda: _by_stretch(layout, arrays, effects, left, home),
         lambda: (
-            tf.zeros([layout.chains, omegas]),
-            tf.zeros([layout.fixed, omegas]),
-            tf.zeros([omegas, omegas]),
+            tf.zeros([layout.chains, stretched]),
+            tf.zeros([layout.fixed, stretched]),
+            tf.zeros([stretched, stretched]),
         ),
     )
     by_fixed = tf.matmul(left, arrays.fixed, transpose_a=True) * home.fixed
-    by_predictor = tf.concat([by_fixed, by_omega], axis=1) / variance  # [chains, all but one]
+    by_predictor = tf.concat([by_fixed, by_stretch], axis=1) / variance  # [chains, all but one]
     squares = tf.reduce_sum(tf.square(left), axis=0) / variance  # [chains]
     score = tf.concat([by_predictor, (squares - layout.rows)[:, tf.newaxis]], axis=1)
 
@@ -117,25 +133,17 @@ def _likelihood(
     return score, information
 
 
-def _by_omega(
-    layout: Layout,
-    arrays: Arrays,
-    parameters: Parameters,
-    effects: list[tf.Tensor],
-    left: tf.Tensor,
-    home: Home,
+def _by_stretch(
+    layout: Layout, arrays: Arrays, effects: list[tf.Tensor], left: tf.Tensor, home: Home
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Through the scale of standardised effects: ``[chains, omegas]``, with the fixed effects
-    ``[fixed, omegas]``, and among themselves; in units of 1 / variance."""
+    """Through the scale of standardised effects, u = (I + S) scale v: ``[chains, stretches]``, with
+    the fixed effects ``[fixed, stretches]``, and among themselves; in units of 1 / variance."""
     columns = []  # of the linear predictor's derivative, each [rows, chains]
-    for k, of in enumerate(layout.factors):
-        standard = _standardise(parameters.scales[k], effects[k])
-        for direction in basis(of):
-            # covariance = scale (I + omega) scale' to first order where u = scale (I + omega/2) v
-            along = tf.matmul(parameters.scales[k], tf.constant(direction / 2))
-            moved = tf.einsum("ij,lcj->lci", along, standard)
-            columns.append(home.standardised[k] * to_rows(arrays.factors[k], moved))
-    derivative = tf.stack(columns)  # [omegas, rows, chains]
+    for k, (of, has) in enumerate(zip(layout.factors, arrays.factors, strict=True)):
+        for stretch in tf.unstack(stretches(of, has.units)):
+            moved = tf.einsum("ij,lcj->lci", stretch, effects[k])
+            columns.append(home.standardised[k] * to_rows(has, moved))
+    derivative = tf.stack(columns)  # [stretches, rows, chains]
     flat = tf.reshape(derivative, [len(columns), -1])
     return (
         tf.einsum("prc,rc->cp", derivative, left),
@@ -158,44 +166,36 @@ def _prior(
     freed: tf.Tensor,
     standardised: tf.Tensor,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """The part of log p(effects) of one factor, in its ``[freed, then omega]`` coordinates."""
-    levels = effects.shape[0]
-    own = tf.constant(basis(of))  # [entries, columns, columns]
-    standard = _standardise(scale, effects)
-    second = tf.einsum("lci,lcj->cij", standard, standard)  # [chains, columns, columns]
+    """The part of log p(effects) of one factor, in its ``[freed, then stretch]`` coordinates.
+
+    With x = scale^-1 u and G = scale^-1 S scale, u changes no more than x' (I + G + ...) x does:
+    d log p = tr(G (xx' - I)), and so on to second order.
+    """
     identity = tf.eye(of.columns)
-    score_omega = 0.5 * tf.einsum("aij,cij->ca", own, second - levels * identity)
-    products = tf.einsum("aij,bjk->abik", own, own)
+    lower_inverse = tf.linalg.triangular_solve(scale, identity)
+    own = tf.einsum("ij,ajk,km->aim", lower_inverse, stretches(of, has.units), scale)  # G
+    standard = standardise(scale, effects)
+    second = tf.einsum("lci,lcj->cij", standard, standard)  # [chains, columns, columns]
+    levels = float(effects.shape[0])
+    score_stretch = tf.einsum("aij,cji->ca", own, second - levels * identity)
     mean_second = tf.reduce_mean(second, axis=0)
-    among_omega = tf.einsum("abik,ik->ab", products, mean_second - levels / 2 * identity)
-    among_omega = (among_omega + tf.transpose(among_omega)) / 2
+    among_stretch = tf.einsum("aji,bjk,ki->ab", own, own, mean_second)
+    among_stretch += 2.0 * tf.einsum(
+        "aij,bjk,ki->ab", own, own, mean_second - levels / 2 * identity
+    )
+    among_stretch = (among_stretch + tf.transpose(among_stretch)) / 2
 
     precision = inverse(scale)
     place = tf.constant(np.eye(of.columns, dtype=np.float32)[list(of.freed_columns)])
     place = place * freed[:, tf.newaxis]  # [freed, columns]
     summed = tf.einsum("lf,lcj->cfj", has.weights, standard)  # [chains, freed, columns]
-    rotated = _rotate_back(scale, summed)  # scale^-T times it
-    score_mean = tf.einsum("cfj,fj->cf", rotated, place)
+    pulled = tf.matmul(place, lower_inverse, transpose_b=True)  # scale^-1 place, [freed, columns]
+    score_mean = tf.einsum("cfj,fj->cf", summed, pulled)
     gram = tf.matmul(has.weights, has.weights, transpose_a=True)
     among_mean = gram * tf.matmul(tf.matmul(place, precision), place, transpose_b=True)
-    turned = tf.einsum("aij,fj->fai", own, tf.reduce_mean(summed, axis=0))
-    across = tf.einsum("fai,fi->fa", _rotate_back(scale, turned), place)
+    both = own + tf.linalg.matrix_transpose(own)
+    across = tf.einsum("aij,fj,fi->fa", both, tf.reduce_mean(summed, axis=0), pulled)
 
     keep = 1.0 - standardised
-    score = tf.concat([score_mean, keep * score_omega], axis=1)
-    return score, _join(among_mean, keep * across, keep * among_omega)
-
-
-def _standardise(scale: tf.Tensor, effects: tf.Tensor) -> tf.Tensor:
-    """``scale^-1 u`` for effects ``[levels, chains, columns]``."""
-    if scale.shape[0] == 1:
-        return effects / scale
-    return tf.einsum(
-        "ij,lcj->lci", tf.linalg.triangular_solve(scale, tf.eye(scale.shape[0])), effects
-    )
-
-
-def _rotate_back(scale: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
-    """``scale^-T`` times the last axis of ``values``."""
-    lower_inverse = tf.linalg.triangular_solve(scale, tf.eye(scale.shape[0]))
-    return tf.einsum("ji,...j->...i", lower_inverse, values)
+    score = tf.concat([score_mean, keep * score_stretch], axis=1)
+    return score, _join(among_mean, keep * across, keep * among_stretch)

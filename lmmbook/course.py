@@ -6,10 +6,11 @@ Chapter 04. `mcem` says it in words; here it is in code.
 from __future__ import annotations
 
 import math
+from itertools import combinations_with_replacement
 
 from lmmbook import boundary, certificate, complete_data, covariance
-from lmmbook.boundary import Weak
-from lmmbook.engine import Engine, start_values
+from lmmbook.boundary import Block
+from lmmbook.engine import Engine
 
 import numpy as np
 from scipy import linalg
@@ -17,13 +18,12 @@ from scipy import linalg
 APPROACH = np.ones(40)  # gains of the M-steps
 AVERAGE = np.arange(1.0, 121.0) ** -0.7
 DRAWS = 200  # sweeps of the first certificate
-FEWEST_SWEEPS = 400  # that is what these need
-LONGEST_STEP = 1.0  # a Newton step changes the logarithm of no variance by more
+FEWEST_SWEEPS = 520  # that is what these need, with what settles and fills up chunks
+LONGEST_STEP = 0.5  # a Newton step changes the logarithm of no sd by more
 FAR = 1.0  # standard errors; from further away, the Newton step is only a direction
 GONE = 1e-4  # an sd that is tried at zero, relative to the residual's
 ENOUGH = 8  # times the first draws; a score that is not seen then is as good as zero
 SURE = 3.0  # Monte Carlo standard errors before a sign is believed
-NO_GAIN = 0.02  # log-likelihood: what a point 0.2 standard errors from the maximum misses
 
 
 class Course:
@@ -31,46 +31,47 @@ class Course:
 
     Attributes
     ----------
-    at_boundary
-        Blocks, ``(factor, columns)``, whose covariance is singular at the maximum, each with the
-        direction that has no variance.
+    singular
+        Of each block, ``(factor, columns)``, in how many directions it has no variance.
     interior
-        Blocks that looked weak but are known to have their maximum away from the boundary.
+        Blocks that looked weak, but are known to have their maximum away from the boundary.
+    trying
+        The block that is being tried with one direction fewer; None otherwise.
     found
         The last certificate; None before the first.
     """
 
     def __init__(self, engine: Engine) -> None:
         self.engine, self.design = engine, engine.design
-        self.at_boundary: dict[tuple[int, tuple[int, ...]], Weak] = {}
-        self.interior: set[tuple[int, tuple[int, ...]]] = set()
-        self.tried: Weak | None = None  # at zero, to see whether it belongs there
+        self.singular: dict[Block, int] = {}
+        self.interior: set[Block] = set()
+        self.trying: Block | None = None
         self.found: certificate.Certificate | None = None
+        self.draws = 0
 
     @property
     def distance(self) -> float:
         """As the last certificate found it; infinite before the first."""
         return math.inf if self.found is None else self.found.distance
 
+    @property
+    def at_boundary(self) -> list[Block]:
+        """Blocks whose covariance is known to be singular at the maximum."""
+        return [b for b, count in self.singular.items() if count > (b == self.trying)]
+
     def run(self) -> None:
         """Go on until converged. Raises `engine.OutOfBudget` if the budget ends first."""
         self.climb()
-        draws = DRAWS
+        found = self.measure(DRAWS)
         while True:
-            self.found = self.engine.measure(draws, self.estimated())
-            weak = [
-                w for w in self.engine.weak() if w[:2] not in {*self.at_boundary, *self.interior}
-            ]
-            if weak:
-                self.settle(weak[0], draws)
-                continue
-            if self.found.converged:
-                self.take(self.found.step)  # it is short: what is left is Monte Carlo error
-                return
-            self.take(self.found.step / max(1.0, np.abs(self.found.step).max() / LONGEST_STEP))
-            if self.found.distance > FAR:
-                self.climb()
-            draws *= 2
+            block = self.unsettled()
+            if block:
+                found = self.settle(block)
+            elif not found.converged:
+                found = self.improve(found)
+            else:
+                break
+        self.take(found.step)  # it is short: what is left is Monte Carlo error
 
     def climb(self) -> None:
         """Approach and average: the mean of the last two thirds of the iterates stays."""
@@ -78,92 +79,104 @@ class Course:
         tail = self.engine.em("average", AVERAGE).drop(columns=["acceptance", "phase"])
         self.engine.set(dict(tail.iloc[len(tail) // 3 :].mean()))
 
+    def measure(self, draws: int) -> certificate.Certificate:
+        """The certificate of the present parameters, from so many draws of each chain."""
+        self.draws = draws
+        self.found = self.engine.measure(draws, self.estimated())
+        return self.found
+
+    def improve(self, found: certificate.Certificate) -> certificate.Certificate:
+        """Get closer if there is a way, and look again with twice the draws.
+
+        The way is the Newton step, or part of it; from far away only a direction, so that EM
+        iterations follow. Where the information is not known to be definite, there is no step: EM
+        if it is known not to be, else only more draws can tell.
+        """
+        if found.definite:
+            longest = np.abs(found.step[self.engine.layout.fixed :]).max()
+            self.take(found.step / max(1.0, longest / LONGEST_STEP))
+        if found.indefinite or FAR < found.distance < math.inf:
+            self.climb()
+        return self.measure(2 * self.draws)
+
     def take(self, step: np.ndarray) -> None:
         """Move the parameters by a step in local coordinates."""
-        moved = certificate.move(self.engine.layout, self.engine.parameters, step)
+        moved = certificate.move(self.design, self.engine.layout, self.engine.parameters, step)
         self.engine.set(covariance.name_values(self.design, *moved))
 
     def estimated(self) -> np.ndarray:
         """``[coordinates, free]``: the directions that are neither fixed nor at a boundary."""
         layout = self.engine.layout
         begins = complete_data.offsets(layout)
-        columns = [np.eye(begins[-1] + 1)[:, : layout.fixed]]
+        free = np.eye(begins[-1] + 1)
+        columns = [free[:, : layout.fixed]]
         for k, of in enumerate(layout.factors):
-            own = complete_data.basis(of).astype(float)
-            # omega has to leave alone what has no variance: omega @ (scale' direction) = 0.
-            scale = np.asarray(self.engine.parameters.scales[k], float)
-            singular = [*self.at_boundary.values(), *([self.tried] if self.tried else [])]
-            gone = [own @ (scale.T @ weak.direction) for weak in singular if weak.factor == k]
-            kept = linalg.null_space(_unit(np.hstack(gone)).T) if gone else np.eye(len(own))
-            place = np.zeros((begins[-1] + 1, kept.shape[1]))
-            place[begins[k] : begins[k + 1]] = kept
-            columns.append(place)
+            # A stretch n n' along a direction n without variance changes nothing.
+            idle = np.vstack([np.zeros((0, len(complete_data.basis(of)))), *self._idle(k)])
+            place = free[:, begins[k] : begins[k + 1]]
+            columns.append(place @ linalg.null_space(idle) if len(idle) else place)
         if layout.residual_free:
-            columns.append(np.eye(begins[-1] + 1)[:, -1:])
+            columns.append(free[:, -1:])
         return np.hstack(columns)
 
-    def settle(self, weak: Weak, draws: int) -> None:
-        """Decide whether a block that looks weak has its maximum at the boundary."""
-        if len(weak.columns) == 1:
-            self.settle_variance(weak, draws)
-        else:
-            self.settle_block(weak)
+    def _idle(self, k: int) -> list[np.ndarray]:
+        """Coordinates of the stretches of factor k that change nothing."""
+        of, found = self.engine.layout.factors[k], []
+        entries = [p for b in of.blocks for p in combinations_with_replacement(b, 2)]
+        for block, count in self.singular.items():
+            if block[0] != k:
+                continue
+            vectors = np.zeros((of.columns, count))
+            axes = boundary.axes(self.design, self.engine.parameters, block)[1]
+            vectors[list(block[1])] = axes[:, :count]
+            for n, m in combinations_with_replacement(vectors.T, 2):
+                found.append(np.array([n[a] * m[b] + n[b] * m[a] for a, b in entries]))
+        return found
 
-    def settle_variance(self, weak: Weak, draws: int) -> None:
-        """Put the variance to zero, refit the others there, and look at its score.
+    def unsettled(self) -> Block | None:
+        """A block that looks weak in more directions than are known to be at the boundary."""
+        weak = boundary.weak_blocks(self.design, self.engine.parameters, self.engine.kept)
+        for block, count in weak.items():
+            if count > self.singular.get(block, 0) and block not in self.interior:
+                return block
+        return None
 
-        Negative: that is the maximum. Positive: start again, away from zero.
+    def settle(self, block: Block) -> certificate.Certificate:
+        """Decide whether a block has no variance in one direction more.
+
+        Take that variance away, refit the others, and look at its score. Negative: that is the
+        maximum. Positive: start again, away from zero.
         """
-        factor = self.design.factors[weak.factor]
-        name = covariance.names(factor)[weak.columns[0]]
-        size = np.sqrt((factor.z[:, weak.columns[0]] ** 2).mean())
-        values = self.engine.values()
-        self.engine.set(values | {name: GONE * values["sd(residual)"] / size})
-        self.tried = weak
+        least = self.singular.get(block, 0) + 1
+        self.singular[block], self.trying = least, block
+        nothing = np.square(GONE * self.engine.values()["sd(residual)"])
+        self.put(
+            block, boundary.flattened(self.design, self.engine.parameters, block, least, nothing)
+        )
         self.climb()
+        found = self.measure(DRAWS)
         while True:
-            self.found = self.engine.measure(draws, self.estimated())
-            score, error = self.variance_score(weak)
-            if score - SURE * error > 0:
+            score, error, along = boundary.variance_score(
+                self.design, self.engine.parameters, self.engine.kept, block, least
+            )
+            enough = self.draws > ENOUGH * DRAWS
+            # Only where the rest of the block is at its best there is one direction to ask about.
+            best = len(block[1]) == 1 or found.distance < certificate.CLOSE or enough
+            if best and score > SURE * error:
                 break
-            if score + SURE * error < 0 or draws > ENOUGH * DRAWS:  # zero, or as good as zero
-                self.at_boundary[weak[:2]], self.tried = weak, None
-                return
-            draws *= 2
-        self.tried = None
-        self.interior.add(weak[:2])
-        start = start_values(self.design, self.engine.values()["sd(residual)"])
-        self.engine.set(self.engine.values() | {name: start[name]})
+            if best and (score < -SURE * error or enough):  # zero, or as good as zero
+                self.trying = None
+                return found
+            found = self.improve(found)
+        self.singular[block], self.trying = least - 1, None
+        self.interior.add(block)
+        lower = np.asarray(self.engine.parameters.scales[block[0]], float)
+        own = np.square(self.engine.values()["sd(residual)"])
+        self.put(block, lower @ lower.T + own * np.outer(along, along))
         self.climb()
+        return self.measure(DRAWS)
 
-    def settle_block(self, weak: Weak) -> None:
-        """Follow a covariance that is becoming singular until there is nothing left to gain."""
-        score, error = self.variance_score(weak)
-        scale = np.asarray(self.engine.parameters.scales[weak.factor], float)
-        variance = float(np.square(scale.T @ weak.direction).sum())
-        if score - SURE * error > 0:
-            self.interior.add(weak[:2])
-        elif (abs(score) + SURE * error) * variance < NO_GAIN:
-            self.at_boundary[weak[:2]] = weak
-        else:
-            self.shrink(weak)
-            self.climb()
-
-    def shrink(self, weak: Weak) -> None:
-        """Divide the variance along the weak direction by ten."""
-        factor, values = self.design.factors[weak.factor], self.engine.values()
-        matrix = covariance.to_matrix(factor, values)
-        along = matrix @ weak.direction
-        matrix -= 0.9 * np.outer(along, along) / (weak.direction @ along)
-        self.engine.set(values | covariance.from_matrix(factor, matrix))
-
-    def variance_score(self, weak: Weak) -> tuple[float, float]:
-        """See `boundary.variance_score`."""
-        return boundary.variance_score(
-            self.design, self.engine.parameters, self.engine.kept, weak
-        )  # fmt: skip
-
-
-def _unit(columns: np.ndarray) -> np.ndarray:
-    """Columns of length one: their size says nothing, and may be tiny."""
-    return columns / np.maximum(np.linalg.norm(columns, axis=0), 1e-300)
+    def put(self, block: Block, matrix: np.ndarray) -> None:
+        """Put a covariance in place of a factor's."""
+        factor = self.design.factors[block[0]]
+        self.engine.set(self.engine.values() | covariance.from_matrix(factor, matrix))

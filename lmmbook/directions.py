@@ -58,6 +58,11 @@ class Freed(NamedTuple):
     weights: np.ndarray
 
 
+def units(factor: Factor) -> np.ndarray:
+    """``[columns]``: the size of an effect that changes the ratings by one, root mean square."""
+    return 1.0 / np.sqrt((factor.z**2).mean(0))
+
+
 def ratio_within(
     codes: np.ndarray, levels: int, top: np.ndarray, bottom: np.ndarray
 ) -> np.ndarray | None:

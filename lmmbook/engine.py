@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lmmbook import boundary, certificate, complete_data, covariance, program
+from lmmbook import certificate, complete_data, covariance, program
 from lmmbook.arrays import (
     Parameters,
     from_parameters,
@@ -16,6 +16,7 @@ from lmmbook.arrays import (
     to_parameters,
 )
 from lmmbook.formula import Design
+from lmmbook.homes import choose_homes
 from lmmbook.levels import LONGEST_STEP
 from lmmbook.progress import Progress
 
@@ -25,6 +26,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 KEPT = 1000  # draws (sweeps x chains) of the effects that a fit keeps, at most
+SETTLE = 40  # sweeps before draws are believed to belong to parameters that were just set
 ADAPTATION = 0.1  # gain of the step sizes while the parameters move
 
 
@@ -39,7 +41,7 @@ class Engine:
     ----------
     kept
         Draws of the effects at the present parameters, ``[draws, levels, chains, columns]`` a
-        factor: those of the last `measure`, thinned to at most `KEPT` x chains.
+        factor: those of the last `measure`, thinned to at most `KEPT` sweeps x chains.
     """
 
     def __init__(
@@ -76,25 +78,30 @@ class Engine:
 
     def em(self, phase: str, gains: np.ndarray) -> pd.DataFrame:
         """EM iterations, a sweep and an M-step each, with these gains; returns their trace."""
-        home = certificate.choose_homes(self.layout, self.arrays, self.parameters)  # not used
-        frames = [self._call(phase, part, False, home)[0] for part in self._parts(gains)]
+        home = complete_data.as_written(self.layout)  # the program asks for one; not used here
+        never = np.zeros(self.chunk, bool)
+        frames = [self._call(phase, part, never, home)[0] for part in self._parts(gains)]
         return pd.concat(frames, ignore_index=True)
 
     def measure(self, draws: int, estimated: np.ndarray) -> certificate.Certificate:
-        """Freeze the parameters, make ``draws`` sweeps, and judge the parameters by them."""
-        home = certificate.choose_homes(self.layout, self.arrays, self.parameters)
-        scores, informations, kept = [], [], []
-        parts = self._parts(np.zeros(draws))
-        every = -(-len(parts) * self.chunk * self.chains // KEPT)
-        for part in parts:
-            _, output = self._call("draws", part, True, home)
-            scores.append(output.score.numpy())
-            informations.append(output.information.numpy().astype(float).mean(0))
-            kept.append([u[::every].numpy() for u in output.effects])
+        """Freeze the parameters, sweep until the draws have settled, make ``draws`` more sweeps,
+        and judge the parameters by them."""
+        home = choose_homes(self.layout, self.arrays, self.parameters, estimated)
+        scores, kept = [], []
+        information = np.zeros(2 * [complete_data.offsets(self.layout)[-1] + 1])
+        parts = self._parts(np.zeros(SETTLE + draws))
+        sweeps = np.arange(len(parts) * self.chunk).reshape(len(parts), -1)
+        every = -(-(sweeps.size - SETTLE) // max(1, KEPT // self.chains))
+        for part, now in zip(parts, sweeps, strict=True):
+            measured, keep = now >= SETTLE, (now >= SETTLE) & (now % every == 0)
+            _, output = self._call("draws", part, measured, home)
+            scores.append(output.score.numpy()[measured])
+            information += output.information.numpy().astype(float).sum(0)
+            kept.append([u.numpy()[keep] for u in output.effects])
         self.kept = [np.concatenate(u) for u in zip(*kept, strict=True)]
         return certificate.certify(
             self.design, self.layout, self.parameters,
-            np.concatenate(scores), np.mean(informations, axis=0), estimated,
+            np.concatenate(scores), information / (sweeps.size - SETTLE), estimated,
         )  # fmt: skip
 
     def _parts(self, gains: np.ndarray) -> list[np.ndarray]:
@@ -106,15 +113,15 @@ class Engine:
         return np.split(filled.astype(np.float32), chunks)
 
     def _call(
-        self, phase: str, gains: np.ndarray, measure: bool, home: complete_data.Home
+        self, phase: str, gains: np.ndarray, measure: np.ndarray, home: complete_data.Home
     ) -> tuple[pd.DataFrame, program.Output]:
         """One chunk on the device."""
         self.state, output = self.program(
             self.arrays,
             self.state,
             tf.constant(gains),
-            tf.fill([self.chunk], measure),
-            tf.constant(0.0 if measure else ADAPTATION),
+            tf.constant(measure),
+            tf.constant(ADAPTATION if gains.any() else 0.0, tf.float32),
             home,
             tfp.random.sanitize_seed([self.seed, self.calls]),
         )
@@ -141,10 +148,6 @@ class Engine:
     def values(self) -> dict[str, Any]:
         """The parameters as they are now, by name."""
         return from_parameters(self.design, self.parameters)
-
-    def weak(self) -> list[boundary.Weak]:
-        """Directions that the draws kept find too weak to be judged by the certificate."""
-        return boundary.weak_directions(self.design, self.parameters, self.kept)
 
 
 def start_values(design: Design, residual_sd: float | None) -> dict[str, Any]:

@@ -90,16 +90,20 @@ def update(
     Arguments as for `sweep`; ``u`` are the factor's effects, ``step_size`` is a scalar.
     """
     cross, levels = arrays.factors[k].cross, layout.factors[k].levels
-    variance = tf.square(parameters.residual_sd)
-    # The conditional distribution of a level: Normal with this precision, and precision @ mean.
-    precision = cross / variance + inverse(parameters.scales[k])  # [levels, columns, columns]
+    scale, variance = parameters.scales[k], tf.square(parameters.residual_sd)
+    # Effects are u = scale v with v standard normal before the ratings. Of v, a level's conditional
+    # distribution has the precision I + scale' Z'Z scale / variance: never ill-conditioned, even
+    # where a covariance is nearly singular, and single precision holds.
+    told = tf.einsum("ji,ljk,km->lim", scale, cross, scale) / variance
+    precision = told + tf.eye(u.shape[2])  # [levels, columns, columns]
     root = tf.linalg.cholesky(precision) if u.shape[2] > 1 else tf.sqrt(precision)
     sums = to_levels(arrays.factors[k], left, levels) + tf.einsum("lij,lcj->lci", cross, u)
+    pull = tf.einsum("ji,lcj->lci", scale, sums) / variance
     # The sums were computed from u, and inside a compiled function TFP differentiates with
     # tf.gradients, which would follow u back through them: the first gradient would be wrong.
-    mean = tf.stop_gradient(_solve(root, sums / variance))
+    mean = tf.stop_gradient(_solve(root, pull))
 
-    # In the coordinates w = root' u the precision is the identity: one step size fits all.
+    # In the coordinates w = root' v the precision is the identity: one step size fits all.
     seeds = tfp.random.split_seed(seed, n=2)
     jitter = tf.random.stateless_uniform([], seeds[0], 0.8, 1.2)
     hmc = tfp.mcmc.HamiltonianMonteCarlo(
@@ -107,10 +111,18 @@ def update(
         step_size=step_size * jitter,
         num_leapfrog_steps=LEAPFROG_STEPS,
     )
-    start = tf.einsum("lji,lcj->lci", root, u)
+    start = tf.einsum("lji,lcj->lci", root, standardise(scale, u))
     end, results = hmc.one_step(start, hmc.bootstrap_results(start), seed=seeds[1])
     accepted = tf.reduce_mean(tf.exp(tf.minimum(results.log_accept_ratio, 0.0)))
-    return _solve(root, end, adjoint=True), accepted
+    return tf.einsum("ij,lcj->lci", scale, _solve(root, end, adjoint=True)), accepted
+
+
+def standardise(scale: tf.Tensor, effects: tf.Tensor) -> tf.Tensor:
+    """``scale^-1 u`` for effects ``[levels, chains, columns]``."""
+    if scale.shape[0] == 1:
+        return effects / scale
+    lower_inverse = tf.linalg.triangular_solve(scale, tf.eye(scale.shape[0]))
+    return tf.einsum("ij,lcj->lci", lower_inverse, effects)
 
 
 def inverse(scale: tf.Tensor) -> tf.Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from lmmbook.arrays import Arrays, FactorArrays, FactorLayout, Layout, Parameters
-from lmmbook.levels import inverse
+from lmmbook.levels import standardise
 
 import numpy as np
 import tensorflow as tf
@@ -98,8 +98,9 @@ def closed_form(
     for of, has, scale, u in zip(
         layout.factors, arrays.factors, parameters.scales, effects, strict=True
     ):
-        coefficients, mean, square = _mean(of, has, scale, u, expand)
-        second = tf.einsum("lci,lcj->ij", u, u) / (u.shape[0] * u.shape[1])
+        standard = standardise(scale, u)
+        coefficients, mean, square = _mean(of, has, scale, standard, expand)
+        second = tf.einsum("lci,lcj->ij", standard, standard) / (u.shape[0] * u.shape[1])
         scales.append(_towards(scale, (second - square) * _within_blocks(of), gain))
         change += tf.linalg.matvec(_one_hot(of.freed_fixed, layout.fixed), coefficients, True)
         moved.append(u - gain * mean[:, tf.newaxis, :])
@@ -110,59 +111,62 @@ def closed_form(
 
 
 def _mean(
-    of: FactorLayout, has: FactorArrays, scale: tf.Tensor, u: tf.Tensor, expand: bool
+    of: FactorLayout, has: FactorArrays, scale: tf.Tensor, standard: tf.Tensor, expand: bool
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """The mean that a factor's effects may have: coefficients ``[freed]``, mean ``[levels,
-    columns]``, and an estimate ``[columns, columns]`` of what it adds to ``mean(u u')``.
+    columns]``, and an estimate ``[columns, columns]`` of what it adds to ``mean(x x')``.
+
+    From the standardised effects x, ``[levels, chains, columns]``: their columns are independent,
+    so generalised least squares is least squares. In double precision, since a covariance that is
+    nearly singular makes the normal equations so; these are small.
 
     The square of a noisy mean is too large by the noise's variance, which would pull small
     standard deviations to zero. The means of the two halves of the chains err independently, so
     their product has the right expectation.
     """
+    levels, chains, columns = standard.shape
     if not (expand and of.freed_fixed):
         none = tf.zeros([len(of.freed_fixed)])
-        return none, tf.zeros([u.shape[0], u.shape[2]]), tf.zeros([u.shape[2], u.shape[2]])
-    half = u.shape[1] // 2
-    averages = [tf.reduce_mean(part, axis=1) for part in (u[:, :half], u[:, half:])]
-    place = _one_hot(of.freed_columns, of.columns)  # [freed, columns]
-    precision = inverse(scale)
-    # Generalised least squares: the columns' effects are correlated.
-    gram = tf.matmul(has.weights, has.weights, transpose_a=True)
-    normal = gram * tf.matmul(tf.matmul(place, precision), place, transpose_b=True)
-    right = [
-        tf.reduce_sum(tf.matmul(has.weights, tf.matmul(a, precision), transpose_a=True) * place, 1)
-        for a in averages
+        return none, tf.zeros([levels, columns]), tf.zeros([columns, columns])
+    scale, weights = tf.cast(scale, tf.float64), tf.cast(has.weights, tf.float64)
+    half = chains // 2
+    averages = [
+        tf.cast(tf.reduce_mean(part, axis=1), tf.float64)
+        for part in (standard[:, :half], standard[:, half:])
     ]
+    place = tf.cast(_one_hot(of.freed_columns, columns), tf.float64)  # [freed, columns]
+    pulled = tf.transpose(tf.linalg.triangular_solve(scale, tf.transpose(place)))
+    gram = tf.matmul(weights, weights, transpose_a=True)
+    normal = gram * tf.matmul(pulled, pulled, transpose_b=True)
+    right = [tf.reduce_sum(tf.matmul(weights, a, transpose_a=True) * pulled, 1) for a in averages]
     solved = tf.linalg.solve(normal, tf.stack(right, axis=1))  # [freed, halves]
-    first, second = (tf.matmul(has.weights * solved[:, i], place) for i in (0, 1))
+    first, second = (tf.matmul(weights * solved[:, i], pulled) for i in (0, 1))
     product = (
         tf.matmul(first, averages[1], transpose_a=True)
         + tf.matmul(second, averages[0], transpose_a=True)
         - tf.matmul(first, second, transpose_a=True)
     )
-    share = half / u.shape[1]
+    share = half / chains
     coefficients = share * solved[:, 0] + (1 - share) * solved[:, 1]
-    mean = share * first + (1 - share) * second
-    return coefficients, mean, (product + tf.transpose(product)) / 2 / u.shape[0]
+    mean = tf.matmul(weights * coefficients, place)
+    square = (product + tf.transpose(product)) / 2 / levels
+    return tuple(tf.cast(x, tf.float32) for x in (coefficients, mean, square))
 
 
-def _towards(scale: tf.Tensor, covariance: tf.Tensor, gain: tf.Tensor) -> tf.Tensor:
+def _towards(scale: tf.Tensor, relative: tf.Tensor, gain: tf.Tensor) -> tf.Tensor:
     """Move the *covariance* the fraction ``gain`` of the way: it, not its root, is an average.
 
-    From few levels and chains its estimate can come out near zero, or not positive definite, by
-    accident, and EM climbs back slowly from there. So in no direction does it shrink to less than
-    `SHRINK` of what it was.
+    ``relative`` is where to, in coordinates where the present covariance is the identity. From few
+    levels and chains its estimate can come out near zero, or not positive definite, by accident,
+    and EM climbs back slowly from there. So in no direction does it shrink to less than `SHRINK` of
+    what it was.
     """
     if scale.shape[0] == 1:
-        old = tf.square(scale)
-        return tf.sqrt(old + gain * (tf.maximum(covariance, SHRINK * old) - old))
-    # In coordinates where the old covariance is the identity.
-    half = tf.linalg.triangular_solve(scale, covariance)
-    relative = tf.linalg.triangular_solve(scale, tf.transpose(half))
+        return scale * tf.sqrt(1.0 + gain * (tf.maximum(relative, SHRINK) - 1.0))
     values, vectors = tf.linalg.eigh((relative + tf.transpose(relative)) / 2)
     moved = 1.0 + gain * (tf.maximum(values, SHRINK) - 1.0)
-    root = tf.matmul(scale, vectors * tf.sqrt(moved))
-    return tf.linalg.cholesky(tf.matmul(root, root, transpose_b=True))
+    root = tf.linalg.cholesky(tf.matmul(vectors * moved, vectors, transpose_b=True))
+    return tf.matmul(scale, root)  # a product of lower triangles is one, whatever their condition
 
 
 def _one_hot(positions: tuple[int, ...], depth: int) -> tf.Tensor:

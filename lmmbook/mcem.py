@@ -25,6 +25,8 @@ from lmmbook.result import Fit, gather
 import numpy as np
 import pandas as pd
 
+CHEAP = 30_000  # ratings x chains x factors to go through in a sweep, that nobody waits for
+
 
 def fit(
     formula: str,
@@ -99,9 +101,12 @@ def fit(
 
 
 def default_chains(design: Design) -> int:
-    """8 to 64: the fewer levels the smallest factor has, the more chains average out its noise."""
+    """8 to 64: the fewer levels the smallest factor has, the more chains average out its noise. And
+    on few data chains cost next to nothing."""
     fewest = min(f.levels for f in design.factors)
-    return int(2 ** np.clip(np.ceil(np.log2(100 / fewest)), 3, 6))
+    work = design.rows * len(design.factors)
+    wanted = max(100 / fewest, CHEAP / work)
+    return int(2 ** np.clip(np.ceil(np.log2(wanted)), 3, 6))
 
 
 def _check_integer(name: str, value: object, low: int, high: float = math.inf) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from lmmbook import covariance, criticism, e_step
+from lmmbook import boundary, covariance, criticism, e_step
 from lmmbook.certificate import CLOSE
 from lmmbook.course import Course
 from lmmbook.formula import Design
@@ -45,8 +45,9 @@ class Fit:
         ``draws``).
     posterior
         Factor name to ``[draws, levels]`` (with slopes ``[draws, levels, columns]``): draws of the
-        effects at the estimates, sweep by sweep, the chains of a sweep one after another. At most
-        1,000, or one a chain if there are more chains.
+        effects, sweep by sweep, the chains of a sweep one after another. At most 1,000, or one a
+        chain if there are more chains. They are the draws that the certificate judged, made where
+        the estimates were before that last, short step: ``distance`` standard errors away.
     """
 
     parameters: pd.DataFrame
@@ -98,6 +99,9 @@ def gather(course: Course, converged: bool) -> Fit:
     """Put a `Fit` together from where a `Course` ended."""
     engine, design, found = course.engine, course.design, course.found
     values = engine.values()
+    for block in course.at_boundary:  # tried at next to nothing, and found to be nothing
+        singular = boundary.flattened(design, engine.parameters, block, course.singular[block], 0.0)
+        values |= covariance.from_matrix(design.factors[block[0]], singular)
     names = list(values)
     nothing = pd.Series(np.nan, names)
     table = pd.DataFrame(
@@ -116,8 +120,7 @@ def gather(course: Course, converged: bool) -> Fit:
         own = covariance.names_of_block(of, columns)
         table.loc[own, ["std_error", "mcse"]] = np.nan
         table.loc[own, "at_boundary"] = True
-        if len(columns) == 1:  # it was tried at next to nothing, and found to be nothing
-            table.loc[own, "estimate"] = 0.0
+        if len(columns) == 1:
             kept[factor][..., list(columns)] = 0.0
     posterior, effects = {}, {}
     for of, draws in zip(design.factors, kept, strict=True):
