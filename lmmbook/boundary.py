@@ -20,7 +20,7 @@ from lmmbook.formula import Design
 import numpy as np
 from scipy import sparse
 
-WEAK = 0.1  # of a prior's variance: if the ratings explain less of it, it counts as near zero
+WEAK = 2.0  # information on the logarithm of an sd; with less, it may as well be zero
 DRAWS = 100  # of each chain, at most, are looked at
 
 
@@ -44,8 +44,10 @@ def axes(design: Design, parameters: Parameters, block: Block) -> tuple[np.ndarr
 def weak_blocks(
     design: Design, parameters: Parameters, kept: list[np.ndarray]
 ) -> dict[Block, int]:  # fmt: skip
-    """Of each block, in how many directions the ratings explain under `WEAK` of the variance.
+    """Of each block, in how many directions the sd is so uncertain that it may be zero.
 
+    A level's effect is known to the extent that the ratings explain its variance. What all levels
+    together tell about the logarithm of their sd is, roughly, ``2 levels explained^2``.
     ``kept`` holds draws, ``[draws, levels, chains, columns]`` a factor.
     """
     found = {}
@@ -58,7 +60,8 @@ def weak_blocks(
             own = np.ix_(block, block)
             standard = np.linalg.inv(lower[own])
             explained = np.eye(len(block)) - standard @ within[own] @ standard.T
-            found[k, block] = int((np.linalg.eigvalsh(explained) < WEAK).sum())
+            values = np.maximum(np.linalg.eigvalsh(explained), 0.0)
+            found[k, block] = int((2 * factor.levels * values**2 < WEAK).sum())
     return found
 
 
@@ -76,32 +79,39 @@ def flattened(
     return matrix
 
 
-def variance_score(
-    design: Design, parameters: Parameters, kept: list[np.ndarray], block: Block, least: int
-) -> tuple[float, float, np.ndarray]:
-    """d log p(ratings) / dv along the best of the ``least`` directions of smallest variance.
+def weakest(design: Design, parameters: Parameters, block: Block, least: int) -> np.ndarray:
+    """``[columns of the factor, least]``: the directions of smallest variance, a column each.
 
-    Returns the estimate, its Monte Carlo standard error, and the direction ``[columns of the
-    factor]``: effects along it of size one, in units of the response, change the ratings by one,
-    root mean square.
-
-    Of two estimators the less noisy one: by the ratings, or, where another factor is nested in this
-    one, by that factor's prior (its effects scatter around this one's, as ratings do).
+    Effects along one, of size one in units of the response, change the ratings by one, root mean
+    square.
     """
     factor = design.factors[block[0]]
     along = np.zeros((len(factor.effects), least))
     along[list(block[1])] = axes(design, parameters, block)[1][:, :least]
-    along *= directions.units(factor)[:, np.newaxis]
+    return along * directions.units(factor)[:, np.newaxis]
+
+
+def variance_score(
+    design: Design, parameters: Parameters, kept: list[np.ndarray], k: int, along: np.ndarray
+) -> tuple[float, float, np.ndarray]:
+    """d log p(ratings) / dv along the best combination of some directions of factor k.
+
+    ``along`` ``[columns, directions]``, as from `weakest`. Returns the estimate, its Monte Carlo
+    standard error, and the direction ``[columns]``.
+
+    Of two estimators the less noisy one: by the ratings, or, where another factor is nested in this
+    one, by that factor's prior (its effects scatter around this one's, as ratings do).
+    """
     chosen = np.linspace(0, len(kept[0]) - 1, min(DRAWS, len(kept[0]))).astype(int)
     draws = [u[chosen] for u in kept]
-    scores = _by_ratings(design, parameters, draws, block[0], along)
+    scores = _by_ratings(design, parameters, draws, k, along)
     best = np.linalg.eigh(scores.mean((0, 1)))[1][:, -1]
     direction = along @ best
     candidates = [np.einsum("dcij,i,j->dc", scores, best, best)]
     if np.count_nonzero(direction) == 1:
         column = int(np.flatnonzero(direction)[0])
         size = direction[column] ** 2
-        candidates += [size * t for t in _by_children(design, parameters, draws, block[0], column)]
+        candidates += [size * t for t in _by_children(design, parameters, draws, k, column)]
     return *min((_mean_and_error(t) for t in candidates), key=lambda pair: pair[1]), direction
 
 
@@ -130,9 +140,8 @@ def _by_ratings(
         left = np.repeat(fixed[:, np.newaxis], draws[0].shape[2], axis=1)
         for f, u in zip(design.factors, draws, strict=True):
             left -= np.einsum("rcj,rj->rc", u[i][f.codes], f.z)
-        gradient = np.stack(
-            [m @ left / variance for m in to_levels]
-        )  # [directions, levels, chains]
+        # [directions, levels, chains]
+        gradient = np.stack([m @ left / variance for m in to_levels])
         scores.append(0.5 * (np.einsum("ilc,jlc->cij", gradient, gradient) - curvature))
     return np.array(scores)
 

@@ -23,6 +23,7 @@ LONGEST_STEP = 0.5  # a Newton step changes the logarithm of no sd by more
 FAR = 1.0  # standard errors; from further away, the Newton step is only a direction
 GONE = 1e-4  # an sd that is tried at zero, relative to the residual's
 ENOUGH = 8  # times the first draws; a score that is not seen then is as good as zero
+NO_GAIN = 0.02  # log-likelihood: what a point 0.2 standard errors from the maximum misses
 SURE = 3.0  # Monte Carlo standard errors before a sign is believed
 
 
@@ -149,32 +150,44 @@ class Course:
         """
         least = self.singular.get(block, 0) + 1
         self.singular[block], self.trying = least, block
-        nothing = np.square(GONE * self.engine.values()["sd(residual)"])
-        self.put(
-            block, boundary.flattened(self.design, self.engine.parameters, block, least, nothing)
-        )
+        unit = np.square(self.engine.values()["sd(residual)"])
+        point = self.design, self.engine.parameters, block, least
+        self.put(block, boundary.flattened(*point, GONE**2 * unit))
         self.climb()
         found = self.measure(DRAWS)
         while True:
-            score, error, along = boundary.variance_score(
-                self.design, self.engine.parameters, self.engine.kept, block, least
-            )
+            along = boundary.weakest(self.design, self.engine.parameters, block, least)
+            score, error, direction = self.variance_score(block, along)
             enough = self.draws > ENOUGH * DRAWS
             # Only where the rest of the block is at its best there is one direction to ask about.
-            best = len(block[1]) == 1 or found.distance < certificate.CLOSE or enough
-            if best and score > SURE * error:
-                break
-            if best and (score < -SURE * error or enough):  # zero, or as good as zero
-                self.trying = None
-                return found
+            if len(block[1]) == 1 or found.distance < certificate.CLOSE or enough:
+                if score > SURE * error:
+                    break
+                if score < -SURE * error or enough:  # zero, or as good as zero
+                    self.trying = None
+                    return found
             found = self.improve(found)
+        # The maximum is inside. Not worth a fit, if the slope turns before `NO_GAIN` is gained.
+        lower = np.asarray(self.engine.parameters.scales[block[0]], float)
+        flat, inside = lower @ lower.T, np.outer(direction, direction)
+        self.put(block, flat + NO_GAIN / score * inside)
+        self.measure(DRAWS)
+        score, error, _ = self.variance_score(block, direction[:, np.newaxis])
+        if score < -SURE * error:
+            self.put(block, flat)
+            self.trying = None
+            return self.measure(self.draws)
         self.singular[block], self.trying = least - 1, None
         self.interior.add(block)
-        lower = np.asarray(self.engine.parameters.scales[block[0]], float)
-        own = np.square(self.engine.values()["sd(residual)"])
-        self.put(block, lower @ lower.T + own * np.outer(along, along))
+        self.put(block, flat + unit * inside)
         self.climb()
         return self.measure(DRAWS)
+
+    def variance_score(self, block: Block, along: np.ndarray) -> tuple[float, float, np.ndarray]:
+        """See `boundary.variance_score`."""
+        return boundary.variance_score(
+            self.design, self.engine.parameters, self.engine.kept, block[0], along
+        )
 
     def put(self, block: Block, matrix: np.ndarray) -> None:
         """Put a covariance in place of a factor's."""
