@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
+
 from lmmbook import arrays, boundary, certificate, complete_data, exact, levels
+from lmmbook.course import Course
 from lmmbook.covariance import parameter_names
 from lmmbook.engine import Engine
 from lmmbook.formula import build_design
 from lmmbook.mcem import fit
+from lmmbook.result import Fit
 
 import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
 from conftest import conditional_draws
-from scipy import stats
 
 CHAINS = 3000
 
@@ -52,11 +55,32 @@ def home_of(name: str) -> complete_data.Home:
     )
 
 
-@pytest.mark.parametrize("name", HOMES)
-def test_fishers_and_louis_identities_hold_in_every_home(name):
-    """Exact draws: mean score and information against differences of the exact log-likelihood,
-    within 5 Monte Carlo standard errors."""
+def stretched(layout, parameters, units, step):
+    """Covariances stretched by I + S: what `complete_data` takes the derivatives of."""
+    begins = complete_data.offsets(layout)
+    covariances = []
+    for k, (of, scale) in enumerate(zip(layout.factors, parameters.scales, strict=True)):
+        entries = np.tensordot(step[begins[k] : begins[k + 1]], complete_data.basis(of), 1)
+        root = (np.eye(of.columns) + entries * np.divide.outer(units[k], units[k])) @ scale.numpy()
+        covariances.append(root @ root.T)
+    beta = parameters.beta.numpy() + step[: layout.fixed]
+    return beta, covariances, float(parameters.residual_sd) * np.exp(step[-1])
+
+
+# Where a correlation is near 1, the complete data know too much in the prior: no home there.
+CASES = [(name, 0.5) for name in HOMES] + [
+    (name, 0.999) for name in HOMES if HOMES[name][2][0] == 1
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "correlation"), CASES)
+def test_fishers_and_louis_identities_hold_in_every_home(name, correlation):
+    """Exact draws: mean score and information against differences of the exact log-likelihood.
+
+    Scores within 5 Monte Carlo standard errors. The information within 5 times sqrt(2 / chains) of
+    the complete data's, which is what its noise is in units of."""
     formula, data, values = sloped()
+    values["cor(Intercept,x|g)"] = correlation
     design = build_design(formula, data)
     layout, array = arrays.on_device(design, CHAINS, residual_free=True)
     parameters = arrays.to_parameters(design, values)
@@ -66,32 +90,30 @@ def test_fishers_and_louis_identities_hold_in_every_home(name):
         layout, array, parameters, effects, left, home_of(name)
     )
     score = score.numpy().astype(float)
-    size = score.shape[1]
+    size, marginal = score.shape[1], exact.Marginal(design)
+    units = [has.units.numpy() for has in array.factors]
 
     def log_likelihood(step: np.ndarray) -> float:
-        beta, covariances, residual_sd = certificate.move(layout, parameters, step)
-        return exact.Marginal(design).evaluate(beta, covariances, residual_sd).value
+        return marginal.evaluate(*stretched(layout, parameters, units, step)).value
 
     h = 1e-3 * np.eye(size)
     truth = np.array([(log_likelihood(e) - log_likelihood(-e)) / 2e-3 for e in h])
     mcse = score.std(0, ddof=1) / np.sqrt(CHAINS)
     assert np.all(np.abs(score.mean(0) - truth) < 5 * mcse + 1e-3 * np.abs(truth))
 
-    # exp(omega) and I + omega differ in second order, where the score is not zero
     observed = information.numpy() - np.cov(score.T)
-    fixed = [*range(layout.fixed), size - 1]
     hessian = np.array(
         [
             [
                 (log_likelihood(a + b) - log_likelihood(a - b) - log_likelihood(b - a)
                  + log_likelihood(-a - b)) / 4e-6
-                for b in h[fixed]
+                for b in h
             ]
-            for a in h[fixed]
+            for a in h
         ]
     )  # fmt: skip
-    complete = np.sqrt(np.diag(information))[fixed]
-    off = (observed[np.ix_(fixed, fixed)] + hessian) / np.outer(complete, complete)
+    complete = np.sqrt(np.diag(information))
+    off = (observed + hessian) / np.outer(complete, complete)
     assert np.abs(off).max() < 5 * np.sqrt(2 / CHAINS)
 
 
@@ -113,8 +135,7 @@ def made_up(shift: float, chains: int = 8, draws: int = 200, seed: int = 0):
 
 def test_step_distance_and_errors_are_what_they_are_called():
     found = certificate.certify(*made_up(1.0), np.eye(3))
-    # omega is twice a logarithm, in units of log sd
-    np.testing.assert_allclose(found.table["std_error"], [1 / 2, 1 / 3 / 2, 1 / 5], rtol=0.1)
+    np.testing.assert_allclose(found.table["std_error"], [1 / 2, 1 / 3, 1 / 5], rtol=0.1)
     np.testing.assert_allclose(found.table["step"] / found.table["std_error"], 1.0, atol=0.3)
     assert found.distance == pytest.approx(1.0, abs=0.3)
     assert found.definite
@@ -198,15 +219,18 @@ def test_the_distance_tracks_the_truth_and_is_never_small_far_away(nested):
         engine.set(start)
         found = engine.measure(200, np.eye(4))
         distance = np.inf if tiny else np.abs(away).max()
-        if found.converged and not engine.weak():
-            assert distance < 0.5, (seed, distance, found.distance)
+        if found.converged:
+            assert distance == 0, (seed, distance, found.distance)
         if found.definite and not tiny:
             reported.append(found.distance)
             true.append(distance)
-    assert len(true) > 30
-    assert stats.spearmanr(reported, true).statistic > 0.8
-    near = [r for r, t in zip(reported, true, strict=True) if t == 0]
-    assert np.median(near) < 0.1
+    reported, true = np.array(reported), np.array(true)
+    assert len(true) > 50
+    assert np.median(reported[true == 0]) < 0.05
+    # A Newton step from one or two standard errors away does not hit, but it does not miss by half.
+    far = true > 0
+    assert np.abs(np.log2(reported[far] / true[far])).max() < 1.2
+    assert np.median(np.abs(np.log2(reported[far] / true[far]))) < 0.2
 
 
 @pytest.mark.parametrize("sd", [0.01, 0.05])
@@ -249,8 +273,9 @@ def test_the_score_of_a_variance_at_zero_is_that_of_the_exact_likelihood(spread)
     parameters = arrays.to_parameters(design, values)
     kept = [np.zeros((10, 6, 4, 1))]  # at zero the effects are zero
     kept[0] += np.random.default_rng(0).normal(0, 1e-4, kept[0].shape)
-    weak = boundary.Weak(0, (0,), np.array([1.0]))
-    score, error = boundary.variance_score(design, parameters, kept, weak)
+    along = boundary.weakest(design, parameters, (0, (0,)), 1)
+    score, error, direction = boundary.variance_score(design, parameters, kept, 0, along)
+    assert direction == pytest.approx([1.0])  # the sign is free, but a lone column has none
     v = 1e-5
     up, at = (exact.log_likelihood(formula, data, values | {"sd(g)": np.sqrt(x)}) for x in (v, 0.0))
     assert score == pytest.approx((up - at) / v, rel=0.01, abs=5 * error)
@@ -270,16 +295,79 @@ def test_a_variance_whose_maximum_is_zero_is_reported_as_such():
     assert np.all(error < 0.05)
 
 
+# Singular covariances of slopes
+
+
+def correlated(seed: int, kind: str) -> tuple[str, pd.DataFrame]:
+    """25 groups, 400 rows: the slopes are proportional to the intercepts, or there are none."""
+    rng = np.random.default_rng(seed)
+    data = pd.DataFrame({"g": rng.integers(0, 25, 400), "x": rng.normal(0.5, 1, 400)})
+    intercepts = rng.normal(0, 0.6, 25)
+    slopes = (-1) ** seed * 0.5 * intercepts if kind == "proportional" else np.zeros(25)
+    data["y"] = 1 + 0.5 * data["x"] + intercepts[data["g"]] + slopes[data["g"]] * data["x"]
+    data["y"] += rng.normal(0, 1, 400)
+    return "y ~ x + (1 + x|g)", data
+
+
+def loss_of(found: Fit, formula: str, data: pd.DataFrame) -> float:
+    """What its estimates miss of the largest log-likelihood."""
+    reached = exact.log_likelihood(formula, data, found.parameters["estimate"])
+    return exact.fit(formula, data).log_likelihood - reached
+
+
 def test_effects_that_are_perfectly_correlated_are_at_the_boundary():
-    rng = np.random.default_rng(1)
-    data = pd.DataFrame({"g": rng.integers(0, 40, 600), "x": rng.normal(1, 1, 600)})
-    v = rng.normal(0, 0.7, 40)[data["g"]]
-    data["y"] = 1 + v * (1 + 0.5 * data["x"]) + rng.normal(0, 0.8, 600)
-    formula = "y ~ x + (1 + x|g)"
-    found = fit(formula, data, seed=0)
-    truth = exact.fit(formula, data)
+    formula, data = correlated(2, "proportional")
+    found, truth = fit(formula, data, seed=0), exact.fit(formula, data)
     assert truth.parameters["at_boundary"].any()
     assert found.converged
     assert list(found.parameters["at_boundary"]) == list(truth.parameters["at_boundary"])
-    reached = exact.log_likelihood(formula, data, found.parameters["estimate"])
-    assert truth.log_likelihood - reached < 0.1
+    assert found.parameters["estimate"]["cor(Intercept,x|g)"] == pytest.approx(1.0)
+    assert found.parameters["std_error"][["sd(g)", "sd(x|g)"]].isna().all()
+    assert loss_of(found, formula, data) < 0.02
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["proportional", "none"])
+def test_at_singular_covariances_no_log_likelihood_is_lost(kind):
+    """30 data sets, most of them singular at the maximum. Converged means within 0.2 standard
+    errors in each of six parameters, at most 0.02 of log-likelihood each; 0.05 in all is rare."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a few say that they are not there
+        fits = [(fit(*correlated(s, kind), seed=s), *correlated(s, kind)) for s in range(30)]
+    losses = [loss_of(*one) for one in fits if one[0].converged]
+    assert len(losses) >= 27
+    assert max(losses) < 0.05
+    assert sum(one[0].parameters["at_boundary"].any() for one in fits) > 10
+
+
+def test_a_singular_covariance_can_be_turned():
+    """Proportional effects of the wrong proportion: the certificate says how far, and its steps
+    lead there."""
+    formula, data = correlated(2, "proportional")
+    truth = exact.fit(formula, data)
+    design = build_design(formula, data)
+    engine = Engine(design, None, 64, 10_000, 0)
+    course = Course(engine)
+    course.singular[0, (0, 1)] = 1
+    wrong = truth.parameters["estimate"].to_dict() | {"sd(x|g)": 0.05, "cor(Intercept,x|g)": 1.0}
+    engine.set(wrong)
+    found = course.measure(200)
+    assert found.distance > 1
+    while not found.converged:  # its budget is finite
+        found = course.improve(found)
+    reached = exact.log_likelihood(formula, data, engine.values())
+    assert truth.log_likelihood - reached < 0.02
+
+
+# A cold engine
+
+
+def test_draws_are_given_time_to_settle(crossed):
+    """Set to the exact maximum, with effects of zero that have nothing to do with it."""
+    truth = exact.fit(crossed.formula, crossed.data).parameters
+    engine = Engine(build_design(crossed.formula, crossed.data), None, 32, 10_000, 0)
+    engine.set(truth["estimate"])
+    found = engine.measure(200, np.eye(5))
+    assert found.converged
+    assert found.distance < 0.1
+    np.testing.assert_allclose(found.table["std_error"], truth["std_error"], rtol=0.15)
