@@ -48,10 +48,14 @@ class Settings:
         self.repeats = 1 if quick else repeats
         self.fractions = (0.5,) if quick else (1 / 8, 1 / 4, 1 / 2, 1.0)
         self.chains = (2,) if quick else (2, 4, 8, 16, 32)
-        self.sweeps = 400  # of a fit whose cost is measured
-        self.engine = {"max_sweeps": 400} if quick else {}
+        self.sweeps = 520  # of a fit whose cost is measured
+        self.engine = {"max_sweeps": 520} if quick else {}
         self.tutorial = {"warm_up": 100, "iterations": 50} if quick else {}
-        self.kernel = {"steps": 500} if quick else {}
+        self.kernel = (
+            {"engine": {"sweeps": 200}, "tutorial": {"steps": 500}}
+            if quick
+            else {"engine": {}, "tutorial": {}}
+        )
         self.nuts = {"warm_up": 30, "draws": 30} if quick else {"warm_up": 300, "draws": 300}
 
 
@@ -89,7 +93,7 @@ def benchmark(settings: Settings, only: list[str], run: Runner, folder: Path) ->
         for name in ITEMS
         if name in LABELS and name in only
     }
-    kernel = _with(run, item="kernel", seed=1, parameters=at, options=settings.kernel)
+    kernel = _with(run, item="kernel", seed=1, parameters=at)
     return {
         "schema": 1,
         "quick": settings.quick,
@@ -104,7 +108,11 @@ def benchmark(settings: Settings, only: list[str], run: Runner, folder: Path) ->
         "right_within": RIGHT_WITHIN,
         "wrong_beyond": WRONG_BEYOND,
         "methods": methods,
-        "kernel": {"tutorial": kernel()} if "kernel" in only else {},
+        "kernel": {
+            whose: kernel(whose=whose, options=options)
+            for whose, options in settings.kernel.items()
+            if "kernel" in only
+        },
         "cost": cost(settings, run) if "cost" in only else {},
     }
 
@@ -243,8 +251,8 @@ def _runner(folder: Path) -> Runner:
         ask, answer = folder / "spec.json", folder / "answer.json"
         answer.unlink(missing_ok=True)
         ask.write_text(json.dumps(spec), encoding="utf-8")
-        what = " ".join(str(spec[key]) for key in ("item", "tool", "seeds", "options", "fraction")
-                        if key in spec)  # fmt: skip
+        known = ("item", "whose", "tool", "seeds", "options", "fraction")
+        what = " ".join(str(spec[key]) for key in known if key in spec)
         print(f"running {what}", file=sys.stderr, flush=True)
         command = [sys.executable, str(WORKER), str(ask), str(answer)]
         try:
