@@ -1,191 +1,177 @@
 """The climb to the exact maximum.
 
-Chapter 04. It goes by the entries of a root F of each block's covariance, F F'. In F nothing needs
-a bound; but where F is singular the slope vanishes in the missing directions whatever the data say,
-so that a climb can end there by mistake. After each climb the likelihood is therefore asked whether
-it rises with a little variance in such a direction (`Ascent.leave_boundary`).
+Chapter 04. It goes by roots of the covariances (`position`). Where the maximum is a singular
+covariance, a root with as many columns as rows has some too many: in these the slope vanishes
+whatever the data say, and a climb creeps, or ends by mistake. So columns that are worth nothing are
+dropped, and the maximum is sought with those that are left. Whether it is one among all covariances
+is then asked of the slope in the covariance, not in its root: with a little more variance in some
+direction, does the likelihood rise? If so, that direction becomes a new column.
 """
 
 from __future__ import annotations
 
-from lmmbook.covariance import (
-    correlated_pairs,
-    name_values,
-    names_of_block,
-    parameter_names,
-    to_matrix,
-)
-from lmmbook.factors import Factor
-from lmmbook.formula import Design
-from lmmbook.marginal import Evaluation, Marginal
+from typing import NamedTuple
+
+from lmmbook.position import Bend, Position, lower
 
 import numpy as np
-import pandas as pd
-from scipy import optimize
+from scipy import linalg, optimize
 
-SINGULAR = 1e-6  # a variance relative to the response's, from which on it counts as none
-PULL = 1e-3  # by how much the squares of the scores may exceed their expectation at a boundary
-H = 1e-4  # of central differences
+LITTLE = 1e-9  # of log-likelihood: a variance that is worth less is zero
+UNCLEAR = 1e-2  # what is worth less before the maximum is reached is tried as zero
+ROUNDING = 1e-12  # of the log-likelihood
+PATIENCE = 200  # Newton's steps, in one go
 
 
-class Ascent:
-    """A climb to the maximum: covariances ``[columns, columns]`` a factor, and the residual sd."""
+class Step(NamedTuple):
+    """A step ``by`` [parameters], and twice the ``gain`` that it promises."""
 
-    def __init__(self, design: Design, residual_sd: float | None) -> None:
-        self.design, self.marginal, self.free = design, Marginal(design), residual_sd is None
-        self.spread = float(np.std(design.response))
-        self.residual_sd = self.spread / 2 if residual_sd is None else residual_sd
-        self.sizes = [np.sqrt((f.z**2).mean(0)) for f in design.factors]  # [columns]
-        self.covariances = [np.diag((self.spread / 2 / size) ** 2) for size in self.sizes]
+    by: np.ndarray
+    gain: float
 
-    def evaluate(self) -> Evaluation:
-        """The likelihood where we are, the fixed effects at their best."""
-        return self.marginal.evaluate(None, self.covariances, self.residual_sd)
 
-    def climb(self) -> None:
-        """L-BFGS over the lower triangles of the roots F, in units of the ratings' spread."""
-        places = [_triangle(f) for f in self.design.factors]
-        units = [self.spread / size[:, None] for size in self.sizes]
+class Ascent(Position):
+    """A `Position` that climbs."""
 
-        def unpack(point: np.ndarray) -> list[np.ndarray]:
-            parts = np.split(point[:-1], np.cumsum([len(place[0]) for place in places])[:-1])
-            roots = [np.zeros((len(size), len(size))) for size in self.sizes]
-            for root, place, part in zip(roots, places, parts, strict=True):
-                root[place] = part
-            self.covariances = [
-                (unit * r) @ (unit * r).T for unit, r in zip(units, roots, strict=True)
-            ]
-            self.residual_sd = float(np.exp(point[-1])) if self.free else self.residual_sd
-            return roots
+    def maximise(self) -> None:
+        """Climb until nothing is to be gained.
+
+        Where a covariance comes out singular there may be another maximum, in other directions:
+        from those we climb once more, and keep the higher one.
+
+        Raises
+        ------
+        RuntimeError
+            If it takes more steps than it ever should.
+        """
+        self._hurry()
+        self._settle(PATIENCE)
+        value, reached = self.evaluate().value, (self.roots, self.residual_sd)
+        if not self._turn_away():
+            return
+        try:
+            self._settle(PATIENCE // 4)
+            higher = self.evaluate().value > value + LITTLE
+        except (RuntimeError, np.linalg.LinAlgError):  # this was only to make sure
+            higher = False
+        if not higher:
+            self.roots, self.residual_sd = reached
+
+    def _hurry(self) -> None:
+        """L-BFGS, from afar: it comes near to a maximum, or into a flat valley near it."""
+        units = [self.spread / block.size for block in self.blocks]
+        start = self.point(units)
+        room = np.full(len(start), np.inf)
+        if self.free:
+            room[-1] = 5.0  # the first steps may be far too long
 
         def objective(point: np.ndarray) -> tuple[float, np.ndarray]:
-            roots, found = unpack(point), self.evaluate()
-            slopes = [
-                (unit * ((o - e) @ (unit * root)))[place]
-                for unit, root, place, o, e in zip(
-                    units, roots, places, found.observed, found.expected, strict=True
-                )
-            ]
-            own = found.residual_score if self.free else 0.0
-            return -found.value, -np.concatenate([*slopes, [own]])
+            found, slope = self.slope(point, units)
+            return -found.value, -slope
 
-        start = [
-            np.linalg.cholesky(c / unit / unit.T + 1e-12 * np.eye(len(c)))[place]
-            for c, unit, place in zip(self.covariances, units, places, strict=True)
-        ]
         result = optimize.minimize(
-            objective, np.concatenate([*start, [np.log(self.residual_sd)]]), jac=True,
-            method="L-BFGS-B", options={"ftol": 1e-11, "gtol": 1e-4, "maxiter": 500},
+            objective, start, jac=True, method="L-BFGS-B",
+            bounds=optimize.Bounds(start - room, start + room),
+            options={"ftol": 1e-9, "gtol": 1e-4, "maxiter": 500},
         )  # fmt: skip
-        unpack(result.x)
+        self.move(result.x, units)
 
-    def leave_boundary(self) -> bool:
-        """Step off where a climb ended in a singular covariance that is no maximum.
+    def _settle(self, patience: int) -> None:
+        """To the maximum nearby, and to the ranks it has."""
+        self._drop(UNCLEAR)
+        for _ in range(30):
+            self._arrive(patience)
+            if not self._drop(LITTLE) and not self._grow():
+                return
+        raise RuntimeError("exact fit: expected a maximum after 30 climbs, got a slope upwards")
 
-        Whether it is one is asked of the slope in the variance, not in its root: with a little more
-        variance along ``away``, does the likelihood rise? If not, and the block is one variance, it
-        is zero.
-        """
-        found, left = self.evaluate(), False
-        for k, block in self._blocks():
-            own, size = np.ix_(block, block), self.sizes[k][list(block)]
-            relative = self.covariances[k][own] * np.outer(size, size) / self.spread**2
-            values, vectors = np.linalg.eigh(relative)
-            if values[0] > SINGULAR:
-                continue
-            away = vectors[:, 0] * size
-            expected = away @ found.expected[k][own] @ away
-            if away @ found.observed[k][own] @ away > (1 + PULL) * expected:
-                step = vectors[:, 0] / size * self.spread / 3
-                self.covariances[k][own] += np.outer(step, step)
-                left = True
-            elif len(block) == 1:
-                self.covariances[k][own] = 0.0
-        return left
-
-    def polish(self) -> pd.DataFrame:
-        """Newton steps in everything that is not at a boundary, and the table of parameters."""
-        beta = self.evaluate().beta
-        table = pd.DataFrame(
-            {"estimate": 0.0, "std_error": np.nan, "at_boundary": False},
-            index=pd.Index(parameter_names(self.design), name="parameter"),
-        )
-        for k, block in self._blocks():
-            own, size = np.ix_(block, block), self.sizes[k][list(block)]
-            relative = self.covariances[k][own] * np.outer(size, size) / self.spread**2
-            if np.linalg.eigvalsh(relative)[0] < SINGULAR:
-                names = names_of_block(self.design.factors[k], block)
-                table.loc[names, "at_boundary"] = True
-        free = ~table["at_boundary"].to_numpy()
-        free[-1] &= self.free
-        moving = table.index[free]
-
-        def gradient(values: pd.Series) -> np.ndarray:
-            covariances = [to_matrix(f, values.fillna(0.0)) for f in self.design.factors]
-            point = values[list(self.design.fixed_names)].to_numpy(), covariances
-            found = self.marginal.evaluate(*point, values["sd(residual)"])
-            parts = [
-                _slopes(f, c, (o - e) / 2)
-                for f, c, o, e in zip(
-                    self.design.factors, covariances, found.observed, found.expected, strict=True
-                )
-            ]
-            return np.concatenate([found.beta_score, *parts, [found.residual_score]])[free]
-
-        table["estimate"] = name_values(self.design, beta, self.covariances, self.residual_sd)
-        values = table["estimate"].astype(float)
-        # The climb stops close by, so one information matrix serves all the Newton steps.
-        steps = H * np.eye(len(moving))
-        columns = [
-            gradient(_moved(values, moving, h)) - gradient(_moved(values, moving, -h))
-            for h in steps
-        ]
-        covariance = np.linalg.inv(-(np.array(columns) + np.array(columns).T) / (4 * H))
-        std_error = np.sqrt(np.diag(covariance))
-        for _ in range(20):
-            step = covariance @ gradient(values)
-            values = _moved(values, moving, step)
-            if np.all(np.abs(step) < 1e-6 * std_error):
+    def _arrive(self, patience: int) -> None:
+        """Newton's steps, until they are smaller than a millionth of a standard error."""
+        bend, promised = self.bend(), np.inf  # twice the gain that the last step promised
+        for _ in range(patience):
+            step = self._uphill(bend)
+            if step.gain > promised / 30:
+                # Close by, one curvature serves all the steps; but this one is from too far away.
+                bend = self.bend()
+                step = self._uphill(bend)
+            promised = step.gain
+            if promised < 1e-12 or not self._walk(step.by, bend.units):
                 break
-        else:
-            raise RuntimeError(f"exact fit: expected a stationary point, got a last step of {step}")
-        table["estimate"] = values
-        table.loc[moving, "std_error"] = std_error
-        self.covariances = [to_matrix(f, values.fillna(0.0)) for f in self.design.factors]
-        self.residual_sd = values["sd(residual)"]
-        return table
+        if promised > 1e-6:  # if less, rounding is all that is left
+            raise RuntimeError(
+                f"exact fit: expected a stationary point, got a last step of {step.by}"
+            )
 
-    def _blocks(self) -> list[tuple[int, tuple[int, ...]]]:
-        return [(k, block) for k, f in enumerate(self.design.factors) for block in f.blocks]
+    def _uphill(self, bend: Bend) -> Step:
+        """Newton's step, but uphill also where the likelihood bends upwards.
 
+        At most it adds as much as there is, and one of the units.
+        """
+        point = self.point(bend.units)
+        _, slope = self.slope(point, bend.units)
+        values, vectors = np.linalg.eigh(bend.curvature)
+        size = np.maximum(np.abs(values), 1e-10 * np.abs(values).max())
+        step = vectors @ (vectors.T @ slope / size)
+        step /= max(1.0, (np.abs(step) / (1 + np.abs(point))).max())
+        return Step(step, float(step @ slope))
 
-def _triangle(factor: Factor) -> tuple[np.ndarray, np.ndarray]:
-    """Where the root of a factor's covariance has entries: a lower triangle a block."""
-    pairs = [(a, b) for block in factor.blocks for a in block for b in block if a >= b]
-    rows, columns = zip(*pairs, strict=True)
-    return np.array(rows), np.array(columns)
+    def _walk(self, step: np.ndarray, units: list[np.ndarray]) -> bool:
+        """Take the step, or the largest of its halves, quarters, ... that does not lead downhill;
+        was there one?"""
+        point, value = self.point(units), self.evaluate().value
+        for halving in range(40):
+            self.move(point + step / 2.0**halving, units)
+            if self.evaluate().value > value - ROUNDING * (1 + abs(value)):
+                return True
+        self.move(point, units)
+        return False
 
+    def _drop(self, little: float) -> bool:
+        """Leave out the columns of roots that are worth too little; were there any?
 
-def _moved(values: pd.Series, names: pd.Index, step: np.ndarray) -> pd.Series:
-    """Take a step in the named parameters: sds in their logarithm, correlations in Fisher's z."""
-    moved = values.copy()
-    for name, by in zip(names, step, strict=True):
-        if name.startswith("sd("):
-            moved[name] *= np.exp(by)
-        elif name.startswith("cor("):
-            moved[name] = np.tanh(np.arctanh(moved[name]) + by)
-        else:
-            moved[name] += by
-    return moved
+        In a direction a, with a'expected a = e, the information on a variance v is about
+        e^2 / (2 levels). So v is worth (v e)^2 / (4 levels).
+        """
+        roots = []
+        for block, root in zip(self.blocks, self.roots, strict=True):
+            metric = np.linalg.cholesky(self.surplus(block)[1])
+            _, length, right = np.linalg.svd(metric.T @ root)  # v e is the square of a length
+            keep = length**4 / (4 * block.levels) > little
+            roots.append(root if keep.all() else lower(root @ right[keep].T))
+        dropped = any(a is not b for a, b in zip(roots, self.roots, strict=True))
+        self.roots = roots
+        return dropped
 
+    def _grow(self) -> bool:
+        """Add a column to roots where the likelihood rises with a variance; did it for any?"""
+        grown = False
+        for i, (block, root) in enumerate(zip(self.blocks, self.roots, strict=True)):
+            if root.shape[1] == len(root):
+                continue
+            value = self.evaluate().value
+            surplus, directions = linalg.eigh(*self.surplus(block))
+            away = directions[:, -1:]  # where e = 1, so that scoring proposes surplus * levels
+            if surplus[-1] < 0 or surplus[-1] ** 2 * block.levels / 4 < 10 * LITTLE:
+                continue  # or `_drop` might take it back
+            for halving in range(40):
+                column = away * np.sqrt(surplus[-1] * block.levels / 2.0**halving)
+                self.roots[i] = lower(np.hstack([root, column]))
+                if self.evaluate().value > value:
+                    grown = True
+                    break
+            else:
+                self.roots[i] = root
+        return grown
 
-def _slopes(factor: Factor, covariance: np.ndarray, slope: np.ndarray) -> np.ndarray:
-    """From the slope in a covariance, ``d = sum(slope * dcovariance)``, to that in the logarithms
-    of its sds and the Fisher's z of its correlations."""
-    sds = np.sqrt(np.diag(covariance))
-    by_sd = 2 * (slope * covariance).sum(1)
-    by_z = [
-        2 * slope[a, b] * (sds[a] * sds[b] - covariance[a, b] ** 2 / max(sds[a] * sds[b], 1e-300))
-        for a, b in correlated_pairs(factor)
-    ]
-    return np.concatenate([by_sd, by_z])
+    def _turn_away(self) -> bool:
+        """Let singular roots change places with the directions that they lack; were there any?"""
+        roots = []
+        for block, root in zip(self.blocks, self.roots, strict=True):
+            if 0 < root.shape[1] < len(root):
+                metric = np.linalg.cholesky(self.surplus(block)[1])
+                lacking = np.linalg.svd(metric.T @ root)[0][:, root.shape[1] :]
+                root = lower(np.linalg.solve(metric.T, lacking) * np.sqrt(block.levels))
+            roots.append(root)
+        turned = any(a is not b for a, b in zip(roots, self.roots, strict=True))
+        self.roots = roots
+        return turned

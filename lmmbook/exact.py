@@ -1,7 +1,7 @@
 """The oracle: the Gaussian marginal likelihood, computed exactly, and its maximum.
 
-Chapter 04. `marginal` has the linear algebra, `climb` the way up to the maximum; here is what one
-asks of them.
+Chapter 04. `marginal` has the linear algebra, `climb` the way up to the maximum, `uncertainty` the
+standard errors; here is what one asks of them.
 
 `lmmbook.fit` never calls this module: it is here to check it.
 """
@@ -17,6 +17,7 @@ from lmmbook.covariance import names as names_of
 from lmmbook.covariance import parameter_names, to_matrix
 from lmmbook.formula import Design, build_design
 from lmmbook.marginal import Marginal
+from lmmbook.uncertainty import parameter_table
 
 import numpy as np
 import pandas as pd
@@ -96,7 +97,9 @@ def fit(
     """Maximise the exact marginal likelihood (ML, not lme4's default REML).
 
     L-BFGS over roots of the covariances with analytic gradients, the fixed effects profiled out,
-    then Newton steps until they are smaller than a millionth of a standard error.
+    then Newton steps until they are smaller than a millionth of a standard error. Where a maximum
+    is a singular covariance, no variance that is added to it raises the likelihood; and as there
+    may be more than one such maximum, a second climb from elsewhere looks for a higher one.
 
     Raises
     ------
@@ -106,14 +109,9 @@ def fit(
         If the optimiser does not reach a maximum.
     """
     ascent = Ascent(build_design(formula, data), families.resolve(family).sd)
-    for _ in range(10):
-        ascent.climb()
-        if not ascent.leave_boundary():
-            break
-    else:
-        raise RuntimeError("exact fit: expected a maximum after 10 climbs, got a slope upwards")
-    table = ascent.polish()
-    return ExactFit(table, ascent.evaluate().value)
+    ascent.maximise()
+    value = ascent.evaluate().value
+    return ExactFit(parameter_table(ascent), value)
 
 
 def _unpack(

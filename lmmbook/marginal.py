@@ -52,6 +52,8 @@ class Evaluation(NamedTuple):
         The derivative in the logarithm of the residual sd.
     observed, expected
         A factor: sum over its levels of ``g g'`` and of ``C``, ``[columns, columns]``.
+    fixed_information
+        ``[fixed columns, fixed columns]``: X'V^-1X, the information on the fixed effects.
     """
 
     value: float
@@ -60,6 +62,7 @@ class Evaluation(NamedTuple):
     residual_score: float
     observed: list[np.ndarray]
     expected: list[np.ndarray]
+    fixed_information: np.ndarray
 
 
 class Marginal:
@@ -95,9 +98,10 @@ class Marginal:
         """
         inverse = _Inverse(self, covariances, residual_sd)
         x, y = self.design.fixed, self.design.response
+        wx = inverse @ x
+        information = x.T @ wx
         if beta is None:
-            wx = inverse @ x
-            beta = np.linalg.solve(x.T @ wx, wx.T @ y)
+            beta = np.linalg.solve(information, wx.T @ y)
         residual = y - x @ beta
         white = inverse @ residual[:, None]
         quadratic = float(residual @ white[:, 0])
@@ -110,9 +114,10 @@ class Marginal:
         # s^2 tr(V^-1) = rows - sum_k tr(Σ_k expected_k)
         explained = sum(np.sum(c * e) for c, e in zip(covariances, expected, strict=True))
         own = residual_sd**2 * np.sum(white**2) - (self.design.rows - explained)
+        observed = [g.T @ g for g in pulls]
         return Evaluation(
-            value, beta, x.T @ white[:, 0], float(own), [g.T @ g for g in pulls], expected
-        )
+            value, beta, x.T @ white[:, 0], float(own), observed, expected, information
+        )  # fmt: skip
 
     def conditional(
         self, beta: np.ndarray, covariances: Sequence[np.ndarray], residual_sd: float

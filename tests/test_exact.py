@@ -8,12 +8,13 @@ from lmmbook import exact, families
 from lmmbook.covariance import parameter_names
 from lmmbook.formula import build_design
 from lmmbook.marginal import Marginal
+from lmmbook.position import Position, lower
 
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import dense, dense_conditional
-from scipy import optimize, stats
+from scipy import linalg, optimize, stats
 
 
 def small(seed: int = 0, rows: int = 45) -> pd.DataFrame:
@@ -408,3 +409,214 @@ def test_a_boundary_is_only_reported_where_nothing_is_to_be_gained(seed):
             moved[name] = abs(start[name] + rng.normal(0, 0.1))
         moved["cor(Intercept,x|g)"] = rng.uniform(-1, 1)
         assert exact.log_likelihood(formula, data, moved) <= found.log_likelihood + 1e-6
+
+
+# Hard data: few levels, and effects that are nought, or the same but for a factor. Most of the
+# maxima are singular covariances.
+
+HARD = {
+    0: "y ~ x + (1 + x|g)",
+    1: "y ~ x + z + (1 + x + z|g) + (1|h)",
+    2: "y ~ 1 + (1 + x + z|g)",
+    3: "y ~ x + (1 + x + z|g) + (1 + x|h)",
+}
+
+
+def hard(seed: int) -> tuple[str, pd.DataFrame]:
+    rng = np.random.default_rng(seed)
+    rows, g_levels, h_levels = rng.integers(40, 110), rng.integers(4, 9), rng.integers(3, 7)
+    data = pd.DataFrame(
+        {
+            "g": np.resize(np.arange(g_levels), rows),
+            "h": np.concatenate(
+                [np.arange(h_levels), rng.integers(0, h_levels, rows - h_levels)]
+            ),
+            "x": rng.normal(rng.choice([0, 2]), 1, rows),
+            "z": rng.normal(size=rows),
+        }
+    )  # fmt: skip
+    sd, rank = rng.choice([0, 0.3, 1.0, 2.0], 3), seed % 3
+    root = sd[:, None] * rng.choice([-1, 1], (3, 1)) if rank else np.diag(sd)
+    effects = rng.normal(size=(g_levels, root.shape[1])) @ root.T
+    columns = np.column_stack([np.ones(rows), data["x"], data["z"]])
+    data["y"] = 1 + (effects[data["g"]] * columns).sum(1) + rng.normal(size=rows)
+    data["y"] += rng.choice([0, 0.5]) * rng.normal(size=h_levels)[data["h"]]
+    return HARD[seed % len(HARD)], data
+
+
+def yardstick(formula: str, data: pd.DataFrame, starts: int) -> float:
+    """The highest of many climbs by the dense density, each with its square roots and its start."""
+    design = build_design(formula, data)
+    x, y, spread = design.fixed, design.response, float(np.std(design.response))
+    parts = []  # [rows, levels, columns] a block, each column of the spread of y
+    for factor in design.factors:
+        indicators = np.eye(factor.levels)[factor.codes]
+        for block in factor.blocks:
+            z = factor.z[:, block] / np.sqrt((factor.z[:, block] ** 2).mean(0)) * spread
+            parts.append(indicators[:, :, None] * z[:, None, :])
+    ends = np.cumsum([part.shape[2] ** 2 for part in parts])
+
+    def objective(point: np.ndarray) -> tuple[float, np.ndarray]:
+        roots = [
+            p.reshape(part.shape[2], -1)
+            for p, part in zip(np.split(point[:-1], ends[:-1]), parts, strict=True)
+        ]
+        scaled = [(part @ root) for part, root in zip(parts, roots, strict=True)]
+        flat = np.hstack([s.reshape(len(y), -1) for s in scaled])
+        variance = np.exp(2 * point[-1])
+        covariance = variance * np.eye(len(y)) + flat @ flat.T
+        inverse = np.linalg.inv(covariance)
+        residual = y - x @ np.linalg.solve(x.T @ inverse @ x, x.T @ inverse @ y)
+        white = inverse @ residual
+        value = np.linalg.slogdet(covariance)[1] + residual @ white + len(y) * np.log(2 * np.pi)
+        slope = inverse - np.outer(white, white)  # twice that of -log-likelihood
+        by_root = [
+            np.einsum("nlq,nlr->qr", part, (slope @ s.reshape(len(y), -1)).reshape(s.shape)).ravel()
+            for part, s in zip(parts, scaled, strict=True)
+        ]
+        return value / 2, np.concatenate([*by_root, [variance * np.trace(slope)]])
+
+    rng, best = np.random.default_rng(0), np.inf
+    for _ in range(starts):
+        point = np.append(rng.normal(0, 0.3, ends[-1]), np.log(spread * rng.uniform(0.2, 0.9)))
+        bounds = [(None, None)] * ends[-1] + [(np.log(spread) - 6, np.log(spread) + 1)]
+        for _ in range(3):
+            found = optimize.minimize(
+                objective, point, jac=True, method="L-BFGS-B", bounds=bounds,
+                options={"ftol": 1e-13, "gtol": 1e-6, "maxiter": 1000},
+            )  # fmt: skip
+            point, best = found.x, min(best, found.fun)
+    return -best
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_hard_data_are_fitted_as_by_many_climbs(seed):
+    formula, data = hard(seed)
+    found = exact.fit(formula, data)
+    assert found.log_likelihood > yardstick(formula, data, starts=6) - 1e-3
+    table = found.parameters
+    assert (table["std_error"].notna() == ~table["at_boundary"]).all()
+    value = exact.log_likelihood(formula, data, table["estimate"])
+    assert value == pytest.approx(found.log_likelihood, abs=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_covariate_has_no_scale_and_columns_have_no_order(seed):
+    formula, data = hard(seed)
+    fit = exact.fit(formula, data)
+    scaled = exact.fit(formula, data.assign(x=1000 * data["x"]))
+    assert scaled.log_likelihood == pytest.approx(fit.log_likelihood, abs=1e-6)
+    one, other = fit.parameters["estimate"], scaled.parameters["estimate"]
+    for name in one.index:
+        by = 1000 if name in ("x", "sd(x|g)", "sd(x|h)") else 1
+        assert by * other[name] == pytest.approx(one[name], rel=1e-3, abs=1e-3, nan_ok=True), name
+    order = formula.replace("1 + x + z|g", "1 + z + x|g").replace("(1 + x|", "(0 + x + w|")
+    turned = exact.fit(order, data.assign(w=1.0))
+    assert turned.log_likelihood == pytest.approx(fit.log_likelihood, abs=1e-6)
+    shared = list(set(one.index) & set(turned.parameters.index))
+    moved = turned.parameters["estimate"][shared]
+    np.testing.assert_allclose(moved, one[shared], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_slope_in_roots_is_that_of_finite_differences_at_singular_points_too(seed):
+    position = Position(build_design(*hard(seed)), None)
+    rng = np.random.default_rng(seed)
+    position.roots = [  # of any rank, nought included
+        lower(root @ rng.normal(size=(len(root), rng.integers(0, len(root) + 1))))
+        for root in position.roots
+    ]
+    units = position.natural_units()
+    point = position.point(units)
+    _, slope = position.slope(point, units)
+    h = 1e-5
+    values = [
+        [position.slope(point + sign * step, units)[0].value for sign in (1, -1)]
+        for step in h * np.eye(len(point))
+    ]
+    truth = np.diff(values, axis=1)[:, 0] / (-2 * h)
+    np.testing.assert_allclose(slope, truth, rtol=1e-4, atol=1e-4 * np.abs(slope).max())
+    position.move(point, units)
+    np.testing.assert_allclose(position.point(units), point, rtol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_no_direction_of_a_singular_covariance_wants_to_grow(seed):
+    """By dense algebra: the slope in every covariance has no positive eigenvalue."""
+    formula, data = hard(seed)
+    design = build_design(formula, data)
+    estimate = exact.fit(formula, data).parameters["estimate"].fillna(0.0)
+    mean, covariance, *_ = dense(design, estimate)
+    inverse = np.linalg.inv(covariance)
+    white = inverse @ (data["y"].to_numpy() - mean)
+    for factor in design.factors:
+        by_level = [factor.z * (factor.codes == level)[:, None] for level in range(factor.levels)]
+        observed = sum(np.outer(z.T @ white, z.T @ white) for z in by_level)
+        expected = sum(z.T @ inverse @ z for z in by_level)
+        assert linalg.eigh(observed, expected, eigvals_only=True)[-1] < 1 + 1e-3
+
+
+# Two classic data sets, from the R package lme4 (Bates, Maechler, Bolker, Walker and contributors):
+# `sleepstudy` (Belenky et al. 2003; 18 subjects, 10 days) and `Dyestuff2` (Box and Tiao 1973; 6
+# batches of 5). The numbers expected are those of lme4 itself, by ML.
+
+SLEEPSTUDY = np.array(
+    [
+        249.56, 258.7047, 250.8006, 321.4398, 356.8519, 414.6901, 382.2038, 290.1486, 430.5853,
+        466.3535, 222.7339, 205.2658, 202.9778, 204.707, 207.7161, 215.9618, 213.6303, 217.7272,
+        224.2957, 237.3142, 199.0539, 194.3322, 234.32, 232.8416, 229.3074, 220.4579, 235.4208,
+        255.7511, 261.0125, 247.5153, 321.5426, 300.4002, 283.8565, 285.133, 285.7973, 297.5855,
+        280.2396, 318.2613, 305.3495, 354.0487, 287.6079, 285.0, 301.8206, 320.1153, 316.2773,
+        293.3187, 290.075, 334.8177, 293.7469, 371.5811, 234.8606, 242.8118, 272.9613, 309.7688,
+        317.4629, 309.9976, 454.1619, 346.8311, 330.3003, 253.8644, 283.8424, 289.555, 276.7693,
+        299.8097, 297.171, 338.1665, 332.0265, 348.8399, 333.36, 362.0428, 265.4731, 276.2012,
+        243.3647, 254.6723, 279.0244, 284.1912, 305.5248, 331.5229, 335.7469, 377.299, 241.6083,
+        273.9472, 254.4907, 270.8021, 251.4519, 254.6362, 245.4523, 235.311, 235.7541, 237.2466,
+        312.3666, 313.8058, 291.6112, 346.1222, 365.7324, 391.8385, 404.2601, 416.6923, 455.8643,
+        458.9167, 236.1032, 230.3167, 238.9256, 254.922, 250.7103, 269.7744, 281.5648, 308.102,
+        336.2806, 351.6451, 256.2968, 243.4543, 256.2046, 255.5271, 268.9165, 329.7247, 379.4445,
+        362.9184, 394.4872, 389.0527, 250.5265, 300.0576, 269.8939, 280.5891, 271.8274, 304.6336,
+        287.7466, 266.5955, 321.5418, 347.5655, 221.6771, 298.1939, 326.8785, 346.8555, 348.7402,
+        352.8287, 354.4266, 360.4326, 375.6406, 388.5417, 271.9235, 268.4369, 257.2424, 277.6566,
+        314.8222, 317.2135, 298.1353, 348.1229, 340.28, 366.5131, 225.264, 234.5235, 238.9008,
+        240.473, 267.5373, 344.1937, 281.1481, 347.5855, 365.163, 372.2288, 269.8804, 272.4428,
+        277.8989, 281.7895, 279.1705, 284.512, 259.2658, 304.6306, 350.7807, 369.4692, 269.4117,
+        273.474, 297.5968, 310.6316, 287.1726, 329.6076, 334.4818, 343.2199, 369.1417, 364.1236,
+    ]
+)  # fmt: skip
+DYESTUFF2 = np.array(
+    [
+        7.298, 3.846, 2.434, 9.566, 7.990, 5.220, 6.556, 0.608, 11.788, -0.892,
+        0.110, 10.386, 13.434, 5.510, 8.166, 2.212, 4.852, 7.092, 9.288, 4.980,
+        0.282, 9.014, 4.458, 9.446, 7.198, 1.722, 4.782, 8.106, 0.758, 3.758,
+    ]
+)  # fmt: skip
+
+
+def test_sleepstudy_is_fitted_as_by_lme4():
+    data = pd.DataFrame({"Reaction": SLEEPSTUDY, "Subject": np.repeat(range(18), 10)})
+    data["Days"] = np.tile(np.arange(10.0), 18)
+    fit = exact.fit("Reaction ~ Days + (1 + Days|Subject)", data)
+    assert fit.log_likelihood == pytest.approx(-875.969672244, abs=1e-6)
+    estimate, se = fit.parameters["estimate"], fit.parameters["std_error"]
+    truth = {
+        "Intercept": 251.4051, "Days": 10.46729, "sd(Subject)": 23.7797596,
+        "sd(Days|Subject)": 5.7167985, "cor(Intercept,Days|Subject)": 0.081321,
+        "sd(residual)": 25.5919070,
+    }  # fmt: skip
+    assert list(estimate.index) == list(truth)
+    np.testing.assert_allclose(estimate, list(truth.values()), rtol=2e-4)
+    np.testing.assert_allclose(se[:2], [6.632, 1.502], rtol=1e-3)
+    assert not fit.parameters["at_boundary"].any()
+
+
+def test_dyestuff2_has_no_variance_between_batches():
+    data = pd.DataFrame({"Yield": DYESTUFF2, "Batch": np.repeat(list("ABCDEF"), 5)})
+    fit = exact.fit("Yield ~ 1 + (1|Batch)", data)
+    assert fit.log_likelihood == pytest.approx(-81.4365183269, abs=1e-8)
+    table = fit.parameters
+    assert table["estimate"]["sd(Batch)"] == 0.0
+    assert table["at_boundary"].to_dict() == {
+        "Intercept": False, "sd(Batch)": True, "sd(residual)": False
+    }  # fmt: skip
+    np.testing.assert_allclose(table["estimate"], [5.6656, 0.0, 3.65323135], rtol=1e-6)
