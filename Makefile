@@ -43,8 +43,9 @@ test: lint _build/built ## check everything but the slow statistical tests (at m
 test-full: lint _build/built ## check everything, slow tests too (at most 60 minutes)
 	$(VENV_PYTHON) -m pytest -m '' --durations=10
 
-bench: $(INSTALLED) ## time the fit beside the tutorial and other tools; writes bench/results.json
+bench: $(INSTALLED) ## time the fit beside the tutorial and other tools; the book draws the result
 	$(VENV_PYTHON) bench/run.py --out bench/results.json
+	cp bench/results.json lmmbook/datasets/bench.json
 
 lint: $(INSTALLED) ## check style and types
 	$(VENV_PYTHON) -m ruff check --output-format concise .
