@@ -53,10 +53,10 @@ def fit(
         An integer from 0 to 2**31 - 1. The same seed gives the same result on the same machine.
     chains
         Independent HMC chains, at least 2. By default as many as the smallest factor needs: 8, or
-        up to 64 where a factor has few levels.
+        up to 64 where a factor has few levels or the data few rows.
     max_sweeps
-        The budget: at most this many updates of all random effects in each chain, at least 400.
-        Most fits need a few hundred.
+        The budget: at most this many updates of all random effects in each chain, at least 520.
+        Most fits need a few hundred, more where a covariance may be singular.
     progress
         True or False; by default it is shown in a terminal and in a notebook, after two seconds.
 
