@@ -91,8 +91,7 @@ def certify(
     observed = complete - np.cov(flat.T).reshape(free, free)
     ess, r_hat = diagnose(score)
 
-    # Both are estimates: the fewer draws, the larger the eigenvalue has to be to be believed, and
-    # the standard errors to be within a tenth or so.
+    # Both are estimates: the fewer draws, the larger the eigenvalue has to be to be believed.
     # Far from the maximum even the complete data's may be negative.
     own, smallest = np.diag(complete), -np.inf
     if own.min() > 0:

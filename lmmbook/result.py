@@ -101,7 +101,9 @@ def gather(course: Course, converged: bool) -> Fit:
     values = engine.values()
     for block in course.at_boundary:  # tried at next to nothing, and found to be nothing
         singular = boundary.flattened(design, engine.parameters, block, course.singular[block], 0.0)
-        values |= covariance.from_matrix(design.factors[block[0]], singular)
+        of = design.factors[block[0]]
+        read = covariance.from_matrix(of, singular)
+        values |= {name: read[name] for name in covariance.names_of_block(of, block[1])}
     names = list(values)
     nothing = pd.Series(np.nan, names)
     table = pd.DataFrame(

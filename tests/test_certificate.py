@@ -326,6 +326,22 @@ def test_effects_that_are_perfectly_correlated_are_at_the_boundary():
     assert loss_of(found, formula, data) < 0.02
 
 
+def test_two_variances_of_one_factor_can_both_be_zero():
+    """Groups that differ less than chance makes them, in level and in slope."""
+    rng = np.random.default_rng(0)
+    x = np.tile(np.linspace(-1, 1, 8), 6)
+    data = pd.DataFrame({"g": np.repeat(np.arange(6), 8), "x": x})
+    noise = pd.Series(rng.normal(size=48))
+    mean = noise.groupby(data["g"]).transform("mean")
+    slope = (noise * x).groupby(data["g"]).transform("sum") / (x[:8] ** 2).sum()
+    data["y"] = noise - mean - slope * x
+    found = fit("y ~ x + (1 + x||g)", data, seed=0)
+    assert found.converged
+    for name in ("sd(g)", "sd(x|g)"):
+        assert found.parameters["at_boundary"][name]
+        assert found.parameters["estimate"][name] == 0.0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["proportional", "none"])
 def test_at_singular_covariances_no_log_likelihood_is_lost(kind):
