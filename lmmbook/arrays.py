@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from lmmbook import covariance, directions
 from lmmbook.formula import Design
+from lmmbook.likelihood import Family
 
 import numpy as np
 import pandas as pd
@@ -35,13 +36,14 @@ class FactorLayout(NamedTuple):
 class Layout(NamedTuple):
     """All that is fixed when a program is compiled; it can be compared and hashed.
 
-    ``translations`` holds ``(inner, outer, groups)`` of each `directions.Translation`.
+    ``family`` is the likelihood; ``translations`` holds ``(inner, outer, groups)`` of each
+    `directions.Translation`.
     """
 
     rows: int
     fixed: int
     chains: int
-    residual_free: bool
+    family: Family
     factors: tuple[FactorLayout, ...]
     translations: tuple[tuple[tuple[int, int], tuple[int, int], int], ...]
 
@@ -59,11 +61,12 @@ class FactorArrays(NamedTuple):
 
 
 class Arrays(NamedTuple):
-    """``response`` [rows]; ``fixed`` [rows, fixed]; ``solver`` [fixed, rows], (X'X)^-1 X';
-    ``gram`` [fixed, fixed], X'X; one `FactorArrays` a factor; per translation
+    """``response`` and ``offset`` [rows]; ``fixed`` [rows, fixed]; ``solver`` [fixed, rows],
+    (X'X)^-1 X'; ``gram`` [fixed, fixed], X'X; one `FactorArrays` a factor; per translation
     ``(groups_inner, groups_outer, weights)``."""
 
     response: tf.Tensor
+    offset: tf.Tensor
     fixed: tf.Tensor
     solver: tf.Tensor
     gram: tf.Tensor
@@ -73,14 +76,19 @@ class Arrays(NamedTuple):
 
 class Parameters(NamedTuple):
     """``beta`` [fixed]; ``scales``, the lower Cholesky factor [columns, columns] of each factor's
-    covariance; ``residual_sd``, a scalar."""
+    covariance; ``auxiliary`` [auxiliary], the family's own, unconstrained (`likelihood`)."""
 
     beta: tf.Tensor
     scales: list[tf.Tensor]
-    residual_sd: tf.Tensor
+    auxiliary: tf.Tensor
+
+    @property
+    def residual_sd(self) -> tf.Tensor:
+        """Of a Gaussian family."""
+        return tf.exp(self.auxiliary[0])
 
 
-def on_device(design: Design, chains: int, residual_free: bool) -> tuple[Layout, Arrays]:
+def on_device(design: Design, chains: int) -> tuple[Layout, Arrays]:
     """The layout of a design, and its arrays as tensors (float32)."""
     x = design.fixed
     factors, layouts = [], []
@@ -111,13 +119,14 @@ def on_device(design: Design, chains: int, residual_free: bool) -> tuple[Layout,
         )  # fmt: skip
     found = directions.translations(design)
     arrays = Arrays(
-        _float(design.response), _float(x), _float(np.linalg.solve(x.T @ x, x.T)), _float(x.T @ x),
+        _float(design.response), _float(design.offset), _float(x),
+        _float(np.linalg.solve(x.T @ x, x.T)), _float(x.T @ x),
         factors,
         [(tf.constant(t.groups_inner), tf.constant(t.groups_outer), _float(t.weights))
          for t in found],
     )  # fmt: skip
     layout = Layout(
-        design.rows, x.shape[1], chains, residual_free, tuple(layouts),
+        design.rows, x.shape[1], chains, design.family, tuple(layouts),
         tuple((t.inner, t.outer, t.groups) for t in found),
     )  # fmt: skip
     return layout, arrays
@@ -129,23 +138,19 @@ def _float(values: np.ndarray) -> tf.Tensor:
 
 def to_parameters(design: Design, values: Mapping[str, float] | pd.Series) -> Parameters:
     """From named values to `Parameters`. Every sd has to be positive."""
+    beta, matrices, auxiliary = covariance.split_values(design, values)
     scales = []
-    for factor in design.factors:
-        matrix = covariance.to_matrix(factor, values)
+    for matrix in matrices:
         matrix += 1e-10 * np.diag(np.diag(matrix))  # a correlation of 1 has a Cholesky factor too
         scales.append(_float(np.linalg.cholesky(matrix)))
-    return Parameters(
-        _float(np.array([values[name] for name in design.fixed_names])),
-        scales,
-        _float(np.array(values["sd(residual)"])),
-    )
+    return Parameters(_float(beta), scales, _float(auxiliary))
 
 
 def from_parameters(design: Design, parameters: Parameters) -> dict[str, float]:
     """From `Parameters` to named values, in the order of every table."""
     covariances = [lower @ lower.T for lower in (np.asarray(s, float) for s in parameters.scales)]
-    beta = np.asarray(parameters.beta, float)
-    return covariance.name_values(design, beta, covariances, float(parameters.residual_sd))
+    beta, auxiliary = (np.asarray(x, float) for x in (parameters.beta, parameters.auxiliary))
+    return covariance.name_values(design, beta, covariances, auxiliary)
 
 
 def to_rows(arrays: FactorArrays, effects: tf.Tensor) -> tf.Tensor:

@@ -18,6 +18,7 @@ from lmmbook.arrays import Parameters
 from lmmbook.formula import Design
 
 import numpy as np
+import tensorflow as tf
 from scipy import sparse
 
 WEAK = 2.0  # information on the logarithm of an sd; with less, it may as well be zero
@@ -125,7 +126,7 @@ def _by_ratings(
     design: Design, parameters: Parameters, draws: list[np.ndarray], k: int, along: np.ndarray
 ) -> np.ndarray:
     """``[draws, chains, directions, directions]``; ``along`` is ``[columns, directions]``."""
-    factor, variance = design.factors[k], float(parameters.residual_sd) ** 2
+    factor = design.factors[k]
     z = factor.z @ along
     to_levels = [
         sparse.csr_array(
@@ -133,15 +134,18 @@ def _by_ratings(
         )
         for c in z.T
     ]
-    curvature = z.T @ z / variance
-    fixed = design.response - design.fixed @ np.asarray(parameters.beta, float)
+    fixed = design.offset + design.fixed @ np.asarray(parameters.beta, float)
+    response = tf.constant(design.response[:, np.newaxis])
+    auxiliary = tf.cast(parameters.auxiliary, tf.float64)
     scores = []
     for i in range(len(draws[0])):
-        left = np.repeat(fixed[:, np.newaxis], draws[0].shape[2], axis=1)
+        predictor = np.repeat(fixed[:, np.newaxis], draws[0].shape[2], axis=1)
         for f, u in zip(design.factors, draws, strict=True):
-            left -= np.einsum("rcj,rj->rc", u[i][f.codes], f.z)
+            predictor += np.einsum("rcj,rj->rc", u[i][f.codes], f.z)
+        first, second = design.family.derivatives(response, tf.constant(predictor), auxiliary)
         # [directions, levels, chains]
-        gradient = np.stack([m @ left / variance for m in to_levels])
+        gradient = np.stack([m @ first[0].numpy() for m in to_levels])
+        curvature = np.einsum("rc,ri,rj->cij", -second[0][0].numpy(), z, z, optimize=True)
         scores.append(0.5 * (np.einsum("ilc,jlc->cij", gradient, gradient) - curvature))
     return np.array(scores)
 

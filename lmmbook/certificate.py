@@ -145,8 +145,7 @@ def diagnose(score: np.ndarray) -> tuple[float, float]:
 def jacobian(design: Design, layout: Layout, parameters: Parameters) -> np.ndarray:
     """``[parameters, coordinates]``: reported parameters (sds as logs, correlations as Fisher's z)
     by local coordinates, by central differences."""
-    begins = complete_data.offsets(layout)
-    size, h = begins[-1] + 1, 1e-4
+    size, h = complete_data.coordinates(layout), 1e-4
     columns = []
     for i in range(size):
         up, down = (
@@ -159,8 +158,8 @@ def jacobian(design: Design, layout: Layout, parameters: Parameters) -> np.ndarr
 
 def move(
     design: Design, layout: Layout, parameters: Parameters, step: np.ndarray
-) -> tuple[np.ndarray, list[np.ndarray], float]:
-    """``(beta, covariances, residual sd)`` after a step in local coordinates, in float64.
+) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
+    """``(beta, covariances, auxiliary)`` after a step in local coordinates, in float64.
 
     A covariance is stretched by exp(S), to first order I + S, and stays one however long the step.
     """
@@ -174,10 +173,10 @@ def move(
         root = by @ np.asarray(scale, float)
         covariances.append(root @ root.T)
     beta = np.asarray(parameters.beta, float) + step[: layout.fixed]
-    return beta, covariances, float(parameters.residual_sd) * float(np.exp(step[-1]))
+    return beta, covariances, np.asarray(parameters.auxiliary, float) + step[begins[-1] :]
 
 
-def _reported(design: Design, moved: tuple[np.ndarray, list[np.ndarray], float]) -> np.ndarray:
+def _reported(design: Design, moved: tuple[np.ndarray, list[np.ndarray], np.ndarray]) -> np.ndarray:
     return np.array(
         [scale_of(name)(value) for name, value in covariance.name_values(design, *moved).items()]
     )

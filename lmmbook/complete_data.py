@@ -13,9 +13,9 @@ least about a parameter. So every parameter has a home:
   in the likelihood. The second is for small variances, of which the prior knows too much.
 
 Parameters are counted off in local coordinates: the fixed effects; for each factor the entries of a
-stretch S, with ``covariance <- (I + S) covariance (I + S)'``; log residual sd. S is symmetric where
-effects are measured in `FactorArrays.units`. For a lone intercept it is the change of log sd. A
-covariance that is singular stays so, and can still be turned.
+stretch S, with ``covariance <- (I + S) covariance (I + S)'``; the family's auxiliary parameters. S
+is symmetric where effects are measured in `FactorArrays.units`. For a lone intercept it is the
+change of log sd. A covariance that is singular stays so, and can still be turned.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from typing import NamedTuple
 
 from lmmbook.arrays import Arrays, FactorArrays, FactorLayout, Layout, Parameters, to_rows
 from lmmbook.levels import inverse, standardise
+from lmmbook.likelihood import Derivatives
 
 import numpy as np
 import tensorflow as tf
@@ -69,9 +70,14 @@ def stretches(of: FactorLayout, units: tf.Tensor) -> tf.Tensor:
 
 
 def offsets(layout: Layout) -> list[int]:
-    """Where each factor's stretch begins among the coordinates; the last one is the residual's."""
+    """Where each factor's stretch begins among the coordinates; last, where the auxiliary do."""
     sizes = [len(basis(of)) for of in layout.factors]
     return [int(n) for n in layout.fixed + np.cumsum([0, *sizes])]
+
+
+def coordinates(layout: Layout) -> int:
+    """How many there are."""
+    return offsets(layout)[-1] + layout.family.auxiliary
 
 
 def score_and_information(
@@ -79,21 +85,21 @@ def score_and_information(
     arrays: Arrays,
     parameters: Parameters,
     effects: list[tf.Tensor],
-    left: tf.Tensor,
+    predictor: tf.Tensor,
     home: Home,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Gradient ``[chains, coordinates]`` and mean negative Hessian ``[coordinates, coordinates]``.
 
     Of log p(ratings, effects), the effects centred as ``home`` says, at each chain's draw.
     """
-    score, information = _likelihood(layout, arrays, parameters, effects, left, home)
+    score, information = _likelihood(layout, arrays, parameters, effects, predictor, home)
     begins = offsets(layout)
     for k, (of, has) in enumerate(zip(layout.factors, arrays.factors, strict=True)):
         s, h = _prior(
             of, has, parameters.scales[k], effects[k], home.freed[k], home.standardised[k]
         )
         positions = [*of.freed_fixed, *range(begins[k], begins[k + 1])]
-        place = tf.constant(np.eye(begins[-1] + 1, dtype=np.float32)[positions])
+        place = tf.constant(np.eye(coordinates(layout), dtype=np.float32)[positions])
         score += tf.matmul(s, place)
         information += tf.matmul(tf.matmul(place, h, transpose_a=True), place)
     return score, information
@@ -104,55 +110,86 @@ def _likelihood(
     arrays: Arrays,
     parameters: Parameters,
     effects: list[tf.Tensor],
-    left: tf.Tensor,
+    predictor: tf.Tensor,
     home: Home,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """The part of log p(ratings | effects): through the linear predictor, and the residual sd."""
-    variance = tf.square(parameters.residual_sd)
+    """The part of log p(ratings | effects): through the linear predictor, and the auxiliary."""
+    derivatives = layout.family.derivatives(
+        arrays.response[:, tf.newaxis], predictor, parameters.auxiliary
+    )
     stretched = offsets(layout)[-1] - layout.fixed
+    auxiliary = layout.family.auxiliary
     # Few fits have a factor standardised, and its derivatives cost more than all the rest.
-    by_stretch, mixed, among = tf.cond(
+    by_stretch, mixed, among, aside = tf.cond(
         tf.add_n(home.standardised) > 0,
-        lambda: _by_stretch(layout, arrays, effects, left, home),
+        lambda: _by_stretch(layout, arrays, effects, derivatives, home),
         lambda: (
             tf.zeros([layout.chains, stretched]),
             tf.zeros([layout.fixed, stretched]),
             tf.zeros([stretched, stretched]),
+            tf.zeros([stretched, auxiliary]),
         ),
     )
-    by_fixed = tf.matmul(left, arrays.fixed, transpose_a=True) * home.fixed
-    by_predictor = tf.concat([by_fixed, by_stretch], axis=1) / variance  # [chains, all but one]
-    squares = tf.reduce_sum(tf.square(left), axis=0) / variance  # [chains]
-    score = tf.concat([by_predictor, (squares - layout.rows)[:, tf.newaxis]], axis=1)
+    gradient, own, beside, last = by_regression(arrays, derivatives)
+    by_fixed, by_auxiliary = gradient[:, : layout.fixed], gradient[:, layout.fixed :]
+    score = tf.concat([by_fixed * home.fixed, by_stretch, by_auxiliary], axis=1)
+    own *= home.fixed * home.fixed[:, tf.newaxis]
+    mixed, beside = home.fixed[:, tf.newaxis] * mixed, home.fixed[:, tf.newaxis] * beside
+    return score, join(join(own, mixed, among), tf.concat([beside, aside], axis=0), last)
 
-    mixed = home.fixed[:, tf.newaxis] * mixed
-    own = arrays.gram * home.fixed * home.fixed[:, tf.newaxis]
-    information = _join(_join(own, mixed, among) / variance,
-                        2.0 * tf.reduce_mean(by_predictor, axis=0)[:, tf.newaxis],
-                        2.0 * tf.reduce_mean(squares)[tf.newaxis, tf.newaxis])  # fmt: skip
-    return score, information
+
+def by_regression(
+    arrays: Arrays, derivatives: Derivatives
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+    """As in a regression without random effects: through fixed effects and auxiliary parameters.
+
+    Gradient ``[chains, fixed + auxiliary]``; information, averaged over the chains, of the fixed
+    effects ``[fixed, fixed]``, between them and the auxiliary ``[fixed, auxiliary]``, and of those
+    ``[auxiliary, auxiliary]``.
+    """
+    first, second = derivatives
+    by_fixed = tf.matmul(first[0], arrays.fixed, transpose_a=True)
+    gradient = tf.concat([by_fixed, *(tf.reduce_sum(f, 0)[:, tf.newaxis] for f in first[1:])], 1)
+    weights = [-tf.reduce_mean(h, axis=1) for h in second[0]]  # each [rows]
+    own = tf.matmul(arrays.fixed, weights[0][:, tf.newaxis] * arrays.fixed, transpose_a=True)
+    fixed, auxiliary = arrays.fixed.shape[1], len(first) - 1
+    if not auxiliary:
+        return gradient, own, tf.zeros([fixed, 0]), tf.zeros([0, 0])
+    beside = tf.matmul(arrays.fixed, tf.stack(weights[1:], axis=1), transpose_a=True)
+    chains = first[0].shape[1]
+    last = [[-tf.reduce_sum(h) / chains for h in row[1:]] for row in second[1:]]
+    return gradient, own, beside, tf.stack([tf.stack(row) for row in last])
 
 
 def _by_stretch(
-    layout: Layout, arrays: Arrays, effects: list[tf.Tensor], left: tf.Tensor, home: Home
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Through the scale of standardised effects, u = (I + S) scale v: ``[chains, stretches]``, with
-    the fixed effects ``[fixed, stretches]``, and among themselves; in units of 1 / variance."""
+    layout: Layout,
+    arrays: Arrays,
+    effects: list[tf.Tensor],
+    derivatives: Derivatives,
+    home: Home,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Through the scale of standardised effects, u = (I + S) scale v: the gradient ``[chains,
+    stretches]``, and the information with the fixed effects ``[fixed, stretches]``, among
+    themselves, and with the auxiliary parameters ``[stretches, auxiliary]``."""
     columns = []  # of the linear predictor's derivative, each [rows, chains]
     for k, (of, has) in enumerate(zip(layout.factors, arrays.factors, strict=True)):
         for stretch in tf.unstack(stretches(of, has.units)):
             moved = tf.einsum("ij,lcj->lci", stretch, effects[k])
             columns.append(home.standardised[k] * to_rows(has, moved))
     derivative = tf.stack(columns)  # [stretches, rows, chains]
+    first, second = derivatives
     flat = tf.reshape(derivative, [len(columns), -1])
+    weighted = tf.reshape(-derivative * second[0][0], [len(columns), -1])
+    aside = [-tf.einsum("prc,rc->p", derivative, h) / layout.chains for h in second[0][1:]]
     return (
-        tf.einsum("prc,rc->cp", derivative, left),
-        tf.einsum("rf,prc->fp", arrays.fixed, derivative) / layout.chains,
-        tf.matmul(flat, flat, transpose_b=True) / layout.chains,
+        tf.einsum("prc,rc->cp", derivative, first[0]),
+        tf.einsum("rf,prc->fp", arrays.fixed, -derivative * second[0][0]) / layout.chains,
+        tf.matmul(flat, weighted, transpose_b=True) / layout.chains,
+        tf.stack(aside, axis=1) if aside else tf.zeros([len(columns), 0]),
     )
 
 
-def _join(first: tf.Tensor, across: tf.Tensor, last: tf.Tensor) -> tf.Tensor:
+def join(first: tf.Tensor, across: tf.Tensor, last: tf.Tensor) -> tf.Tensor:
     """A symmetric matrix from its blocks."""
     top = tf.concat([first, across], axis=1)
     return tf.concat([top, tf.concat([tf.transpose(across), last], axis=1)], axis=0)
@@ -198,4 +235,4 @@ def _prior(
 
     keep = 1.0 - standardised
     score = tf.concat([score_mean, keep * score_stretch], axis=1)
-    return score, _join(among_mean, keep * across, keep * among_stretch)
+    return score, join(among_mean, keep * across, keep * among_stretch)

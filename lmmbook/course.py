@@ -21,7 +21,7 @@ DRAWS = 200  # sweeps of the first certificate
 FEWEST_SWEEPS = 520  # that is what these need, with what settles and fills up chunks
 LONGEST_STEP = 0.5  # a Newton step changes the logarithm of no sd by more
 FAR = 1.0  # standard errors; from further away, the Newton step is only a direction
-GONE = 1e-4  # an sd that is tried at zero, relative to the residual's
+GONE = 1e-4  # an sd that is tried at zero, relative to `Engine.unit`
 ENOUGH = 8  # times the first draws; a score that is not seen then is as good as zero
 NO_GAIN = 0.02  # log-likelihood: what a point 0.2 standard errors from the maximum misses
 SURE = 3.0  # Monte Carlo standard errors before a sign is believed
@@ -109,15 +109,15 @@ class Course:
         """``[coordinates, free]``: the directions that are neither fixed nor at a boundary."""
         layout = self.engine.layout
         begins = complete_data.offsets(layout)
-        free = np.eye(begins[-1] + 1)
+        free = np.eye(complete_data.coordinates(layout))
         columns = [free[:, : layout.fixed]]
         for k, of in enumerate(layout.factors):
             # A stretch n n' along a direction n without variance changes nothing.
             idle = np.vstack([np.zeros((0, len(complete_data.basis(of)))), *self._idle(k)])
             place = free[:, begins[k] : begins[k + 1]]
             columns.append(place @ linalg.null_space(idle) if len(idle) else place)
-        if layout.residual_free:
-            columns.append(free[:, -1:])
+        if layout.family.estimated:
+            columns.append(free[:, begins[-1] :])
         return np.hstack(columns)
 
     def _idle(self, k: int) -> list[np.ndarray]:
@@ -150,7 +150,7 @@ class Course:
         """
         least = self.singular.get(block, 0) + 1
         self.singular[block], self.trying = least, block
-        unit = np.square(self.engine.values()["sd(residual)"])
+        unit = self.engine.unit**2
         point = self.design, self.engine.parameters, block, least
         self.put(block, boundary.flattened(*point, GONE**2 * unit))
         self.climb()

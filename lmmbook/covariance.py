@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import combinations
+from typing import Any
 
 from lmmbook.factors import Factor
 from lmmbook.formula import Design
@@ -44,9 +45,9 @@ def names(factor: Factor) -> list[str]:
 
 
 def parameter_names(design: Design) -> list[str]:
-    """All parameters of a Gaussian model, in the order of every table of this package."""
-    random = [name for factor in design.factors for name in names(factor)]
-    return [*design.fixed_names, *random, "sd(residual)"]
+    """All parameters, in the order of every table of this package."""
+    zero, none = np.zeros(len(design.fixed_names)), np.zeros(design.family.auxiliary)
+    return list(name_values(design, zero, [np.eye(len(f.effects)) for f in design.factors], none))
 
 
 def to_matrix(factor: Factor, parameters: Mapping[str, float] | pd.Series) -> np.ndarray:
@@ -83,13 +84,28 @@ def names_of_block(factor: Factor, block: tuple[int, ...]) -> list[str]:
 
 
 def name_values(
-    design: Design, beta: np.ndarray, covariances: list[np.ndarray], residual_sd: np.ndarray | float
+    design: Design, beta: np.ndarray, covariances: list[np.ndarray], auxiliary: np.ndarray
 ) -> dict:  # fmt: skip
     """Name to value, in the order of every table; any leading axes are kept.
 
-    ``beta`` [..., fixed]; ``covariances`` [..., columns, columns]; ``residual_sd`` [...].
+    ``beta`` [..., fixed]; ``covariances`` [..., columns, columns]; ``auxiliary`` [..., auxiliary],
+    the family's own parameters, some of which may stand in the intercept's place.
     """
-    values = {name: beta[..., c] for c, name in enumerate(design.fixed_names)}
+    by_name = {name: beta[..., c] for c, name in enumerate(design.fixed_names)}
+    first, last = design.family.report(by_name.get("Intercept", 0.0), auxiliary)
+    values: dict[str, Any] = {}
+    for name, value in by_name.items():
+        values |= first if name == "Intercept" else {name: value}
     for factor, matrix in zip(design.factors, covariances, strict=True):
         values |= from_matrix(factor, matrix)
-    return values | {"sd(residual)": residual_sd}
+    return values | last
+
+
+def split_values(
+    design: Design, values: Mapping[str, Any]
+) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
+    """The inverse of `name_values`, for numbers: ``beta``, covariances, ``auxiliary``."""
+    intercept, auxiliary = design.family.unreport(values)
+    beta = [intercept if n == "Intercept" else values[n] for n in design.fixed_names]
+    covariances = [to_matrix(factor, values) for factor in design.factors]
+    return np.array(beta, float), covariances, auxiliary

@@ -5,19 +5,20 @@ Chapter 04. `mcem` decides what to do next; this module does it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
-from lmmbook import certificate, complete_data, covariance, program
+from lmmbook import certificate, complete_data, covariance, levels, program, regression
 from lmmbook.arrays import (
     Parameters,
     from_parameters,
     on_device,
     to_parameters,
 )
+from lmmbook.families import Gaussian
 from lmmbook.formula import Design
 from lmmbook.homes import choose_homes
-from lmmbook.levels import LONGEST_STEP
 from lmmbook.progress import Progress
 
 import numpy as np
@@ -47,7 +48,6 @@ class Engine:
     def __init__(
         self,
         design: Design,
-        residual_sd: float | None,
         chains: int,
         max_sweeps: int,
         seed: int,
@@ -55,13 +55,17 @@ class Engine:
     ) -> None:
         self.design, self.chains, self.seed = design, chains, seed
         self.progress = progress or Progress(False)
-        self.layout, self.arrays = on_device(design, chains, residual_sd is None)
+        self.layout, self.arrays = on_device(design, chains)
         self.program = program.compiled(self.layout)
         self.chunk = program.sweeps_of(self.layout)
+        parameters = to_parameters(design, start_values(design))
+        effects = [tf.zeros([of.levels, chains, of.columns]) for of in self.layout.factors]
+        predictor = levels.linear_predictor(self.arrays, parameters, effects)
         self.state = program.State(
-            to_parameters(design, start_values(design, residual_sd)),
-            [tf.zeros([of.levels, chains, of.columns]) for of in self.layout.factors],
-            tf.fill([len(self.layout.factors)], tf.constant(LONGEST_STEP, tf.float32)),
+            parameters,
+            effects,
+            levels.longest_steps(self.layout),
+            levels.curvatures(self.layout, self.arrays, parameters, predictor),
         )
         self.sweeps_left, self.max_sweeps, self.calls = max_sweeps, max_sweeps, 0
         self.trace: list[pd.DataFrame] = []
@@ -71,6 +75,15 @@ class Engine:
     def parameters(self) -> Parameters:
         """The parameters as they are now."""
         return self.state.parameters
+
+    @property
+    def unit(self) -> float:
+        """The scale of the linear predictor on which one row tells something: the residual sd, or
+        what is like it in another family, one over the root of a row's mean information."""
+        if levels.is_gaussian(self.layout):
+            return float(self.parameters.residual_sd)
+        told = float(tf.reduce_sum(self.state.curvature[0]))
+        return math.sqrt(float(tf.reduce_sum(self.arrays.factors[0].cross)) / told)
 
     def set(self, values: Mapping[str, Any]) -> None:
         """Put named values in place of the parameters."""
@@ -86,9 +99,9 @@ class Engine:
     def measure(self, draws: int, estimated: np.ndarray) -> certificate.Certificate:
         """Freeze the parameters, sweep until the draws have settled, make ``draws`` more sweeps,
         and judge the parameters by them."""
-        home = choose_homes(self.layout, self.arrays, self.parameters, estimated)
+        home = choose_homes(self.layout, self.arrays, self.parameters, self.unit**2, estimated)
         scores, kept = [], []
-        information = np.zeros(2 * [complete_data.offsets(self.layout)[-1] + 1])
+        information = np.zeros(2 * [complete_data.coordinates(self.layout)])
         parts = self._parts(np.zeros(SETTLE + draws))
         sweeps = np.arange(len(parts) * self.chunk).reshape(len(parts), -1)
         every = -(-(sweeps.size - SETTLE) // max(1, KEPT // self.chains))
@@ -134,9 +147,9 @@ class Engine:
 
     def _frame(self, phase: str, output: program.Output) -> pd.DataFrame:
         """One row a sweep: phase, parameters, acceptance."""
-        beta, scales, residual_sd = tf.nest.map_structure(lambda x: x.numpy(), output.parameters)
+        beta, scales, auxiliary = tf.nest.map_structure(lambda x: x.numpy(), output.parameters)
         covariances = [lower @ np.swapaxes(lower, 1, 2) for lower in scales]
-        columns = covariance.name_values(self.design, beta, covariances, residual_sd)
+        columns = covariance.name_values(self.design, beta, covariances, auxiliary)
         frame = pd.DataFrame(columns | {"acceptance": output.acceptance.numpy()})
         frame["phase"] = phase
         if not np.isfinite(frame.drop(columns="phase").to_numpy()).all():
@@ -150,14 +163,13 @@ class Engine:
         return from_parameters(self.design, self.parameters)
 
 
-def start_values(design: Design, residual_sd: float | None) -> dict[str, Any]:
-    """Least squares, and its variance shared out equally between the factors and the residual."""
-    beta, *_ = np.linalg.lstsq(design.fixed, design.response, rcond=None)
+def start_values(design: Design) -> dict[str, Any]:
+    """A regression without random effects, and its variance shared out equally between them and the
+    residual."""
+    beta, auxiliary, variance = regression.fit(design)
     parts = sum(len(f.effects) for f in design.factors) + 1
-    spread = float(np.std(design.response - design.fixed @ beta)) / np.sqrt(parts)
-    values: dict[str, Any] = dict(zip(design.fixed_names, beta, strict=True))
-    for factor in design.factors:
-        # A slope's share is what it adds to the spread of the ratings.
-        sizes = np.sqrt((factor.z**2).mean(0))
-        values |= covariance.from_matrix(factor, np.diag((spread / sizes) ** 2))
-    return values | {"sd(residual)": spread if residual_sd is None else residual_sd}
+    # A slope's share is what it adds to the spread of the ratings.
+    covariances = [np.diag(variance / parts / (f.z**2).mean(0)) for f in design.factors]
+    if isinstance(design.family, Gaussian) and design.family.estimated:
+        auxiliary = 0.5 * np.log([variance / parts])
+    return covariance.name_values(design, beta, covariances, auxiliary)

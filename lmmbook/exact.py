@@ -92,7 +92,7 @@ def effects(
 
 
 def fit(
-    formula: str, data: pd.DataFrame, family: str | families.Gaussian = "gaussian"
+    formula: str, data: pd.DataFrame, family: str | families.Family = "gaussian"
 ) -> ExactFit:  # fmt: skip
     """Maximise the exact marginal likelihood (ML, not lme4's default REML).
 
@@ -108,7 +108,10 @@ def fit(
     RuntimeError
         If the optimiser does not reach a maximum.
     """
-    ascent = Ascent(build_design(formula, data), families.resolve(family).sd)
+    family = families.resolve(family)
+    if not isinstance(family, families.Gaussian):
+        raise ValueError(f"family: expected a Gaussian one, the only exact one, got {family!r}")
+    ascent = Ascent(build_design(formula, data), family.sd)
     ascent.maximise()
     value = ascent.evaluate().value
     return ExactFit(parameter_table(ascent), value)

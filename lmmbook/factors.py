@@ -136,6 +136,9 @@ def _check_effects(name: str, effects: list[str], z: np.ndarray) -> None:
     twice = sorted({effect for effect in effects if effects.count(effect) > 1})
     if twice:
         raise ValueError(f"group {name!r}: expected each effect once, got {twice} more than once")
+    offsets = [effect for effect in effects if effect.startswith("offset(")]
+    if offsets:
+        raise ValueError(f"group {name!r}: expected effects, got {offsets}; an offset is fixed")
     if not np.isfinite(z).all():
         raise ValueError("data: expected finite numbers, got infinite values")
     check_independent(f"effects of group {name!r}", z, effects)

@@ -1,16 +1,73 @@
-"""The likelihoods: how a rating scatters around the linear predictor.
+"""The likelihoods: how a response scatters around the linear predictor.
 
-Chapter 02. A family knows nothing about random effects: it sees a linear predictor and returns a
-distribution of the response.
+Chapters 02 and 06. A family knows nothing about random effects. It turns a response into numbers
+and refuses one that does not fit; given a linear predictor, it is a distribution; and it has the
+derivatives that the M-step and the certificate need.
+
+Some families have parameters of their own besides the linear predictor, such as a residual standard
+deviation or thresholds. The engine sees these *auxiliary* parameters as unconstrained numbers
+``[auxiliary]``; people see them as `Family.report` puts them. `likelihood` says what a family
+is, `cumulative` and `categorical` are for a response with categories, `custom` is for your own.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
+
+from lmmbook.categorical import Categorical
+from lmmbook.cumulative import Cumulative, OrderedLogistic
+from lmmbook.custom import Custom
+from lmmbook.likelihood import Derivatives, Family, numbers, refuse
+
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+from tensorflow_probability import distributions as tfd
+
+__all__ = [
+    "Bernoulli",
+    "Categorical",
+    "Cumulative",
+    "Custom",
+    "Family",
+    "Gaussian",
+    "OrderedLogistic",
+    "Poisson",
+    "resolve",
+]
+
+
+def resolve(family: str | Family) -> Family:
+    """Turn the ``family`` argument of `lmmbook.fit` into a family object.
+
+    Raises
+    ------
+    ValueError
+        If a name is not known.
+
+    Examples
+    --------
+    >>> resolve("gaussian")
+    Gaussian(sd=None)
+    >>> resolve("gamma")
+    Traceback (most recent call last):
+        ...
+    ValueError: family: expected one of 'gaussian', 'cumulative', 'bernoulli', 'poisson', \
+'categorical', or a family object, got 'gamma'
+    """
+    if isinstance(family, Family):
+        return family
+    named = {f.__name__.lower(): f for f in (Gaussian, Cumulative, Bernoulli, Poisson, Categorical)}
+    if not isinstance(family, str) or family not in named:
+        expected = ", ".join(map(repr, named))
+        raise ValueError(f"family: expected one of {expected}, or a family object, got {family!r}")
+    return named[family]()
 
 
 @dataclass(frozen=True)
-class Gaussian:
+class Gaussian(Family):
     """Normal likelihood, ``y = linear predictor + residual``.
 
     Parameters
@@ -35,6 +92,7 @@ class Gaussian:
     """
 
     sd: float | None = None
+    auxiliary = 1  # the logarithm of the residual sd
 
     def __post_init__(self) -> None:
         if self.sd is not None and not 0 < self.sd < float("inf"):
@@ -42,26 +100,141 @@ class Gaussian:
                 f"Gaussian(sd=...): expected None or a positive finite number, got {self.sd!r}"
             )
 
+    @property
+    def estimated(self) -> bool:  # type: ignore[override]
+        """Whether the residual sd is estimated."""
+        return self.sd is None
 
-def resolve(family: str | Gaussian) -> Gaussian:
-    """Turn the ``family`` argument of `lmmbook.fit` into a family object.
+    def codes(self, response: pd.Series) -> np.ndarray:
+        """The response itself, which has to vary."""
+        values = numbers(response)
+        if np.ptp(values) == 0 and len(values) > 1:
+            raise ValueError(f"response: expected values that vary, got {values[0]:g} in every row")
+        return values
 
-    Raises
-    ------
-    ValueError
-        If a name is not known.
+    def distribution(self, predictor: tf.Tensor, auxiliary: tf.Tensor) -> tfd.Distribution:
+        """``Normal(predictor, sd)``."""
+        return tfd.Normal(predictor, tf.exp(auxiliary[0]))
+
+    def derivatives(
+        self, response: tf.Tensor, predictor: tf.Tensor, auxiliary: tf.Tensor
+    ) -> Derivatives:
+        """In closed form; see `Family.derivatives`."""
+        precision = tf.exp(-2.0 * auxiliary[0])
+        left = response - predictor
+        squares = tf.square(left) * precision
+        mixed = -2.0 * left * precision
+        return Derivatives(
+            [left * precision, squares - 1.0],
+            [[-precision * tf.ones_like(left), mixed], [mixed, -2.0 * squares]],
+        )
+
+    def start(self, response: np.ndarray) -> tuple[float, np.ndarray]:
+        """Mean, and logarithm of the standard deviation."""
+        sd = float(np.std(response)) if self.sd is None else self.sd
+        return float(np.mean(response)), np.log([sd])
+
+    def report(
+        self, intercept: Any, auxiliary: np.ndarray
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """``Intercept`` and ``sd(residual)``."""
+        return {"Intercept": intercept}, {"sd(residual)": np.exp(auxiliary[..., 0])}
+
+    def unreport(self, values: Mapping[str, Any]) -> tuple[Any, np.ndarray]:
+        """The inverse of `report`."""
+        return values.get("Intercept"), np.log([float(values["sd(residual)"])])
+
+
+@dataclass(frozen=True)
+class Bernoulli(Family):
+    """A response of 0 or 1 (or False and True), ``logit P(1) = linear predictor``.
 
     Examples
     --------
-    >>> resolve("gaussian")
-    Gaussian(sd=None)
-    >>> resolve("gamma")
+    >>> Bernoulli().codes(pd.Series([True, False]))
+    array([1., 0.])
+    >>> Bernoulli().codes(pd.Series([1, 2]))
     Traceback (most recent call last):
         ...
-    ValueError: family: expected "gaussian" or a Gaussian(...) object, got 'gamma'
+    ValueError: response: expected 0 and 1 for bernoulli, got [2]
     """
-    if isinstance(family, Gaussian):
-        return family
-    if family == "gaussian":
-        return Gaussian()
-    raise ValueError(f'family: expected "gaussian" or a Gaussian(...) object, got {family!r}')
+
+    def codes(self, response: pd.Series) -> np.ndarray:
+        """0.0 and 1.0."""
+        values = numbers(response)
+        refuse(response, ~np.isin(values, [0, 1]), "0 and 1 for bernoulli")
+        return values
+
+    def bind(self, response: pd.Series) -> Bernoulli:
+        """Both values have to occur."""
+        values = self.codes(response)
+        if len(np.unique(values)) < 2:
+            raise ValueError(
+                f"response: expected both 0 and 1 for bernoulli, got only {values[0]:g}"
+            )
+        return self
+
+    def distribution(self, predictor: tf.Tensor, auxiliary: tf.Tensor) -> tfd.Distribution:
+        """``Bernoulli(logits=predictor)``."""
+        return tfd.Bernoulli(logits=predictor, dtype=predictor.dtype)
+
+    def derivatives(
+        self, response: tf.Tensor, predictor: tf.Tensor, auxiliary: tf.Tensor
+    ) -> Derivatives:
+        """In closed form; see `Family.derivatives`."""
+        probability = tf.sigmoid(predictor)
+        return Derivatives(
+            [response - probability], [[-probability * tf.sigmoid(-predictor)]]
+        )  # fmt: skip
+
+    def start(self, response: np.ndarray) -> tuple[float, np.ndarray]:
+        """The logit of the mean."""
+        mean = response.mean()
+        return float(np.log(mean / (1 - mean))), np.zeros(0)
+
+
+@dataclass(frozen=True)
+class Poisson(Family):
+    """A count, ``log mean = linear predictor``. Exposure goes in as ``offset(np.log(exposure))``.
+
+    Examples
+    --------
+    >>> Poisson().codes(pd.Series([0, 3, -1]))
+    Traceback (most recent call last):
+        ...
+    ValueError: response: expected counts (0, 1, 2, ...) for poisson, got [-1]
+    """
+
+    def codes(self, response: pd.Series) -> np.ndarray:
+        """The counts."""
+        values = numbers(response)
+        wrong = (values < 0) | (values != np.round(values))
+        refuse(response, wrong, "counts (0, 1, 2, ...) for poisson")
+        return values
+
+    def bind(self, response: pd.Series) -> Poisson:
+        """Not all counts may be zero."""
+        if not self.codes(response).any():
+            raise ValueError("response: expected counts that are not all zero for poisson")
+        return self
+
+    def distribution(self, predictor: tf.Tensor, auxiliary: tf.Tensor) -> tfd.Distribution:
+        """``Poisson(log_rate=predictor)``."""
+        return tfd.Poisson(log_rate=predictor)
+
+    def log_density(
+        self, response: tf.Tensor, predictor: tf.Tensor, auxiliary: tf.Tensor
+    ) -> tf.Tensor:
+        """Without the factorial, which is a constant."""
+        return response * predictor - tf.exp(predictor)
+
+    def derivatives(
+        self, response: tf.Tensor, predictor: tf.Tensor, auxiliary: tf.Tensor
+    ) -> Derivatives:
+        """In closed form; see `Family.derivatives`."""
+        rate = tf.exp(predictor)
+        return Derivatives([response - rate], [[-rate]])
+
+    def start(self, response: np.ndarray) -> tuple[float, np.ndarray]:
+        """The logarithm of the mean."""
+        return float(np.log(response.mean())), np.zeros(0)

@@ -12,12 +12,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lmmbook.factors import Factor, build_factors, check_independent
+from lmmbook.families import Gaussian
+from lmmbook.likelihood import Family
 from lmmbook.syntax import parse
 
 import numpy as np
 import pandas as pd
 from formulae.environment import Environment
-from formulae.matrices import CommonEffectsMatrix, DesignMatrices
+from formulae.matrices import CommonEffectsMatrix, DesignMatrices, ResponseMatrix
+
+GAUSSIAN = Gaussian()
 
 
 @dataclass(frozen=True)
@@ -28,8 +32,12 @@ class Design:
     ----------
     formula
         The formula as given.
+    family
+        The likelihood, with the categories of the response if it has any.
     response
-        ``[rows]`` float64.
+        ``[rows]`` float64, as the family takes it: for categories 0, 1, ...
+    offset
+        ``[rows]`` float64, what is added to the linear predictor with a coefficient of 1.
     fixed
         ``[rows, columns]`` float64: the fixed-effect columns, the intercept's among them.
     fixed_names
@@ -39,11 +47,14 @@ class Design:
     """
 
     formula: str
+    family: Family
     response: np.ndarray
+    offset: np.ndarray
     fixed: np.ndarray
     fixed_names: tuple[str, ...]
     factors: tuple[Factor, ...]
     _common: CommonEffectsMatrix = field(repr=False)
+    _response: str = field(repr=False)
     _columns: tuple[str, ...] = field(repr=False)
     _categories: dict[str, set[Any]] = field(repr=False)
 
@@ -77,13 +88,29 @@ class Design:
         fixed = np.asarray(self._common.evaluate_new_data(data).design_matrix, float)
         if not all(np.isfinite(x).all() for x in (fixed, *(f.z for f in factors))):
             raise ValueError("data: expected finite numbers, got infinite values")
+        is_offset = _offsets(self._common)
         return Design(
-            self.formula, np.full(len(data), np.nan), fixed, self.fixed_names, factors,
-            self._common, self._columns, self._categories,
+            self.formula, self.family, np.full(len(data), np.nan),
+            fixed[:, is_offset].sum(1), fixed[:, ~is_offset], self.fixed_names, factors,
+            self._common, self._response, self._columns, self._categories,
         )  # fmt: skip
 
+    def codes(self, data: pd.DataFrame) -> np.ndarray:
+        """``[rows]``: the response of new rows, as `response` has it.
 
-def build_design(formula: str, data: pd.DataFrame) -> Design:
+        Raises
+        ------
+        ValueError
+            If ``data`` lacks it, or it is not one for this family. A response that the formula
+            transforms, as in ``np.log(y)``, has to be a column of its own.
+        """
+        _check_frame(data, [self._response])
+        return self.family.codes(data[self._response])
+
+
+def build_design(
+    formula: str, data: pd.DataFrame, family: Family = GAUSSIAN
+) -> Design:  # fmt: skip
     """Parse ``formula`` and read what it needs from ``data``.
 
     Understood are fixed effects as ``formulae`` understands them, and random effects as in lme4:
@@ -92,7 +119,8 @@ def build_design(formula: str, data: pd.DataFrame) -> Design:
       ``(1|a/b)`` is ``(1|a) + (1|a:b)``;
     - ``(1 + x|g)``, or ``(x|g)``, an intercept and a slope, correlated; ``(0 + x|g)`` a slope;
     - ``(1 + x||g)``: independent of each other. That holds for every column, those of a categorical
-      ``x`` too (as in MixedModels.jl; lme4 keeps the latter correlated).
+      ``x`` too (as in MixedModels.jl; lme4 keeps the latter correlated);
+    - ``offset(x)``: x is added to the linear predictor as it is.
 
     Raises
     ------
@@ -100,8 +128,8 @@ def build_design(formula: str, data: pd.DataFrame) -> Design:
         If ``data`` is not a data frame.
     ValueError
         If the formula cannot be read, or the data do not fit it: an unknown column, a missing or
-        infinite value, no rows, a response that is not numeric or never varies, fixed effects that
-        are linearly dependent, or anything that `lmmbook.factors.build_factors` refuses.
+        infinite value, no rows, a response that the family refuses, fixed effects that are linearly
+        dependent, or anything that `lmmbook.factors.build_factors` refuses.
 
     Examples
     --------
@@ -128,23 +156,45 @@ def build_design(formula: str, data: pd.DataFrame) -> Design:
             f"formula {formula!r}: expected functions that are known here, such as np.log, "
             f"got {error}"
         ) from error
-    response = np.asarray(matrices.response.design_matrix)
-    if matrices.response.kind != "numeric" or response.ndim != 1:
-        raise ValueError(
-            f"response {matrices.response.name!r}: expected one numeric column, "
-            f"got {matrices.response.kind} data"
-        )
+    response = _response(matrices.response, data)
+    family = family.bind(response)
     common = matrices.common
-    fixed = np.asarray(common.design_matrix, float)
-    names = tuple(common.as_dataframe().columns)
-    _check_fixed(fixed, response, names)
+    columns = np.asarray(common.design_matrix, float)
+    is_offset = _offsets(common)
+    offset, fixed = columns[:, is_offset].sum(1), columns[:, ~is_offset]
+    if not np.isfinite(columns).all():
+        raise ValueError("data: expected finite numbers, got infinite values")
+    names = tuple(np.array(common.as_dataframe().columns)[~is_offset].tolist())
+    if family.categories and "Intercept" not in names:
+        raise ValueError(
+            f"formula: expected an intercept (the categories share it out), got {formula!r}"
+        )
+    check_independent("fixed effects", fixed, names)
     categories = {
         c: set(data[c].unique()) for c in covariates if not _is_numeric(data[c])
     }  # fmt: skip
     return Design(
-        formula, response.astype(float), fixed, names, factors,
-        common, tuple(covariates), categories,
+        formula, family, family.codes(response), offset, fixed, names, factors,
+        common, matrices.response.name, tuple(covariates), categories,
     )  # fmt: skip
+
+
+def _response(matrix: ResponseMatrix, data: pd.DataFrame) -> pd.Series:
+    """The response as it stands in the data, or as the formula transforms it."""
+    values = np.asarray(matrix.design_matrix)
+    if matrix.name in data.columns and not (matrix.kind == "categoric" and values.ndim == 1):
+        return data[matrix.name]
+    if matrix.kind != "numeric" or values.ndim != 1:
+        raise ValueError(
+            f"response {matrix.name!r}: expected a column, or a function of columns that gives "
+            f"numbers, got {matrix.kind} data of shape {values.shape}"
+        )
+    return pd.Series(values.astype(float), data.index, name=matrix.name)
+
+
+def _offsets(common: CommonEffectsMatrix) -> np.ndarray:
+    """``[columns]``, whether a column is an offset."""
+    return np.array([name.startswith("offset(") for name in common.as_dataframe().columns])
 
 
 def _check_frame(data: pd.DataFrame, columns: Sequence[str] | dict[str, None]) -> None:
@@ -158,17 +208,6 @@ def _check_frame(data: pd.DataFrame, columns: Sequence[str] | dict[str, None]) -
     missing = {c: int(n) for c in columns if (n := data[c].isna().sum())}
     if missing:
         raise ValueError(f"data: expected no missing values, got {missing} (column: rows missing)")
-
-
-def _check_fixed(fixed: np.ndarray, response: np.ndarray, names: tuple[str, ...]) -> None:
-    if not (np.isfinite(fixed).all() and np.isfinite(response).all()):
-        raise ValueError("data: expected finite numbers, got infinite values")
-    if np.ptp(response) == 0:
-        raise ValueError(f"response: expected values that vary, got {response[0]:g} in every row")
-    offsets = [name for name in names if name.startswith("offset(")]
-    if offsets:
-        raise ValueError(f"formula: offsets are not supported, got {offsets}")
-    check_independent("fixed effects", fixed, names)
 
 
 def _is_numeric(column: pd.Series) -> bool:

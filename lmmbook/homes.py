@@ -16,14 +16,14 @@ ENOUGH = 0.1  # observed / complete information; with so much left, a home is go
 
 
 def choose_homes(
-    layout: Layout, arrays: Arrays, parameters: Parameters, estimated: np.ndarray
+    layout: Layout, arrays: Arrays, parameters: Parameters, variance: float, estimated: np.ndarray
 ) -> complete_data.Home:  # fmt: skip
     """For each parameter the home where the complete data know least about it.
 
-    ``estimated`` [coordinates, free] are the directions to be judged, as for
+    ``variance`` is the residual's, or what is like it (the square of `Engine.unit`): a choice needs
+    no more. ``estimated`` [coordinates, free] are the directions to be judged, as for
     `certificate.certify`.
     """
-    variance = float(parameters.residual_sd) ** 2
     least = np.diag(arrays.gram) / variance
     owner = np.full(layout.fixed, -1)
     begins, standardised = complete_data.offsets(layout), []

@@ -7,20 +7,23 @@ Monte Carlo as in `e_step`, with thousands of small accept decisions in place of
 
 For a Gaussian likelihood a level's log density depends on the ratings through two things only, Z'Z
 and Z' times what is left of the ratings (for an intercept: how many they are, and their sum). So
-leapfrog steps cost as much as there are levels, and not as there are rows.
+leapfrog steps cost as much as there are levels, and not as there are rows. For any other likelihood
+each leapfrog step goes through all rows, so we take as few of them as a quarter turn needs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from lmmbook.arrays import Arrays, Layout, Parameters, to_levels, to_rows
+from lmmbook.families import Gaussian
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-LEAPFROG_STEPS = 3
+LEAPFROG_STEPS = 2
 # In whitened coordinates a quarter turn makes a new value independent of the old one, so no step is
 # longer than that; where a likelihood is not Gaussian, adaptation shortens it.
 LONGEST_STEP = np.pi / 2 / LEAPFROG_STEPS
@@ -30,21 +33,56 @@ TARGET_ACCEPTANCE = 0.9
 class Sweep(NamedTuple):
     """What a sweep hands on.
 
-    ``effects`` is a list of ``[levels, chains, columns]``; ``left`` ``[rows, chains]`` is what they
-    and the fixed effects leave of the ratings; ``acceptance`` ``[factors]`` is the mean acceptance
-    probability over levels and chains.
+    ``effects`` is a list of ``[levels, chains, columns]``; ``predictor`` ``[rows, chains]`` is the
+    linear predictor that belongs to them; ``acceptance`` is a list of ``[levels]``, mean acceptance
+    probabilities over the chains.
     """
 
     effects: list[tf.Tensor]
-    left: tf.Tensor
-    acceptance: tf.Tensor
+    predictor: tf.Tensor
+    acceptance: list[tf.Tensor]
 
 
-def left_over(arrays: Arrays, parameters: Parameters, effects: list[tf.Tensor]) -> tf.Tensor:
-    """Ratings minus linear predictor, ``[rows, chains]``."""
-    fixed = tf.linalg.matvec(arrays.fixed, parameters.beta)
+def linear_predictor(
+    arrays: Arrays, parameters: Parameters, effects: list[tf.Tensor]
+) -> tf.Tensor:  # fmt: skip
+    """``[rows, chains]``: offset, fixed effects and random effects."""
+    fixed = arrays.offset + tf.linalg.matvec(arrays.fixed, parameters.beta)
     terms = [to_rows(a, u) for a, u in zip(arrays.factors, effects, strict=True)]
-    return (arrays.response - fixed)[:, tf.newaxis] - tf.add_n(terms)
+    return fixed[:, tf.newaxis] + tf.add_n(terms)
+
+
+def longest_steps(layout: Layout) -> list[tf.Tensor]:
+    """Step sizes to start from, a list of ``[levels]``."""
+    return [tf.fill([of.levels], np.float32(LONGEST_STEP)) for of in layout.factors]
+
+
+def curvatures(
+    layout: Layout, arrays: Arrays, parameters: Parameters, predictor: tf.Tensor
+) -> list[tf.Tensor]:
+    """What a level's rows tell about its effects: ``[levels, columns, columns]`` a factor.
+
+    Z'WZ, with W minus the second derivative of each row's log density in its linear predictor,
+    averaged over the chains. For Gaussian ratings W is 1 / variance, whatever the effects. For
+    others it depends on where they are; it only shapes HMC's steps, so a guess will do, as long as
+    it stays the same while draws are kept.
+    """
+    if is_gaussian(layout):
+        return [has.cross / tf.square(parameters.residual_sd) for has in arrays.factors]
+    response = arrays.response[:, tf.newaxis]
+    derivatives = layout.family.derivatives(response, predictor, parameters.auxiliary)
+    weights = tf.maximum(-tf.reduce_mean(derivatives.second[0][0], axis=1), 0.0)
+    found = []
+    for of, has in zip(layout.factors, arrays.factors, strict=True):
+        z = tf.ones([layout.rows, 1]) if has.z is None else has.z
+        products = weights[:, tf.newaxis, tf.newaxis] * z[:, :, tf.newaxis] * z[:, tf.newaxis, :]
+        found.append(tf.math.unsorted_segment_sum(products, has.codes, of.levels))
+    return found
+
+
+def is_gaussian(layout: Layout) -> bool:
+    """Whether the short cuts of a Gaussian likelihood hold."""
+    return isinstance(layout.family, Gaussian)
 
 
 def sweep(
@@ -52,27 +90,30 @@ def sweep(
     arrays: Arrays,
     parameters: Parameters,
     effects: list[tf.Tensor],
-    left: tf.Tensor,
-    step_sizes: tf.Tensor,
+    predictor: tf.Tensor,
+    curvature: list[tf.Tensor],
+    step_sizes: list[tf.Tensor],
     seed: tf.Tensor,
 ) -> Sweep:
     """Update each factor once by HMC, then draw along the directions that ratings cannot see.
 
-    ``left`` belongs to ``effects``, as from `left_over`; it is kept up to date, not recomputed.
-    ``step_sizes`` ``[factors]``, in conditional standard deviations, at most `LONGEST_STEP`.
+    ``predictor`` belongs to ``effects``, as from `linear_predictor`; it is kept up to date, not
+    recomputed. ``curvature`` is as from `curvatures`; for a Gaussian family it has to belong to the
+    parameters. ``step_sizes``, a list of ``[levels]``, are in conditional standard deviations.
     """
     effects, acceptance = list(effects), []
     seeds = tfp.random.split_seed(seed, n=len(effects) + len(layout.translations))
     for k in range(len(effects)):
         new, accepted = update(
-            layout, arrays, parameters, k, effects[k], left, step_sizes[k], seeds.pop()
-        )
-        left -= to_rows(arrays.factors[k], new - effects[k])
+            layout, arrays, parameters, k, effects[k], predictor, curvature[k], step_sizes[k],
+            seeds.pop(),
+        )  # fmt: skip
+        predictor += to_rows(arrays.factors[k], new - effects[k])
         effects[k] = new
         acceptance.append(accepted)
     for t in range(len(layout.translations)):
         effects = translate(layout, arrays, parameters, t, effects, seeds.pop())
-    return Sweep(effects, left, tf.stack(acceptance))
+    return Sweep(effects, predictor, acceptance)
 
 
 def update(
@@ -81,40 +122,72 @@ def update(
     parameters: Parameters,
     k: int,
     u: tf.Tensor,
-    left: tf.Tensor,
-    step_size: tf.Tensor,
+    predictor: tf.Tensor,
+    curvature: tf.Tensor,
+    step_sizes: tf.Tensor,
     seed: tf.Tensor,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """One HMC transition of every level of factor k: new effects, mean acceptance probability.
+    """One HMC transition of every level of factor k: new effects, acceptance ``[levels]``.
 
-    Arguments as for `sweep`; ``u`` are the factor's effects, ``step_size`` is a scalar.
+    Arguments as for `sweep`; ``u``, ``curvature`` and ``step_sizes`` are the factor's.
     """
-    cross, levels = arrays.factors[k].cross, layout.factors[k].levels
-    scale, variance = parameters.scales[k], tf.square(parameters.residual_sd)
+    scale = parameters.scales[k]
     # Effects are u = scale v with v standard normal before the ratings. Of v, a level's conditional
-    # distribution has the precision I + scale' Z'Z scale / variance: never ill-conditioned, even
-    # where a covariance is nearly singular, and single precision holds.
-    told = tf.einsum("ji,ljk,km->lim", scale, cross, scale) / variance
+    # distribution has the precision I + scale' Z'WZ scale: never ill-conditioned, even where a
+    # covariance is nearly singular, and single precision holds.
+    told = tf.einsum("ji,ljk,km->lim", scale, curvature, scale)
     precision = told + tf.eye(u.shape[2])  # [levels, columns, columns]
     root = tf.linalg.cholesky(precision) if u.shape[2] > 1 else tf.sqrt(precision)
-    sums = to_levels(arrays.factors[k], left, levels) + tf.einsum("lij,lcj->lci", cross, u)
-    pull = tf.einsum("ji,lcj->lci", scale, sums) / variance
-    # The sums were computed from u, and inside a compiled function TFP differentiates with
-    # tf.gradients, which would follow u back through them: the first gradient would be wrong.
-    mean = tf.stop_gradient(_solve(root, pull))
-
     # In the coordinates w = root' v the precision is the identity: one step size fits all.
+    start = tf.einsum("lji,lcj->lci", root, standardise(scale, u))
+    log_density = _gaussian if is_gaussian(layout) else _any_family
+    # Inside a compiled function TFP differentiates with tf.gradients, which would follow `start`
+    # back through anything computed from it, and the first gradient would be wrong.
+    target = log_density(
+        layout, arrays, parameters, k, tf.stop_gradient(u), tf.stop_gradient(predictor), root
+    )
     seeds = tfp.random.split_seed(seed, n=2)
     jitter = tf.random.stateless_uniform([], seeds[0], 0.8, 1.2)
     hmc = tfp.mcmc.HamiltonianMonteCarlo(
-        lambda w: -0.5 * tf.reduce_sum(tf.square(w - mean), axis=-1),  # [levels, chains]
-        step_size=step_size * jitter,
+        target,
+        step_size=step_sizes[:, tf.newaxis, tf.newaxis] * jitter,
         num_leapfrog_steps=LEAPFROG_STEPS,
     )
-    start = tf.einsum("lji,lcj->lci", root, standardise(scale, u))
     end, results = hmc.one_step(start, hmc.bootstrap_results(start), seed=seeds[1])
-    accepted = tf.reduce_mean(tf.exp(tf.minimum(results.log_accept_ratio, 0.0)))
+    accepted = tf.reduce_mean(tf.exp(tf.minimum(results.log_accept_ratio, 0.0)), axis=1)
     return tf.einsum("ij,lcj->lci", scale, _solve(root, end, adjoint=True)), accepted
+
+
+def _gaussian(
+    layout: Layout, arrays: Arrays, parameters: Parameters, k: int,
+    u: tf.Tensor, predictor: tf.Tensor, root: tf.Tensor,
+) -> Callable[[tf.Tensor], tf.Tensor]:  # fmt: skip
+    """Log density ``[levels, chains]`` of whitened effects: normal, about a mean known here."""
+    has, scale = arrays.factors[k], parameters.scales[k]
+    left = arrays.response[:, tf.newaxis] - predictor
+    sums = to_levels(has, left, u.shape[0]) + tf.einsum("lij,lcj->lci", has.cross, u)
+    pull = tf.einsum("ji,lcj->lci", scale, sums) / tf.square(parameters.residual_sd)
+    mean = _solve(root, pull)
+    return lambda w: -0.5 * tf.reduce_sum(tf.square(w - mean), axis=-1)
+
+
+def _any_family(
+    layout: Layout, arrays: Arrays, parameters: Parameters, k: int,
+    u: tf.Tensor, predictor: tf.Tensor, root: tf.Tensor,
+) -> Callable[[tf.Tensor], tf.Tensor]:  # fmt: skip
+    """Log density ``[levels, chains]`` of whitened effects: their prior, and all their rows."""
+    has, scale = arrays.factors[k], parameters.scales[k]
+    others = predictor - to_rows(has, u)
+    response = arrays.response[:, tf.newaxis]
+
+    def target(w: tf.Tensor) -> tf.Tensor:
+        v = _solve(root, w, adjoint=True)
+        proposed = others + to_rows(has, tf.einsum("ij,lcj->lci", scale, v))
+        by_row = layout.family.log_density(response, proposed, parameters.auxiliary)
+        prior = -0.5 * tf.reduce_sum(tf.square(v), axis=-1)
+        return prior + tf.math.unsorted_segment_sum(by_row, has.codes, u.shape[0])
+
+    return target
 
 
 def standardise(scale: tf.Tensor, effects: tf.Tensor) -> tf.Tensor:
@@ -179,7 +252,14 @@ def _in_column(values: tf.Tensor, column: int, like: tf.Tensor) -> tf.Tensor:
     return values[..., tf.newaxis] * tf.one_hot(column, like.shape[2])
 
 
-def adapt(step_sizes: tf.Tensor, acceptance: tf.Tensor, gain: tf.Tensor) -> tf.Tensor:
-    """Robbins-Monro: shorten the steps of a factor where too few are accepted, up to a limit."""
-    longer = step_sizes * tf.exp(gain * (acceptance - TARGET_ACCEPTANCE))
-    return tf.minimum(longer, LONGEST_STEP)
+def adapt(
+    step_sizes: list[tf.Tensor], acceptance: list[tf.Tensor], gain: tf.Tensor
+) -> list[tf.Tensor]:
+    """Robbins-Monro, level by level: shorten the steps where too few are accepted, up to a limit.
+
+    Both are lists of ``[levels]``.
+    """
+    return [
+        tf.minimum(step * tf.exp(gain * (accepted - TARGET_ACCEPTANCE)), LONGEST_STEP)
+        for step, accepted in zip(step_sizes, acceptance, strict=True)
+    ]

@@ -1,21 +1,24 @@
 """The M-step: better parameters, given draws of the random effects.
 
-Chapter 04. Two ways: one Adam step up the gradient of the complete-data log density, as in the
-TensorFlow Probability tutorial, for any likelihood; and the Gaussian maximum in closed form, with
-location expansion (PX-EM: Liu, Rubin & Wu 1998).
+Chapters 04 and 06. Two ways: one Adam step up the gradient of the complete-data log density, as in
+the TensorFlow Probability tutorial; and the maximum in closed form, with location expansion (PX-EM:
+Liu, Rubin & Wu 1998), where a likelihood that is not Gaussian gets a Newton step for its part.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from lmmbook import complete_data
 from lmmbook.arrays import Arrays, FactorArrays, FactorLayout, Layout, Parameters
-from lmmbook.levels import standardise
+from lmmbook.levels import is_gaussian, standardise
 
 import numpy as np
 import tensorflow as tf
 import tf_keras
 
+LONGEST_MOVE = 1.0  # of a linear predictor or an auxiliary parameter, in one Newton step
+FLAT = 1e-4  # relative information below which a direction counts as flat
 SHRINK = 0.25  # a variance shrinks at most to this fraction of itself in one M-step
 
 
@@ -68,11 +71,14 @@ def closed_form(
     arrays: Arrays,
     parameters: Parameters,
     effects: list[tf.Tensor],
-    left: tf.Tensor,
+    predictor: tf.Tensor,
     gain: tf.Tensor,
     expand: bool = True,
 ) -> tuple[Parameters, list[tf.Tensor], tf.Tensor]:
-    """The Gaussian M-step: new parameters, and effects and ``left`` to match.
+    """The M-step: new parameters, and effects and ``predictor`` to match.
+
+    In closed form, but for the fixed effects and auxiliary parameters of a likelihood that is not
+    Gaussian: for those a damped Newton step.
 
     ``gain`` in 0 to 1 is how far to go towards the maximum: 1 is EM, smaller values average over
     iterations (stochastic approximation: Delyon, Lavielle & Moulines 1999).
@@ -82,18 +88,13 @@ def closed_form(
     then folded away, into those fixed effects and out of the random ones. No linear predictor
     changes, so the effects stay draws from where they were. Without it this is plain EM.
 
-    Effects are ``[levels, chains, columns]``, ``left`` is ``[rows, chains]``, as in `levels.sweep`.
+    Effects are ``[levels, chains, columns]``, ``predictor`` is ``[rows, chains]``, as in
+    `levels.sweep`.
     """
-    # Least squares for what the effects leave. Small numbers keep float32's digits.
-    mean_left = tf.reduce_mean(left, axis=1)
-    change = tf.linalg.matvec(arrays.solver, mean_left)  # [fixed]
-    residual_sd = parameters.residual_sd
-    if layout.residual_free:
-        explained = tf.reduce_sum(change * tf.linalg.matvec(arrays.gram, change)) / layout.rows
-        variance = tf.reduce_mean(tf.square(left)) - explained
-        old = tf.square(residual_sd)
-        residual_sd = tf.sqrt(old + gain * (tf.maximum(variance, SHRINK * old) - old))
-
+    regression = least_squares if is_gaussian(layout) else newton
+    change, auxiliary = regression(layout, arrays, parameters, predictor, gain)
+    beta = parameters.beta + change
+    predictor += tf.linalg.matvec(arrays.fixed, change)[:, tf.newaxis]
     moved, scales = [], []
     for of, has, scale, u in zip(
         layout.factors, arrays.factors, parameters.scales, effects, strict=True
@@ -102,12 +103,55 @@ def closed_form(
         coefficients, mean, square = _mean(of, has, scale, standard, expand)
         second = tf.einsum("lci,lcj->ij", standard, standard) / (u.shape[0] * u.shape[1])
         scales.append(_towards(scale, (second - square) * _within_blocks(of), gain))
-        change += tf.linalg.matvec(_one_hot(of.freed_fixed, layout.fixed), coefficients, True)
+        # What is folded changes no linear predictor.
+        folded = tf.linalg.matvec(_one_hot(of.freed_fixed, layout.fixed), coefficients, True)
+        beta += gain * folded
         moved.append(u - gain * mean[:, tf.newaxis, :])
-    beta = parameters.beta + gain * change
-    # What was folded has changed no linear predictor; only the least-squares part has.
-    refit = tf.linalg.matvec(arrays.fixed, tf.linalg.matvec(arrays.solver, mean_left))
-    return Parameters(beta, scales, residual_sd), moved, left - gain * refit[:, tf.newaxis]
+    return Parameters(beta, scales, auxiliary), moved, predictor
+
+
+def least_squares(
+    layout: Layout, arrays: Arrays, parameters: Parameters, predictor: tf.Tensor, gain: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Change of the fixed effects ``[fixed]``, and the new auxiliary: for Gaussian ratings."""
+    left = arrays.response[:, tf.newaxis] - predictor  # small numbers keep float32's digits
+    change = tf.linalg.matvec(arrays.solver, tf.reduce_mean(left, axis=1))
+    if not layout.family.estimated:
+        return gain * change, parameters.auxiliary
+    explained = tf.reduce_sum(change * tf.linalg.matvec(arrays.gram, change)) / layout.rows
+    variance = tf.reduce_mean(tf.square(left)) - explained
+    old = tf.square(parameters.residual_sd)
+    moved = old + gain * (tf.maximum(variance, SHRINK * old) - old)
+    return gain * change, 0.5 * tf.math.log(moved)[tf.newaxis]
+
+
+def newton(
+    layout: Layout, arrays: Arrays, parameters: Parameters, predictor: tf.Tensor, gain: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """The same for any family: one Newton step towards the maximum, damped where it is long.
+
+    EM does not need the M-step's maximum, only a better place. The score is averaged over the
+    chains' draws, and so is the information. Where the information is not positive, in a direction,
+    its size is taken instead: uphill all the same.
+    """
+    response = arrays.response[:, tf.newaxis]
+    derivatives = layout.family.derivatives(response, predictor, parameters.auxiliary)
+    gradient, own, beside, last = complete_data.by_regression(arrays, derivatives)
+    information = complete_data.join(own, beside, last)
+    # In units where every parameter has an information of one.
+    unit = tf.math.rsqrt(tf.maximum(tf.abs(tf.linalg.diag_part(information)), 1e-6))
+    values, vectors = tf.linalg.eigh(information * unit * unit[:, tf.newaxis])
+    score = tf.linalg.matvec(vectors, unit * tf.reduce_mean(gradient, axis=0), transpose_a=True)
+    step = unit * tf.linalg.matvec(vectors, score / tf.maximum(tf.abs(values), FLAT))
+    # How far the linear predictor moves, root mean square, and each auxiliary parameter.
+    moves = tf.linalg.matvec(arrays.fixed, step[: layout.fixed])
+    furthest = tf.sqrt(tf.reduce_mean(tf.square(moves)))
+    if layout.family.auxiliary:
+        furthest = tf.maximum(furthest, tf.reduce_max(tf.abs(step[layout.fixed :])))
+    step *= gain / tf.maximum(1.0, furthest / LONGEST_MOVE)
+    if not layout.family.estimated:
+        return step[: layout.fixed], parameters.auxiliary
+    return step[: layout.fixed], parameters.auxiliary + step[layout.fixed :]
 
 
 def _mean(

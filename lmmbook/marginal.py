@@ -97,7 +97,7 @@ class Marginal:
         ``covariances``: ``[columns, columns]`` a factor, in the order of the design.
         """
         inverse = _Inverse(self, covariances, residual_sd)
-        x, y = self.design.fixed, self.design.response
+        x, y = self.design.fixed, self.design.response - self.design.offset
         wx = inverse @ x
         information = x.T @ wx
         if beta is None:
@@ -124,7 +124,10 @@ class Marginal:
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """Conditional mean and sd of the effects, a factor: two arrays ``[levels, columns]``."""
         inverse = _Inverse(self, covariances, residual_sd)
-        white = inverse @ (self.design.response - self.design.fixed @ beta)[:, None]
+        white = (
+            inverse
+            @ (self.design.response - self.design.offset - self.design.fixed @ beta)[:, None]
+        )
         # E(effects | y) = Σ Z'V^-1 r, and their variance is s^2 P
         variances = [
             (inverse.level if k == self.first else inverse.rest[self.parts[k], self.parts[k]])

@@ -31,7 +31,7 @@ CHEAP = 30_000  # ratings x chains x factors to go through in a sweep, that nobo
 def fit(
     formula: str,
     data: pd.DataFrame,
-    family: str | families.Gaussian = "gaussian",
+    family: str | families.Family = "gaussian",
     *,
     seed: int,
     chains: int | None = None,
@@ -48,7 +48,9 @@ def fit(
     data
         One row an observation.
     family
-        ``"gaussian"``, or ``lmmbook.families.Gaussian(sd=1.0)`` to fix the residual sd.
+        The likelihood: ``"gaussian"``, ``"cumulative"`` (ordered categories), ``"bernoulli"``,
+        ``"poisson"``, ``"categorical"``, or an object from `lmmbook.families`, such as
+        ``Gaussian(sd=1.0)``, which fixes the residual sd, or ``Custom(...)`` for your own.
     seed
         An integer from 0 to 2**31 - 1. The same seed gives the same result on the same machine.
     chains
@@ -73,15 +75,15 @@ def fit(
     FloatingPointError
         If a parameter stops being finite.
     """
-    residual_sd = families.resolve(family).sd
+    family = families.resolve(family)
     _check_integer("seed", seed, 0, 2**31 - 1)
     if chains is not None:
         _check_integer("chains", chains, 2)
     _check_integer("max_sweeps", max_sweeps, FEWEST_SWEEPS)
-    design = build_design(formula, data)
+    design = build_design(formula, data, family)
     chains = default_chains(design) if chains is None else chains
     shown = Progress(progress)
-    course = Course(Engine(design, residual_sd, chains, max_sweeps, seed, shown))
+    course = Course(Engine(design, chains, max_sweeps, seed, shown))
     reason = None
     try:
         course.run()

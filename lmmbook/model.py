@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from lmmbook import covariance
 from lmmbook.factors import Factor
+from lmmbook.families import Gaussian
 from lmmbook.formula import Design
 
 import numpy as np
@@ -24,16 +25,14 @@ Features = Mapping[str, tf.Tensor]
 
 
 class LinearMixedEffectModel(tf.Module):
-    """``y = fixed @ beta + sum_k z_k . u_k[code_k] + residual``, with normal effects ``u_k``.
+    """Ratings scatter around ``offset + fixed @ beta + sum_k z_k . u_k[code_k]``, with normal ``u_k``.
 
-    A level's effects are ``[columns]``: one for ``(1|g)``, two for ``(1 + x|g)``.
+    How they scatter is up to the design's family. A level's effects are ``[columns]``: one for ``(1|g)``, two for ``(1 + x|g)``.
 
     Parameters
     ----------
     design
-        Names and sizes are taken from it; its ratings are not.
-    residual_sd
-        A positive number fixes the residual standard deviation; ``None`` estimates it.
+        Names, sizes and the family are taken from it; its ratings are not.
 
     Attributes
     ----------
@@ -44,7 +43,9 @@ class LinearMixedEffectModel(tf.Module):
         one column a positive scalar, the standard deviation (its logarithm trains); for more, the
         Cholesky factor of their covariance.
     residual_sd
-        A `tfp.util.TransformedVariable`, or the constant it is fixed at.
+        Of a Gaussian family: a `tfp.util.TransformedVariable`, or the constant it is fixed at.
+    auxiliary
+        Of any other: `tf.Variable` ``[auxiliary]``, the family's own parameters.
 
     Notes
     -----
@@ -54,12 +55,18 @@ class LinearMixedEffectModel(tf.Module):
     never reaches the variable behind it.
     """
 
-    def __init__(self, design: Design, residual_sd: float | None = None) -> None:
+    def __init__(self, design: Design) -> None:
         super().__init__(name="linear_mixed_effect_model")
+        self.design, self.family = design, design.family
         self.fixed_names, self.factors = design.fixed_names, design.factors
         self.beta = tf.Variable(tf.zeros(len(self.fixed_names)), name="beta")
         self.scales = [[_scale(f, block) for block in f.blocks] for f in self.factors]
-        self.residual_sd = _positive("sd(residual)") if residual_sd is None else residual_sd
+        if isinstance(self.family, Gaussian):
+            free = self.family.sd is None
+            self.residual_sd = _positive("sd(residual)") if free else self.family.sd
+        else:
+            start = self.family.start(design.response)[1].astype(np.float32)
+            self.auxiliary = tf.Variable(start, name="auxiliary")
 
     def __call__(self, features: Features) -> tfd.JointDistributionSequential:
         """The joint distribution of the random effects and the ratings of some rows.
@@ -67,7 +74,7 @@ class LinearMixedEffectModel(tf.Module):
         Parameters
         ----------
         features
-            As from `features_of`: ``"fixed"`` ``[rows, fixed]`` float32, and per factor its codes
+            As from `features_of`: ``"fixed"`` ``[rows, fixed]`` and ``"offset"`` ``[rows]``, and per factor its codes
             ``[rows]`` int32 and, under ``"z(name)"``, what multiplies its effects ``[rows,
             columns]``.
 
@@ -84,7 +91,9 @@ class LinearMixedEffectModel(tf.Module):
 
         def ratings(*latest_first: tf.Tensor) -> tfd.Distribution:
             loc = self.linear_predictor(latest_first[::-1], features)
-            return tfd.Independent(tfd.Normal(loc, self.residual_sd), 1)
+            if isinstance(self.family, Gaussian):
+                return tfd.Independent(tfd.Normal(loc, self.residual_sd), 1)
+            return tfd.Independent(self.family.distribution(loc, self.auxiliary), 1)
 
         joint = tfd.JointDistributionSequential([*random_effects, ratings])
         joint._to_track = self  # so that joint.trainable_variables lists the parameters
@@ -96,7 +105,8 @@ class LinearMixedEffectModel(tf.Module):
             tf.reduce_sum(tf.gather(u, features[f.name], axis=-2) * features[f"z({f.name})"], -1)
             for u, f in zip(effects, self.factors, strict=True)
         ]
-        return tf.linalg.matvec(features["fixed"], self.beta) + tf.add_n(terms)
+        fixed = tf.linalg.matvec(features["fixed"], self.beta)
+        return features["offset"] + fixed + tf.add_n(terms)
 
     def graph(self, features: Features) -> list[tuple[str, tuple[str, ...]]]:
         """The joint distribution's structure: each variable with the variables it depends on."""
@@ -109,24 +119,34 @@ class LinearMixedEffectModel(tf.Module):
 
     def parameters(self) -> dict[str, float]:
         """Name to value, in the order of every table of this package."""
-        values = dict(zip(self.fixed_names, self.beta.numpy().astype(float), strict=True))
+        matrices = []
         for factor, scales in zip(self.factors, self.scales, strict=True):
             matrix = np.zeros((len(factor.effects),) * 2)
             for block, scale in zip(factor.blocks, scales, strict=True):
                 lower = np.atleast_2d(tf.convert_to_tensor(scale).numpy().astype(float))
                 matrix[np.ix_(block, block)] = lower @ lower.T
-            values |= covariance.from_matrix(factor, matrix)
-        return values | {"sd(residual)": float(tf.convert_to_tensor(self.residual_sd))}
+            matrices.append(matrix)
+        if isinstance(self.family, Gaussian):
+            auxiliary = np.log([float(tf.convert_to_tensor(self.residual_sd))])
+        else:
+            auxiliary = self.auxiliary.numpy().astype(float)
+        beta = self.beta.numpy().astype(float)
+        return covariance.name_values(self.design, beta, matrices, auxiliary)
 
     def assign(self, parameters: Mapping[str, float] | pd.Series) -> None:
         """Set every parameter, by the names that `parameters` uses."""
-        self.beta.assign(np.array([parameters[name] for name in self.fixed_names], np.float32))
-        for factor, scales in zip(self.factors, self.scales, strict=True):
-            matrix = covariance.to_matrix(factor, parameters)
+        gaussian = isinstance(self.family, Gaussian)
+        if gaussian and "sd(residual)" not in parameters:
+            parameters = dict(parameters) | {"sd(residual)": self.family.sd or np.nan}
+        beta, matrices, auxiliary = covariance.split_values(self.design, parameters)
+        self.beta.assign(beta.astype(np.float32))
+        for factor, scales, matrix in zip(self.factors, self.scales, matrices, strict=True):
             for block, scale in zip(factor.blocks, scales, strict=True):
                 lower = np.linalg.cholesky(matrix[np.ix_(block, block)]).astype(np.float32)
                 scale.assign(lower if len(block) > 1 else lower[0, 0])
-        if isinstance(self.residual_sd, tfp.util.TransformedVariable):
+        if not gaussian:
+            self.auxiliary.assign(auxiliary.astype(np.float32))
+        elif self.family.sd is None:
             self.residual_sd.assign(np.float32(parameters["sd(residual)"]))
 
 
@@ -134,7 +154,10 @@ def features_of(design: Design) -> dict[str, tf.Tensor]:
     """A design's arrays on the device: what `LinearMixedEffectModel` calls features."""
     features = {f.name: tf.constant(f.codes) for f in design.factors}
     features |= {f"z({f.name})": tf.constant(f.z, tf.float32) for f in design.factors}
-    return features | {"fixed": tf.constant(design.fixed, tf.float32)}
+    return features | {
+        "fixed": tf.constant(design.fixed, tf.float32),
+        "offset": tf.constant(design.offset, tf.float32),
+    }
 
 
 def _prior(scales: list[tfp.util.TransformedVariable], levels: int) -> tfd.Distribution:

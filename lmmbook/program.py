@@ -22,11 +22,13 @@ WORK = 1e8  # ratings x chains x factors to go through in a chunk: about 0.2 s o
 
 
 class State(NamedTuple):
-    """What goes on from chunk to chunk: parameters, effects, and ``step_sizes`` [factors]."""
+    """What goes on from chunk to chunk: parameters, effects, and what HMC steps by, as `levels` has
+    it: ``step_sizes`` and ``curvature``."""
 
     parameters: Parameters
     effects: list[tf.Tensor]
-    step_sizes: tf.Tensor
+    step_sizes: list[tf.Tensor]
+    curvature: list[tf.Tensor]
 
 
 class Output(NamedTuple):
@@ -65,34 +67,45 @@ def compiled(layout: Layout) -> Program:
     its first call, and kept for fits to come.
     """
     sweeps = sweeps_of(layout)
-    coordinates = complete_data.offsets(layout)[-1] + 1
+    coordinates = complete_data.coordinates(layout)
 
-    def one_sweep(arrays, state, left, gain, measure, adaptation, home, seed):  # type: ignore[no-untyped-def]
+    def one_sweep(arrays, state, predictor, gain, measure, adaptation, home, seed):  # type: ignore[no-untyped-def]
+        curvature = state.curvature
+        if levels.is_gaussian(layout):  # it costs nothing, and belongs to the parameters
+            curvature = levels.curvatures(layout, arrays, state.parameters, predictor)
         drawn = levels.sweep(
-            layout, arrays, state.parameters, state.effects, left, state.step_sizes, seed
-        )
+            layout, arrays, state.parameters, state.effects, predictor, curvature,
+            state.step_sizes, seed,
+        )  # fmt: skip
         score, information = tf.cond(
             measure,
             lambda: complete_data.score_and_information(
-                layout, arrays, state.parameters, drawn.effects, drawn.left, home
+                layout, arrays, state.parameters, drawn.effects, drawn.predictor, home
             ),
             lambda: (tf.zeros([layout.chains, coordinates]), tf.zeros([coordinates] * 2)),
         )
-        parameters, effects, left = tf.cond(
+        parameters, effects, predictor = tf.cond(
             gain > 0,
             lambda: m_step.closed_form(
-                layout, arrays, state.parameters, drawn.effects, drawn.left, gain
+                layout, arrays, state.parameters, drawn.effects, drawn.predictor, gain
             ),
-            lambda: (state.parameters, drawn.effects, drawn.left),
+            lambda: (state.parameters, drawn.effects, drawn.predictor),
         )
         step_sizes = levels.adapt(state.step_sizes, drawn.acceptance, adaptation)
-        acceptance = tf.reduce_mean(drawn.acceptance)
+        acceptance = tf.reduce_mean([tf.reduce_mean(a) for a in drawn.acceptance])
         output = Output(parameters, acceptance, drawn.effects, score, information)
-        return State(parameters, effects, step_sizes), left, output
+        return State(parameters, effects, step_sizes, curvature), predictor, output
 
     @tf.function(jit_compile=True, autograph=False)
     def chunk(arrays, state, gains, measure, adaptation, home, seed):  # type: ignore[no-untyped-def]
-        left = levels.left_over(arrays, state.parameters, state.effects)
+        predictor = levels.linear_predictor(arrays, state.parameters, state.effects)
+        # Once a chunk while parameters move. Frozen with them, for then draws are kept.
+        curvature = tf.cond(
+            adaptation > 0,
+            lambda: levels.curvatures(layout, arrays, state.parameters, predictor),
+            lambda: state.curvature,
+        )
+        state = state._replace(curvature=curvature)
         seeds = tf.stack(tfp.random.split_seed(seed, n=sweeps))
         shapes = Output(
             state.parameters, tf.zeros([]), state.effects,
@@ -102,15 +115,15 @@ def compiled(layout: Layout) -> Program:
             lambda x: tf.TensorArray(x.dtype, sweeps, element_shape=x.shape), shapes
         )
 
-        def body(i, state, left, outputs):  # type: ignore[no-untyped-def]
-            state, left, output = one_sweep(
-                arrays, state, left, gains[i], measure[i], adaptation, home, seeds[i]
+        def body(i, state, predictor, outputs):  # type: ignore[no-untyped-def]
+            state, predictor, output = one_sweep(
+                arrays, state, predictor, gains[i], measure[i], adaptation, home, seeds[i]
             )
             written = tf.nest.map_structure(lambda all, x: all.write(i, x), outputs, output)
-            return i + 1, state, left, written
+            return i + 1, state, predictor, written
 
         _, state, _, outputs = tf.while_loop(
-            lambda i, *_: i < sweeps, body, (0, state, left, empty)
+            lambda i, *_: i < sweeps, body, (0, state, predictor, empty)
         )
         return state, tf.nest.map_structure(lambda x: x.stack(), outputs)
 

@@ -54,7 +54,9 @@ def parameter_table(position: Position) -> pd.DataFrame:
 
 
 def _read(position: Position, beta: np.ndarray) -> dict[str, float]:
-    values = name_values(position.design, beta, position.covariances, position.residual_sd)
+    values = name_values(
+        position.design, beta, position.covariances, np.log([position.residual_sd])
+    )
     return {name: float(value) for name, value in values.items()}
 
 

@@ -1,0 +1,221 @@
+"""Ordered categories: the cumulative, or ordered logistic, likelihood.
+
+Chapter 06. Thresholds cut the real line into one interval a category, and the response is where the
+linear predictor plus logistic noise falls (the proportional odds model: McCullagh 1980).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+from lmmbook.likelihood import (
+    Derivatives,
+    Family,
+    all_occur,
+    known,
+    numbers,
+    numeric,
+    positions_of,
+)
+
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+from tensorflow_probability import distributions as tfd
+
+FAR = 1e9  # stands for an infinite threshold: a probability of 0 or 1 to the last bit
+
+
+class OrderedLogistic(tfd.OrderedLogistic):
+    """`tfd.OrderedLogistic` with a log probability that is stable in single precision.
+
+    TFP 0.25 subtracts two probabilities, and where both round to 1 (a location above about 18) the
+    gradient is not a number. With a and b the upper and lower threshold, less the location,
+
+        log P = log sigmoid(a) + log sigmoid(-b) + log(1 - exp(b - a)).
+
+    ``cutpoints`` ``[categories - 1]``, increasing; ``loc`` of any shape.
+    """
+
+    def _log_prob(self, x: tf.Tensor) -> tf.Tensor:
+        loc = tf.convert_to_tensor(self.loc)
+        upper, lower = bounds(tf.convert_to_tensor(self.cutpoints), x)
+        return log_interval(loc, upper, lower)
+
+
+def bounds(cutpoints: tf.Tensor, category: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The upper and the lower threshold of each ``category`` (0, 1, ...)."""
+    far = tf.constant([FAR], cutpoints.dtype)
+    padded = tf.concat([-far, cutpoints, far], axis=0)
+    index = tf.cast(category, tf.int32)
+    return tf.gather(padded, index + 1), tf.gather(padded, index)
+
+
+def log_interval(loc: tf.Tensor, upper: tf.Tensor, lower: tf.Tensor) -> tf.Tensor:
+    """``log(sigmoid(upper - loc) - sigmoid(lower - loc))``, stable however far out ``loc`` is."""
+    return _log_above_and_below(upper - loc, lower - loc) + tf.math.log(
+        -tf.math.expm1(lower - upper)
+    )
+
+
+@tf.custom_gradient
+def _log_above_and_below(a: tf.Tensor, b: tf.Tensor) -> tuple:
+    """``log sigmoid(a) + log sigmoid(-b)``: two exponentials serve the value and the gradient."""
+    small_a, small_b = tf.exp(-tf.abs(a)), tf.exp(-tf.abs(b))
+    value = tf.minimum(a, 0.0) - tf.maximum(b, 0.0)
+    value -= tf.math.log((1.0 + small_a) * (1.0 + small_b))
+
+    def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        above_a = tf.where(a > 0, small_a, tf.ones_like(a)) / (1.0 + small_a)  # sigmoid(-a)
+        below_b = tf.where(b > 0, tf.ones_like(b), small_b) / (1.0 + small_b)  # sigmoid(b)
+        return upstream * above_a, -upstream * below_b
+
+    return value, gradient
+
+
+@dataclass(frozen=True)
+class Cumulative(Family):
+    """Ordered categories: ``P(y <= c) = sigmoid(threshold(c|c+1) - linear predictor)``.
+
+    The response is whole numbers, each between the smallest and the largest occurring, or an
+    ordered pandas Categorical. There is no intercept among the parameters: thresholds
+    ``threshold(1|2)``, ``threshold(2|3)``, ... stand in its place. To the engine they are an
+    intercept, minus the first of them, and the logarithms of the gaps between neighbours.
+
+    Parameters
+    ----------
+    categories
+        Filled in from the data.
+
+    Examples
+    --------
+    >>> Cumulative().bind(pd.Series([1, 3, 2, 2])).categories
+    (1, 2, 3)
+    >>> Cumulative().bind(pd.Series([1, 2.5, 3]))
+    Traceback (most recent call last):
+        ...
+    ValueError: response: expected whole numbers or an ordered Categorical for cumulative, got [2.5]
+    """
+
+    categories: tuple[Any, ...] | None = None
+
+    @property
+    def auxiliary(self) -> int:  # type: ignore[override]
+        """One gap less than there are thresholds."""
+        return len(known(self)) - 2
+
+    def bind(self, response: pd.Series) -> Cumulative:
+        """Every category has to occur."""
+        if isinstance(response.dtype, pd.CategoricalDtype):
+            if not response.dtype.ordered:
+                raise ValueError(
+                    "response: expected whole numbers or an ordered Categorical for cumulative, "
+                    f"got an unordered one with categories {list(response.dtype.categories)[:5]}"
+                )
+            categories = list(response.dtype.categories)
+        else:
+            values = numbers(response)
+            wrong = values != np.round(values)
+            if wrong.any():
+                raise ValueError(
+                    "response: expected whole numbers or an ordered Categorical for cumulative, "
+                    f"got {response[wrong].unique()[:5].tolist()}"
+                )
+            categories = list(range(int(values.min()), int(values.max()) + 1))
+        return replace(self, categories=all_occur(categories, response, "cumulative"))
+
+    def codes(self, response: pd.Series) -> np.ndarray:
+        """0, 1, ... in the order of the categories."""
+        return positions_of(known(self), response)
+
+    def cutpoints(self, auxiliary: tf.Tensor) -> tf.Tensor:
+        """``[categories - 1]`` thresholds, counted from the first."""
+        return tf.concat([[tf.zeros([], auxiliary.dtype)], tf.cumsum(tf.exp(auxiliary))], axis=0)
+
+    def distribution(self, predictor: tf.Tensor, auxiliary: tf.Tensor) -> tfd.Distribution:
+        """`OrderedLogistic` over 0, 1, ..."""
+        return OrderedLogistic(self.cutpoints(auxiliary), predictor)
+
+    def log_density(
+        self, response: tf.Tensor, predictor: tf.Tensor, auxiliary: tf.Tensor
+    ) -> tf.Tensor:
+        """As the distribution's, without what it checks and casts."""
+        return log_interval(predictor, *bounds(self.cutpoints(auxiliary), response))
+
+    def derivatives(
+        self, response: tf.Tensor, predictor: tf.Tensor, auxiliary: tf.Tensor
+    ) -> Derivatives:
+        """In closed form, through the upper threshold a and the lower b of each row."""
+        upper, lower = bounds(self.cutpoints(auxiliary), response)
+        below_a, above_a = tf.sigmoid(upper - predictor), tf.sigmoid(predictor - upper)
+        below_b, above_b = tf.sigmoid(lower - predictor), tf.sigmoid(predictor - lower)
+        wide = tf.math.expm1(tf.minimum(upper - lower, 40.0))  # [rows, 1]
+        width, bend = 1.0 / wide, (1.0 + wide) / tf.square(wide)
+        by_a, by_b = above_a + width, -below_b - width
+        curve_a, curve_b = below_a * above_a, below_b * above_b
+        first, second = [below_b - above_a], [[-curve_a - curve_b]]
+        gaps = tf.exp(auxiliary)
+        # The gap j, between thresholds j and j + 1, moves those above it.
+        moves = [
+            [gaps[j] * tf.cast(response > j + below, gaps.dtype) for below in (0, 1)]
+            for j in range(self.auxiliary)
+        ]
+        first += [up * by_a + down * by_b for up, down in moves]
+        second[0] += [up * curve_a + down * curve_b for up, down in moves]
+        for j, (up, down) in enumerate(moves):
+            row = [second[0][j + 1]]
+            for k, (up_k, down_k) in enumerate(moves):
+                mixed = (up * down_k + down * up_k - up * up_k - down * down_k) * bend
+                mixed -= up * up_k * curve_a + down * down_k * curve_b
+                row.append(mixed + first[j + 1] if j == k else mixed)
+            second.append(row)
+        return Derivatives(first, second)
+
+    def probabilities(self, predictor: np.ndarray, auxiliary: np.ndarray) -> np.ndarray:
+        """``[..., categories]`` for a predictor ``[...]``."""
+        cuts = self.cutpoints(tf.constant(auxiliary)).numpy()
+        below = tf.sigmoid(cuts - predictor[..., np.newaxis]).numpy()
+        ends = np.zeros_like(predictor)[..., np.newaxis]
+        return np.diff(np.concatenate([ends, below, ends + 1.0], axis=-1), axis=-1)
+
+    def mean(self, predictor: np.ndarray, auxiliary: np.ndarray) -> np.ndarray:
+        """The mean of the categories, if they are numbers."""
+        return self.probabilities(predictor, auxiliary) @ numeric(known(self))
+
+    def start(self, response: np.ndarray) -> tuple[float, np.ndarray]:
+        """Thresholds that give the categories their shares."""
+        below = np.cumsum(np.bincount(response.astype(int))[:-1]) / len(response)
+        thresholds = np.log(below / (1 - below))
+        return -thresholds[0], np.log(np.diff(thresholds))
+
+    def report(
+        self, intercept: Any, auxiliary: np.ndarray
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The thresholds."""
+        steps = np.cumsum(np.exp(auxiliary), axis=-1)
+        thresholds = np.concatenate([np.zeros_like(steps[..., :0]), steps], axis=-1)
+        first = -np.asarray(intercept)
+        values = [first] + [first + thresholds[..., j] for j in range(self.auxiliary)]
+        return {n: v[()] for n, v in zip(self.names, values, strict=True)}, {}
+
+    def unreport(self, values: Mapping[str, Any]) -> tuple[Any, np.ndarray]:
+        """The inverse of `report`.
+
+        Raises
+        ------
+        ValueError
+            If the thresholds do not increase.
+        """
+        thresholds = np.array([float(values[name]) for name in self.names])
+        if (np.diff(thresholds) <= 0).any():
+            raise ValueError(f"thresholds: expected increasing ones, got {thresholds.tolist()}")
+        return -thresholds[0], np.log(np.diff(thresholds))
+
+    @property
+    def names(self) -> list[str]:
+        """``threshold(1|2)``, ..."""
+        labels = known(self)
+        return [f"threshold({a}|{b})" for a, b in pairwise(labels)]

@@ -1,0 +1,175 @@
+"""What the engine asks of a likelihood.
+
+Chapter 06. `families` has the likelihoods that come with the book.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+from tensorflow_probability import distributions as tfd
+
+
+class Derivatives(NamedTuple):
+    """Of a row's log density in its linear predictor and the auxiliary parameters, in that order.
+
+    ``first`` is a list of ``[rows, chains]``; ``second[i][j]`` likewise, and symmetric.
+    """
+
+    first: list[tf.Tensor]
+    second: list[list[tf.Tensor]]
+
+
+class Family:
+    """What the engine asks of a likelihood.
+
+    Attributes
+    ----------
+    auxiliary
+        How many parameters of its own it has.
+    estimated
+        Whether these are estimated, or held fixed.
+    categories
+        The labels of a response that has categories, in order; None for one that has none.
+    """
+
+    auxiliary: int = 0
+    estimated: bool = True
+    categories: tuple[Any, ...] | None = None
+
+    def bind(self, response: pd.Series) -> Family:
+        """The family for these data: it knows the response's categories, if it has any.
+
+        Raises
+        ------
+        ValueError
+            If the response is not one for this family.
+        """
+        self.codes(response)
+        return self
+
+    def codes(self, response: pd.Series) -> np.ndarray:
+        """``[rows]`` float64: the response as the distribution takes it. Raises as `bind`."""
+        raise NotImplementedError
+
+    def distribution(self, predictor: tf.Tensor, auxiliary: tf.Tensor) -> tfd.Distribution:
+        """The distribution of the response, one for each number in ``predictor``."""
+        raise NotImplementedError
+
+    def log_density(
+        self, response: tf.Tensor, predictor: tf.Tensor, auxiliary: tf.Tensor
+    ) -> tf.Tensor:
+        """Log density ``[rows, chains]`` of ``response`` ``[rows, 1]``, up to a constant."""
+        return self.distribution(predictor, auxiliary).log_prob(response)
+
+    def derivatives(
+        self, response: tf.Tensor, predictor: tf.Tensor, auxiliary: tf.Tensor
+    ) -> Derivatives:
+        """First and second derivatives of `log_density`; here by automatic differentiation.
+
+        No row's density depends on another row's predictor, so the gradient of their sum is each
+        row's derivative.
+        """
+        each = [auxiliary[j] * tf.ones_like(predictor) for j in range(self.auxiliary)]
+        at = [predictor, *each]
+        zero = tf.UnconnectedGradients.ZERO
+        with tf.GradientTape(persistent=True) as outer:
+            outer.watch(at)
+            with tf.GradientTape() as inner:
+                inner.watch(at)
+                own = tf.stack(at[1:]) if self.auxiliary else auxiliary
+                total = tf.reduce_sum(self.log_density(response, at[0], own))
+            first = inner.gradient(total, at, unconnected_gradients=zero)
+        second = [outer.gradient(f, at, unconnected_gradients=zero) for f in first]
+        return Derivatives(first, second)
+
+    def mean(self, predictor: np.ndarray, auxiliary: np.ndarray) -> np.ndarray:
+        """The mean of the response, of the shape of ``predictor``."""
+        return self.distribution(tf.constant(predictor), tf.constant(auxiliary)).mean().numpy()
+
+    def start(self, response: np.ndarray) -> tuple[float, np.ndarray]:
+        """An intercept and auxiliary parameters to start from, with no other effects."""
+        raise NotImplementedError
+
+    def report(
+        self, intercept: Any, auxiliary: np.ndarray
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Named parameters: those that stand in the intercept's place, and those that come last.
+
+        ``auxiliary`` is ``[..., auxiliary]``, ``intercept`` ``[...]``; values are ``[...]``.
+        """
+        return {"Intercept": intercept}, {}
+
+    def unreport(self, values: Mapping[str, Any]) -> tuple[Any, np.ndarray]:
+        """The inverse of `report`; the intercept is None where there is none."""
+        return values.get("Intercept"), np.zeros(0)
+
+
+def numbers(response: pd.Series) -> np.ndarray:
+    """``[rows]`` float64, or an error that says what is there instead."""
+    if not pd.api.types.is_numeric_dtype(response.dtype):
+        raise ValueError(
+            f"response: expected one numeric column, got {response.dtype} "
+            f"({response.iloc[0]!r}, ...)"
+        )
+    values = response.to_numpy(float)
+    if not np.isfinite(values).all():
+        raise ValueError("data: expected finite numbers, got infinite values")
+    return values
+
+
+def refuse(response: pd.Series, wrong: np.ndarray, expected: str) -> None:
+    """Raise if any value is wrong, and say which."""
+    if wrong.any():
+        found = response[wrong].unique()[:5].tolist()
+        raise ValueError(f"response: expected {expected}, got {found}")
+
+
+def numeric(categories: tuple[Any, ...]) -> np.ndarray:
+    """``[categories]`` float64.
+
+    Raises
+    ------
+    ValueError
+        If the labels are not numbers: then a response has probabilities, but no mean.
+    """
+    try:
+        return np.array(categories, float)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"expected categories that are numbers, got {list(categories)}; they have no mean, but "
+            "they have .probabilities"
+        ) from error
+
+
+def known(family: Family) -> tuple[Any, ...]:
+    """The categories, which `Family.bind` has to have filled in."""
+    if family.categories is None:
+        raise ValueError(f"{family!r}: expected categories, which bind(response) fills in")
+    return family.categories
+
+
+def all_occur(categories: list[Any], response: pd.Series, name: str) -> tuple[Any, ...]:
+    """The categories as a tuple, after a look whether each occurs."""
+    missing = sorted(set(categories) - set(response.unique()), key=categories.index)
+    if missing:
+        raise ValueError(
+            f"response: expected every category between {categories[0]!r} and {categories[-1]!r} "
+            f"to occur for {name}, got none of {missing}; merge or renumber the categories"
+        )
+    if len(categories) < 2:
+        raise ValueError(f"response: expected at least two categories, got {categories}")
+    return tuple(categories)
+
+
+def positions_of(categories: tuple[Any, ...], response: pd.Series) -> np.ndarray:
+    """``[rows]``, 0.0, 1.0, ...: where each response stands among the categories."""
+    positions = pd.Index(categories).get_indexer(pd.Index(response.to_numpy()))
+    if (positions < 0).any():
+        found = response[positions < 0].unique()[:5].tolist()
+        raise ValueError(f"response: expected categories {list(categories)}, got {found}")
+    return positions.astype(float)

@@ -1,0 +1,76 @@
+"""The regression without random effects: where a fit starts.
+
+Chapter 06. Newton steps up the log-likelihood of fixed effects and auxiliary parameters, in double
+precision: what R's ``glm`` and ``clm`` do.
+"""
+
+from __future__ import annotations
+
+from lmmbook.families import Gaussian
+from lmmbook.formula import Design
+
+import numpy as np
+import tensorflow as tf
+
+STEPS = 50
+LONGEST = 2.0  # of the linear predictor, root mean square, or an auxiliary parameter, in one step
+CLOSE = 1e-10  # of the log-likelihood, to be gained
+FLAT = 1e-8  # relative information below which a direction is left alone
+
+
+def fit(design: Design) -> tuple[np.ndarray, np.ndarray, float]:
+    """Fixed effects ``[fixed]``, auxiliary parameters, and the variance of a residual.
+
+    The variance is on the scale of the linear predictor: where a family has no residual, one over
+    the mean information of a row. Where there is no maximum, as when a covariate separates zeros
+    from ones, it stops after `STEPS`: this is only a start.
+    """
+    x, (intercept, auxiliary) = design.fixed, design.family.start(design.response)
+    # The start is that of a model with an intercept alone: as near to it as the columns get.
+    beta = np.linalg.lstsq(x, intercept - design.offset, rcond=None)[0]
+    if isinstance(design.family, Gaussian):
+        beta = np.linalg.lstsq(x, design.response - design.offset, rcond=None)[0]
+        left = design.response - design.offset - x @ beta
+        return beta, auxiliary, float(np.mean(left**2))
+    value, score, information, weight = evaluate(design, beta, auxiliary)
+    for _ in range(STEPS):
+        step = _step(score, information)
+        moves = np.sqrt(np.mean((x @ step[: len(beta)]) ** 2))
+        step /= max(1.0, np.max([moves, *np.abs(step[len(beta) :])]) / LONGEST)
+        gained = -np.inf
+        while not gained >= 0 and np.abs(step).max() > 1e-12:  # not down, and not to a NaN
+            point = beta + step[: len(beta)], auxiliary + step[len(beta) :]
+            found = evaluate(design, *point)
+            gained, step = found[0] - value, step / 2
+        if not gained >= 0:
+            break
+        (beta, auxiliary), (value, score, information, weight) = point, found
+        if gained < CLOSE * (1 + abs(value)):
+            break
+    return beta, auxiliary, 1.0 / weight
+
+
+def evaluate(
+    design: Design, beta: np.ndarray, auxiliary: np.ndarray
+) -> tuple[float, np.ndarray, np.ndarray, float]:
+    """Log-likelihood up to a constant, score, information, and a row's mean information."""
+    x = design.fixed
+    response = tf.constant(design.response[:, np.newaxis])
+    predictor = tf.constant((design.offset + x @ beta)[:, np.newaxis])
+    own = tf.constant(auxiliary, tf.float64)
+    first, second = design.family.derivatives(response, predictor, own)
+    value = float(tf.reduce_sum(design.family.log_density(response, predictor, own)))
+    rows = [x, *np.ones([len(auxiliary), design.rows, 1])]  # what each derivative multiplies
+    score = np.concatenate([z.T @ f.numpy()[:, 0] for z, f in zip(rows, first, strict=True)])
+    blocks = [
+        [-z.T @ (second[i][j].numpy() * w) for j, w in enumerate(rows)] for i, z in enumerate(rows)
+    ]
+    return value, score, np.block(blocks), float(-np.mean(second[0][0].numpy()))
+
+
+def _step(score: np.ndarray, information: np.ndarray) -> np.ndarray:
+    """Newton's step, uphill also where the information is not positive."""
+    unit = 1 / np.sqrt(np.maximum(np.abs(np.diag(information)), 1e-12))
+    values, vectors = np.linalg.eigh(information * np.outer(unit, unit))
+    sizes = np.where(np.abs(values) > FLAT, np.abs(values), np.inf)
+    return unit * (vectors @ (vectors.T @ (unit * score) / sizes))
