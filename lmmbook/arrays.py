@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from lmmbook import covariance, directions
+from lmmbook.families import Gaussian
 from lmmbook.formula import Design
 from lmmbook.likelihood import Family
 
@@ -61,11 +62,13 @@ class FactorArrays(NamedTuple):
 
 
 class Arrays(NamedTuple):
-    """``response`` and ``offset`` [rows]; ``fixed`` [rows, fixed]; ``solver`` [fixed, rows],
+    """``response`` [rows] and ``repeated`` [rows * chains], the same once for each chain, for any
+    family but the Gaussian; ``offset`` [rows]; ``fixed`` [rows, fixed]; ``solver`` [fixed, rows],
     (X'X)^-1 X'; ``gram`` [fixed, fixed], X'X; one `FactorArrays` a factor; per translation
     ``(groups_inner, groups_outer, weights)``."""
 
     response: tf.Tensor
+    repeated: tf.Tensor | None
     offset: tf.Tensor
     fixed: tf.Tensor
     solver: tf.Tensor
@@ -90,8 +93,9 @@ class Parameters(NamedTuple):
 
 def on_device(design: Design, chains: int) -> tuple[Layout, Arrays]:
     """The layout of a design, and its arrays as tensors (float32)."""
-    x = design.fixed
-    factors, layouts = [], []
+    x, factors, layouts = design.fixed, [], []
+    gaussian = isinstance(design.family, Gaussian)
+    repeated = None if gaussian else _float(np.repeat(design.response, chains))
     for factor in design.factors:
         freed = directions.freed(design, factor)
         columns = len(factor.effects)
@@ -119,7 +123,7 @@ def on_device(design: Design, chains: int) -> tuple[Layout, Arrays]:
         )  # fmt: skip
     found = directions.translations(design)
     arrays = Arrays(
-        _float(design.response), _float(design.offset), _float(x),
+        _float(design.response), repeated, _float(design.offset), _float(x),
         _float(np.linalg.solve(x.T @ x, x.T)), _float(x.T @ x),
         factors,
         [(tf.constant(t.groups_inner), tf.constant(t.groups_outer), _float(t.weights))

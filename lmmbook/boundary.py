@@ -135,14 +135,14 @@ def _by_ratings(
         for c in z.T
     ]
     fixed = design.offset + design.fixed @ np.asarray(parameters.beta, float)
-    response = tf.constant(design.response[:, np.newaxis])
     auxiliary = tf.cast(parameters.auxiliary, tf.float64)
+    rows = design.family.rows(tf.constant(design.response[:, np.newaxis]), auxiliary)
     scores = []
     for i in range(len(draws[0])):
         predictor = np.repeat(fixed[:, np.newaxis], draws[0].shape[2], axis=1)
         for f, u in zip(design.factors, draws, strict=True):
             predictor += np.einsum("rcj,rj->rc", u[i][f.codes], f.z)
-        first, second = design.family.derivatives(response, tf.constant(predictor), auxiliary)
+        first, second = design.family.derivatives(rows, tf.constant(predictor), auxiliary)
         # [directions, levels, chains]
         gradient = np.stack([m @ first[0].numpy() for m in to_levels])
         curvature = np.einsum("rc,ri,rj->cij", -second[0][0].numpy(), z, z, optimize=True)

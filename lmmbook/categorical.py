@@ -80,23 +80,23 @@ class Categorical(Family):
         return tfd.Categorical(logits=self._logits(predictor, auxiliary))
 
     def log_density(
-        self, response: tf.Tensor, predictor: tf.Tensor, auxiliary: tf.Tensor
+        self, rows: tuple[tf.Tensor, ...], predictor: tf.Tensor, auxiliary: tf.Tensor
     ) -> tf.Tensor:
         """As the distribution's, without a gather for every row."""
         logits = tf.unstack(self._logits(predictor, auxiliary), axis=-1)
         largest = functools.reduce(tf.maximum, logits)
         total = tf.add_n([tf.exp(logit - largest) for logit in logits])
         zero = tf.zeros_like(predictor)
-        chosen = [tf.where(tf.equal(response, c), logit, zero) for c, logit in enumerate(logits)]
+        chosen = [tf.where(tf.equal(rows[0], c), logit, zero) for c, logit in enumerate(logits)]
         return tf.add_n(chosen) - largest - tf.math.log(total)
 
     def derivatives(
-        self, response: tf.Tensor, predictor: tf.Tensor, auxiliary: tf.Tensor
+        self, rows: tuple[tf.Tensor, ...], predictor: tf.Tensor, auxiliary: tf.Tensor
     ) -> Derivatives:
         """In closed form, by the chain rule through the logits."""
         middle = self.auxiliary // 2
         share = tf.unstack(tf.nn.softmax(self._logits(predictor, auxiliary)), axis=-1)
-        missing = [tf.cast(tf.equal(response, c), p.dtype) - p for c, p in enumerate(share)]
+        missing = [tf.cast(tf.equal(rows[0], c), p.dtype) - p for c, p in enumerate(share)]
         zero, one = tf.zeros([], predictor.dtype), tf.ones([], predictor.dtype)
         scores = [zero, *(auxiliary[middle + j] for j in range(middle)), one]
         mean = tf.add_n([s * p for s, p in zip(scores, share, strict=True)])

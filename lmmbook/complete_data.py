@@ -23,6 +23,7 @@ from __future__ import annotations
 from itertools import combinations_with_replacement
 from typing import NamedTuple
 
+from lmmbook import levels
 from lmmbook.arrays import Arrays, FactorArrays, FactorLayout, Layout, Parameters, to_rows
 from lmmbook.levels import inverse, standardise
 from lmmbook.likelihood import Derivatives
@@ -85,6 +86,7 @@ def score_and_information(
     arrays: Arrays,
     parameters: Parameters,
     effects: list[tf.Tensor],
+    rows: tuple[tf.Tensor, ...],
     predictor: tf.Tensor,
     home: Home,
 ) -> tuple[tf.Tensor, tf.Tensor]:
@@ -92,7 +94,7 @@ def score_and_information(
 
     Of log p(ratings, effects), the effects centred as ``home`` says, at each chain's draw.
     """
-    score, information = _likelihood(layout, arrays, parameters, effects, predictor, home)
+    score, information = _likelihood(layout, arrays, parameters, effects, rows, predictor, home)
     begins = offsets(layout)
     for k, (of, has) in enumerate(zip(layout.factors, arrays.factors, strict=True)):
         s, h = _prior(
@@ -110,13 +112,12 @@ def _likelihood(
     arrays: Arrays,
     parameters: Parameters,
     effects: list[tf.Tensor],
+    rows: tuple[tf.Tensor, ...],
     predictor: tf.Tensor,
     home: Home,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """The part of log p(ratings | effects): through the linear predictor, and the auxiliary."""
-    derivatives = layout.family.derivatives(
-        arrays.response[:, tf.newaxis], predictor, parameters.auxiliary
-    )
+    derivatives = levels.derivatives(layout, parameters, rows, predictor)
     stretched = offsets(layout)[-1] - layout.fixed
     auxiliary = layout.family.auxiliary
     # Few fits have a factor standardised, and its derivatives cost more than all the rest.
@@ -213,13 +214,11 @@ def _prior(
     own = tf.einsum("ij,ajk,km->aim", lower_inverse, stretches(of, has.units), scale)  # G
     standard = standardise(scale, effects)
     second = tf.einsum("lci,lcj->cij", standard, standard)  # [chains, columns, columns]
-    levels = float(effects.shape[0])
-    score_stretch = tf.einsum("aij,cji->ca", own, second - levels * identity)
+    count = float(effects.shape[0])
+    score_stretch = tf.einsum("aij,cji->ca", own, second - count * identity)
     mean_second = tf.reduce_mean(second, axis=0)
     among_stretch = tf.einsum("aji,bjk,ki->ab", own, own, mean_second)
-    among_stretch += 2.0 * tf.einsum(
-        "aij,bjk,ki->ab", own, own, mean_second - levels / 2 * identity
-    )
+    among_stretch += 2.0 * tf.einsum("aij,bjk,ki->ab", own, own, mean_second - count / 2 * identity)
     among_stretch = (among_stretch + tf.transpose(among_stretch)) / 2
 
     precision = inverse(scale)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from lmmbook import covariance
 from lmmbook.formula import Design
+from lmmbook.randomness import fast_random
 
 import numpy as np
 import pandas as pd
@@ -102,7 +103,8 @@ def run(
         )
 
     def transition(i, effects, results, acceptance):  # type: ignore[no-untyped-def]
-        effects, results = kernel(i).one_step(effects, results, seed=steps[i])
+        with fast_random():
+            effects, results = kernel(i).one_step(effects, results, seed=steps[i])
         probability = tf.exp(tf.minimum(results.log_accept_ratio, 0.0))
         return i + 1, effects, results, acceptance + tf.reduce_mean(probability) / num_steps
 

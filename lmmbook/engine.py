@@ -60,12 +60,13 @@ class Engine:
         self.chunk = program.sweeps_of(self.layout)
         parameters = to_parameters(design, start_values(design))
         effects = [tf.zeros([of.levels, chains, of.columns]) for of in self.layout.factors]
+        rows = levels.rows_of(self.layout, self.arrays, parameters)
         predictor = levels.linear_predictor(self.arrays, parameters, effects)
         self.state = program.State(
             parameters,
             effects,
             levels.longest_steps(self.layout),
-            levels.curvatures(self.layout, self.arrays, parameters, predictor),
+            levels.curvatures(self.layout, self.arrays, parameters, rows, predictor),
         )
         self.sweeps_left, self.max_sweeps, self.calls = max_sweeps, max_sweeps, 0
         self.trace: list[pd.DataFrame] = []

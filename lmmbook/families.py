@@ -117,11 +117,11 @@ class Gaussian(Family):
         return tfd.Normal(predictor, tf.exp(auxiliary[0]))
 
     def derivatives(
-        self, response: tf.Tensor, predictor: tf.Tensor, auxiliary: tf.Tensor
+        self, rows: tuple[tf.Tensor, ...], predictor: tf.Tensor, auxiliary: tf.Tensor
     ) -> Derivatives:
         """In closed form; see `Family.derivatives`."""
         precision = tf.exp(-2.0 * auxiliary[0])
-        left = response - predictor
+        left = rows[0] - predictor
         squares = tf.square(left) * precision
         mixed = -2.0 * left * precision
         return Derivatives(
@@ -179,12 +179,12 @@ class Bernoulli(Family):
         return tfd.Bernoulli(logits=predictor, dtype=predictor.dtype)
 
     def derivatives(
-        self, response: tf.Tensor, predictor: tf.Tensor, auxiliary: tf.Tensor
+        self, rows: tuple[tf.Tensor, ...], predictor: tf.Tensor, auxiliary: tf.Tensor
     ) -> Derivatives:
         """In closed form; see `Family.derivatives`."""
         probability = tf.sigmoid(predictor)
         return Derivatives(
-            [response - probability], [[-probability * tf.sigmoid(-predictor)]]
+            [rows[0] - probability], [[-probability * tf.sigmoid(-predictor)]]
         )  # fmt: skip
 
     def start(self, response: np.ndarray) -> tuple[float, np.ndarray]:
@@ -223,17 +223,17 @@ class Poisson(Family):
         return tfd.Poisson(log_rate=predictor)
 
     def log_density(
-        self, response: tf.Tensor, predictor: tf.Tensor, auxiliary: tf.Tensor
+        self, rows: tuple[tf.Tensor, ...], predictor: tf.Tensor, auxiliary: tf.Tensor
     ) -> tf.Tensor:
         """Without the factorial, which is a constant."""
-        return response * predictor - tf.exp(predictor)
+        return rows[0] * predictor - tf.exp(predictor)
 
     def derivatives(
-        self, response: tf.Tensor, predictor: tf.Tensor, auxiliary: tf.Tensor
+        self, rows: tuple[tf.Tensor, ...], predictor: tf.Tensor, auxiliary: tf.Tensor
     ) -> Derivatives:
         """In closed form; see `Family.derivatives`."""
         rate = tf.exp(predictor)
-        return Derivatives([response - rate], [[-rate]])
+        return Derivatives([rows[0] - rate], [[-rate]])
 
     def start(self, response: np.ndarray) -> tuple[float, np.ndarray]:
         """The logarithm of the mean."""

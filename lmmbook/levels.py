@@ -18,6 +18,8 @@ from typing import NamedTuple
 
 from lmmbook.arrays import Arrays, Layout, Parameters, to_levels, to_rows
 from lmmbook.families import Gaussian
+from lmmbook.likelihood import Derivatives
+from lmmbook.randomness import GENERATOR, fast_random
 
 import numpy as np
 import tensorflow as tf
@@ -58,7 +60,11 @@ def longest_steps(layout: Layout) -> list[tf.Tensor]:
 
 
 def curvatures(
-    layout: Layout, arrays: Arrays, parameters: Parameters, predictor: tf.Tensor
+    layout: Layout,
+    arrays: Arrays,
+    parameters: Parameters,
+    rows: tuple[tf.Tensor, ...],
+    predictor: tf.Tensor,
 ) -> list[tf.Tensor]:
     """What a level's rows tell about its effects: ``[levels, columns, columns]`` a factor.
 
@@ -69,15 +75,42 @@ def curvatures(
     """
     if is_gaussian(layout):
         return [has.cross / tf.square(parameters.residual_sd) for has in arrays.factors]
-    response = arrays.response[:, tf.newaxis]
-    derivatives = layout.family.derivatives(response, predictor, parameters.auxiliary)
-    weights = tf.maximum(-tf.reduce_mean(derivatives.second[0][0], axis=1), 0.0)
+    second = derivatives(layout, parameters, rows, predictor).second
+    weights = tf.maximum(-tf.reduce_mean(second[0][0], axis=1), 0.0)
     found = []
     for of, has in zip(layout.factors, arrays.factors, strict=True):
         z = tf.ones([layout.rows, 1]) if has.z is None else has.z
         products = weights[:, tf.newaxis, tf.newaxis] * z[:, :, tf.newaxis] * z[:, tf.newaxis, :]
         found.append(tf.math.unsorted_segment_sum(products, has.codes, of.levels))
     return found
+
+
+def rows_of(layout: Layout, arrays: Arrays, parameters: Parameters) -> tuple[tf.Tensor, ...]:
+    """What each row's density needs besides its predictor, ``[rows * chains]``; see `Family.rows`.
+
+    Not ``[rows, chains]``: XLA makes one loop an axis, and the inner one, over a few chains, would
+    be too short for the processor's vector instructions. That costs a factor of five.
+    """
+    repeated = arrays.repeated
+    if repeated is None:
+        tiled = tf.tile(arrays.response[:, tf.newaxis], [1, layout.chains])
+        repeated = tf.reshape(tiled, [-1])
+    return layout.family.rows(repeated, parameters.auxiliary)
+
+
+def derivatives(
+    layout: Layout, parameters: Parameters, rows: tuple[tf.Tensor, ...], predictor: tf.Tensor
+) -> Derivatives:
+    """`Family.derivatives` at a predictor ``[rows, chains]``, and of that shape."""
+    flat = layout.family.derivatives(rows, tf.reshape(predictor, [-1]), parameters.auxiliary)
+    return tf.nest.map_structure(lambda x: tf.reshape(x, predictor.shape), flat)
+
+
+def is_parent(layout: Layout, k: int) -> bool:
+    """Whether each column of factor k has another factor nested in it, level by level."""
+    levels, columns = layout.factors[k].levels, layout.factors[k].columns
+    nested = {outer for _, outer, groups in layout.translations if groups == levels > 1}
+    return all((k, column) in nested for column in range(columns))
 
 
 def is_gaussian(layout: Layout) -> bool:
@@ -90,25 +123,38 @@ def sweep(
     arrays: Arrays,
     parameters: Parameters,
     effects: list[tf.Tensor],
+    rows: tuple[tf.Tensor, ...],
     predictor: tf.Tensor,
     curvature: list[tf.Tensor],
     step_sizes: list[tf.Tensor],
     seed: tf.Tensor,
+    parents_too: tf.Tensor | bool = True,
 ) -> Sweep:
     """Update each factor once by HMC, then draw along the directions that ratings cannot see.
 
-    ``predictor`` belongs to ``effects``, as from `linear_predictor`; it is kept up to date, not
-    recomputed. ``curvature`` is as from `curvatures`; for a Gaussian family it has to belong to the
-    parameters. ``step_sizes``, a list of ``[levels]``, are in conditional standard deviations.
+    ``rows`` belong to the parameters, as from `rows_of`, and ``predictor`` to ``effects``, as from
+    `linear_predictor`; it is kept up to date, not recomputed. ``curvature`` is as from
+    `curvatures`; for a Gaussian family it has to belong to the parameters. ``step_sizes``, a list
+    of ``[levels]``, are in conditional standard deviations.
+
+    Without ``parents_too`` factors in which another one is nested are left to those last draws:
+    where levels are well known, they move such a factor as far as HMC does, at no cost.
     """
     effects, acceptance = list(effects), []
     seeds = tfp.random.split_seed(seed, n=len(effects) + len(layout.translations))
     for k in range(len(effects)):
-        new, accepted = update(
-            layout, arrays, parameters, k, effects[k], predictor, curvature[k], step_sizes[k],
-            seeds.pop(),
-        )  # fmt: skip
-        predictor += to_rows(arrays.factors[k], new - effects[k])
+
+        def moved(k=k, u=effects[k], predictor=predictor, seed=seeds.pop()):  # type: ignore[no-untyped-def]
+            new, accepted = update(
+                layout, arrays, parameters, k, u, rows, predictor, curvature[k], step_sizes[k], seed
+            )
+            return new, predictor + to_rows(arrays.factors[k], new - u), accepted
+
+        def left_alone(k=k, u=effects[k], predictor=predictor):  # type: ignore[no-untyped-def]
+            return u, predictor, tf.ones([layout.factors[k].levels])
+
+        here = parents_too if is_parent(layout, k) else True
+        new, predictor, accepted = tf.cond(here, moved, left_alone) if here is not True else moved()
         effects[k] = new
         acceptance.append(accepted)
     for t in range(len(layout.translations)):
@@ -122,6 +168,7 @@ def update(
     parameters: Parameters,
     k: int,
     u: tf.Tensor,
+    rows: tuple[tf.Tensor, ...],
     predictor: tf.Tensor,
     curvature: tf.Tensor,
     step_sizes: tf.Tensor,
@@ -144,7 +191,7 @@ def update(
     # Inside a compiled function TFP differentiates with tf.gradients, which would follow `start`
     # back through anything computed from it, and the first gradient would be wrong.
     target = log_density(
-        layout, arrays, parameters, k, tf.stop_gradient(u), tf.stop_gradient(predictor), root
+        layout, arrays, parameters, k, tf.stop_gradient(u), rows, tf.stop_gradient(predictor), root
     )
     seeds = tfp.random.split_seed(seed, n=2)
     jitter = tf.random.stateless_uniform([], seeds[0], 0.8, 1.2)
@@ -153,14 +200,15 @@ def update(
         step_size=step_sizes[:, tf.newaxis, tf.newaxis] * jitter,
         num_leapfrog_steps=LEAPFROG_STEPS,
     )
-    end, results = hmc.one_step(start, hmc.bootstrap_results(start), seed=seeds[1])
+    with fast_random():
+        end, results = hmc.one_step(start, hmc.bootstrap_results(start), seed=seeds[1])
     accepted = tf.reduce_mean(tf.exp(tf.minimum(results.log_accept_ratio, 0.0)), axis=1)
     return tf.einsum("ij,lcj->lci", scale, _solve(root, end, adjoint=True)), accepted
 
 
 def _gaussian(
     layout: Layout, arrays: Arrays, parameters: Parameters, k: int,
-    u: tf.Tensor, predictor: tf.Tensor, root: tf.Tensor,
+    u: tf.Tensor, rows: tuple[tf.Tensor, ...], predictor: tf.Tensor, root: tf.Tensor,
 ) -> Callable[[tf.Tensor], tf.Tensor]:  # fmt: skip
     """Log density ``[levels, chains]`` of whitened effects: normal, about a mean known here."""
     has, scale = arrays.factors[k], parameters.scales[k]
@@ -173,19 +221,30 @@ def _gaussian(
 
 def _any_family(
     layout: Layout, arrays: Arrays, parameters: Parameters, k: int,
-    u: tf.Tensor, predictor: tf.Tensor, root: tf.Tensor,
+    u: tf.Tensor, rows: tuple[tf.Tensor, ...], predictor: tf.Tensor, root: tf.Tensor,
 ) -> Callable[[tf.Tensor], tf.Tensor]:  # fmt: skip
     """Log density ``[levels, chains]`` of whitened effects: their prior, and all their rows."""
     has, scale = arrays.factors[k], parameters.scales[k]
     others = predictor - to_rows(has, u)
-    response = arrays.response[:, tf.newaxis]
+
+    @tf.custom_gradient
+    def likelihood(proposed: tf.Tensor) -> tuple:
+        # Left to itself, differentiation would send a vector of ones down to the rows and back.
+        predictor = others + to_rows(has, proposed)
+        value, slope = (
+            tf.reshape(x, predictor.shape)
+            for x in layout.family.value_and_slope(
+                rows, tf.reshape(predictor, [-1]), parameters.auxiliary
+            )
+        )
+        slopes = to_levels(has, slope, u.shape[0])
+        total = tf.math.unsorted_segment_sum(value, has.codes, u.shape[0])
+        return total, lambda upstream: upstream[..., tf.newaxis] * slopes
 
     def target(w: tf.Tensor) -> tf.Tensor:
         v = _solve(root, w, adjoint=True)
-        proposed = others + to_rows(has, tf.einsum("ij,lcj->lci", scale, v))
-        by_row = layout.family.log_density(response, proposed, parameters.auxiliary)
         prior = -0.5 * tf.reduce_sum(tf.square(v), axis=-1)
-        return prior + tf.math.unsorted_segment_sum(by_row, has.codes, u.shape[0])
+        return prior + likelihood(tf.einsum("ij,lcj->lci", scale, v))
 
     return target
 
@@ -239,7 +298,7 @@ def translate(
         against = tf.linalg.matvec(effects[k], row)  # [levels, chains]
         precision += row[column] * tf.math.unsorted_segment_sum(tf.square(slopes), of, groups)
         pull -= tf.math.unsorted_segment_sum(slopes * against, of, groups)
-    noise = tf.random.stateless_normal([groups, layout.chains], seed)
+    noise = tf.random.stateless_normal([groups, layout.chains], seed, alg=GENERATOR)
     d = pull / precision + tf.math.rsqrt(precision) * noise  # [groups, chains]
     effects = list(effects)
     effects[inner] += _in_column(slopes_inner * tf.gather(d, groups_inner), a, effects[inner])

@@ -60,29 +60,44 @@ class Family:
         """The distribution of the response, one for each number in ``predictor``."""
         raise NotImplementedError
 
+    def rows(self, response: tf.Tensor, auxiliary: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        """What a row's density needs besides its predictor: the response, and what depends on it.
+
+        Computed once for many values of the predictor, and of its shape.
+        """
+        return (response,)
+
     def log_density(
-        self, response: tf.Tensor, predictor: tf.Tensor, auxiliary: tf.Tensor
+        self, rows: tuple[tf.Tensor, ...], predictor: tf.Tensor, auxiliary: tf.Tensor
     ) -> tf.Tensor:
-        """Log density ``[rows, chains]`` of ``response`` ``[rows, 1]``, up to a constant."""
-        return self.distribution(predictor, auxiliary).log_prob(response)
+        """Log density ``[rows, chains]``, up to what does not depend on the predictor."""
+        return self.distribution(predictor, auxiliary).log_prob(rows[0])
+
+    def value_and_slope(
+        self, rows: tuple[tf.Tensor, ...], predictor: tf.Tensor, auxiliary: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """`log_density`, and its derivative in the predictor: what HMC needs."""
+        with tf.GradientTape() as tape:
+            tape.watch(predictor)
+            value = self.log_density(rows, predictor, auxiliary)
+        return value, tape.gradient(value, predictor)
 
     def derivatives(
-        self, response: tf.Tensor, predictor: tf.Tensor, auxiliary: tf.Tensor
+        self, rows: tuple[tf.Tensor, ...], predictor: tf.Tensor, auxiliary: tf.Tensor
     ) -> Derivatives:
-        """First and second derivatives of `log_density`; here by automatic differentiation.
+        """First and second derivatives of the log density; here by automatic differentiation.
 
         No row's density depends on another row's predictor, so the gradient of their sum is each
         row's derivative.
         """
-        each = [auxiliary[j] * tf.ones_like(predictor) for j in range(self.auxiliary)]
-        at = [predictor, *each]
+        at = [predictor, *(auxiliary[j] * tf.ones_like(predictor) for j in range(self.auxiliary))]
         zero = tf.UnconnectedGradients.ZERO
         with tf.GradientTape(persistent=True) as outer:
             outer.watch(at)
             with tf.GradientTape() as inner:
                 inner.watch(at)
                 own = tf.stack(at[1:]) if self.auxiliary else auxiliary
-                total = tf.reduce_sum(self.log_density(response, at[0], own))
+                total = tf.reduce_sum(self.distribution(at[0], own).log_prob(rows[0]))
             first = inner.gradient(total, at, unconnected_gradients=zero)
         second = [outer.gradient(f, at, unconnected_gradients=zero) for f in first]
         return Derivatives(first, second)

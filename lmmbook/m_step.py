@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from lmmbook import complete_data
+from lmmbook import complete_data, levels
 from lmmbook.arrays import Arrays, FactorArrays, FactorLayout, Layout, Parameters
 from lmmbook.levels import is_gaussian, standardise
 
@@ -71,6 +71,7 @@ def closed_form(
     arrays: Arrays,
     parameters: Parameters,
     effects: list[tf.Tensor],
+    rows: tuple[tf.Tensor, ...],
     predictor: tf.Tensor,
     gain: tf.Tensor,
     expand: bool = True,
@@ -88,11 +89,11 @@ def closed_form(
     then folded away, into those fixed effects and out of the random ones. No linear predictor
     changes, so the effects stay draws from where they were. Without it this is plain EM.
 
-    Effects are ``[levels, chains, columns]``, ``predictor`` is ``[rows, chains]``, as in
-    `levels.sweep`.
+    Effects are ``[levels, chains, columns]``, ``predictor`` is ``[rows, chains]``, and ``rows``
+    belong to the old parameters, as in `levels.sweep`.
     """
     regression = least_squares if is_gaussian(layout) else newton
-    change, auxiliary = regression(layout, arrays, parameters, predictor, gain)
+    change, auxiliary = regression(layout, arrays, parameters, rows, predictor, gain)
     beta = parameters.beta + change
     predictor += tf.linalg.matvec(arrays.fixed, change)[:, tf.newaxis]
     moved, scales = [], []
@@ -111,7 +112,12 @@ def closed_form(
 
 
 def least_squares(
-    layout: Layout, arrays: Arrays, parameters: Parameters, predictor: tf.Tensor, gain: tf.Tensor
+    layout: Layout,
+    arrays: Arrays,
+    parameters: Parameters,
+    rows: tuple[tf.Tensor, ...],
+    predictor: tf.Tensor,
+    gain: tf.Tensor,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Change of the fixed effects ``[fixed]``, and the new auxiliary: for Gaussian ratings."""
     left = arrays.response[:, tf.newaxis] - predictor  # small numbers keep float32's digits
@@ -126,7 +132,12 @@ def least_squares(
 
 
 def newton(
-    layout: Layout, arrays: Arrays, parameters: Parameters, predictor: tf.Tensor, gain: tf.Tensor
+    layout: Layout,
+    arrays: Arrays,
+    parameters: Parameters,
+    rows: tuple[tf.Tensor, ...],
+    predictor: tf.Tensor,
+    gain: tf.Tensor,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """The same for any family: one Newton step towards the maximum, damped where it is long.
 
@@ -134,8 +145,7 @@ def newton(
     chains' draws, and so is the information. Where the information is not positive, in a direction,
     its size is taken instead: uphill all the same.
     """
-    response = arrays.response[:, tf.newaxis]
-    derivatives = layout.family.derivatives(response, predictor, parameters.auxiliary)
+    derivatives = levels.derivatives(layout, parameters, rows, predictor)
     gradient, own, beside, last = complete_data.by_regression(arrays, derivatives)
     information = complete_data.join(own, beside, last)
     # In units where every parameter has an information of one.
@@ -168,10 +178,10 @@ def _mean(
     standard deviations to zero. The means of the two halves of the chains err independently, so
     their product has the right expectation.
     """
-    levels, chains, columns = standard.shape
+    count, chains, columns = standard.shape
     if not (expand and of.freed_fixed):
         none = tf.zeros([len(of.freed_fixed)])
-        return none, tf.zeros([levels, columns]), tf.zeros([columns, columns])
+        return none, tf.zeros([count, columns]), tf.zeros([columns, columns])
     scale, weights = tf.cast(scale, tf.float64), tf.cast(has.weights, tf.float64)
     half = chains // 2
     averages = [
@@ -193,7 +203,7 @@ def _mean(
     share = half / chains
     coefficients = share * solved[:, 0] + (1 - share) * solved[:, 1]
     mean = tf.matmul(weights * coefficients, place)
-    square = (product + tf.transpose(product)) / 2 / levels
+    square = (product + tf.transpose(product)) / 2 / count
     return tuple(tf.cast(x, tf.float32) for x in (coefficients, mean, square))
 
 

@@ -18,6 +18,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 MOST_SWEEPS = 40  # in a chunk
+PARENTS_EVERY = 4  # sweeps, where HMC goes through all rows: see `levels.sweep`
 WORK = 1e8  # ratings x chains x factors to go through in a chunk: about 0.2 s on two CPU cores
 
 
@@ -69,40 +70,48 @@ def compiled(layout: Layout) -> Program:
     sweeps = sweeps_of(layout)
     coordinates = complete_data.coordinates(layout)
 
-    def one_sweep(arrays, state, predictor, gain, measure, adaptation, home, seed):  # type: ignore[no-untyped-def]
+    def one_sweep(
+        arrays, state, rows, predictor, gain, measure, adaptation, home, seed, parents_too
+    ):  # type: ignore[no-untyped-def]
         curvature = state.curvature
         if levels.is_gaussian(layout):  # it costs nothing, and belongs to the parameters
-            curvature = levels.curvatures(layout, arrays, state.parameters, predictor)
+            curvature = levels.curvatures(layout, arrays, state.parameters, rows, predictor)
         drawn = levels.sweep(
-            layout, arrays, state.parameters, state.effects, predictor, curvature,
-            state.step_sizes, seed,
+            layout, arrays, state.parameters, state.effects, rows, predictor, curvature,
+            state.step_sizes, seed, parents_too,
         )  # fmt: skip
         score, information = tf.cond(
             measure,
             lambda: complete_data.score_and_information(
-                layout, arrays, state.parameters, drawn.effects, drawn.predictor, home
+                layout, arrays, state.parameters, drawn.effects, rows, drawn.predictor, home
             ),
             lambda: (tf.zeros([layout.chains, coordinates]), tf.zeros([coordinates] * 2)),
         )
-        parameters, effects, predictor = tf.cond(
+
+        def m_step_and_rows():  # type: ignore[no-untyped-def]
+            moved = m_step.closed_form(
+                layout, arrays, state.parameters, drawn.effects, rows, drawn.predictor, gain
+            )
+            return *moved, levels.rows_of(layout, arrays, moved[0])
+
+        parameters, effects, predictor, rows_then = tf.cond(
             gain > 0,
-            lambda: m_step.closed_form(
-                layout, arrays, state.parameters, drawn.effects, drawn.predictor, gain
-            ),
-            lambda: (state.parameters, drawn.effects, drawn.predictor),
+            m_step_and_rows,
+            lambda: (state.parameters, drawn.effects, drawn.predictor, rows),
         )
         step_sizes = levels.adapt(state.step_sizes, drawn.acceptance, adaptation)
         acceptance = tf.reduce_mean([tf.reduce_mean(a) for a in drawn.acceptance])
         output = Output(parameters, acceptance, drawn.effects, score, information)
-        return State(parameters, effects, step_sizes, curvature), predictor, output
+        return State(parameters, effects, step_sizes, curvature), rows_then, predictor, output
 
     @tf.function(jit_compile=True, autograph=False)
     def chunk(arrays, state, gains, measure, adaptation, home, seed):  # type: ignore[no-untyped-def]
+        rows = levels.rows_of(layout, arrays, state.parameters)
         predictor = levels.linear_predictor(arrays, state.parameters, state.effects)
         # Once a chunk while parameters move. Frozen with them, for then draws are kept.
         curvature = tf.cond(
             adaptation > 0,
-            lambda: levels.curvatures(layout, arrays, state.parameters, predictor),
+            lambda: levels.curvatures(layout, arrays, state.parameters, rows, predictor),
             lambda: state.curvature,
         )
         state = state._replace(curvature=curvature)
@@ -115,15 +124,24 @@ def compiled(layout: Layout) -> Program:
             lambda x: tf.TensorArray(x.dtype, sweeps, element_shape=x.shape), shapes
         )
 
-        def body(i, state, predictor, outputs):  # type: ignore[no-untyped-def]
-            state, predictor, output = one_sweep(
-                arrays, state, predictor, gains[i], measure[i], adaptation, home, seeds[i]
+        def body(i, state, rows, predictor, outputs):  # type: ignore[no-untyped-def]
+            state, rows, predictor, output = one_sweep(
+                arrays,
+                state,
+                rows,
+                predictor,
+                gains[i],
+                measure[i],
+                adaptation,
+                home,
+                seeds[i],
+                True if levels.is_gaussian(layout) else tf.equal(i % PARENTS_EVERY, 0),
             )
             written = tf.nest.map_structure(lambda all, x: all.write(i, x), outputs, output)
-            return i + 1, state, predictor, written
+            return i + 1, state, rows, predictor, written
 
-        _, state, _, outputs = tf.while_loop(
-            lambda i, *_: i < sweeps, body, (0, state, predictor, empty)
+        _, state, *_, outputs = tf.while_loop(
+            lambda i, *_: i < sweeps, body, (0, state, rows, predictor, empty)
         )
         return state, tf.nest.map_structure(lambda x: x.stack(), outputs)
 

@@ -53,13 +53,13 @@ def fit(design: Design) -> tuple[np.ndarray, np.ndarray, float]:
 def evaluate(
     design: Design, beta: np.ndarray, auxiliary: np.ndarray
 ) -> tuple[float, np.ndarray, np.ndarray, float]:
-    """Log-likelihood up to a constant, score, information, and a row's mean information."""
+    """Log-likelihood, score, information, and a row's mean information."""
     x = design.fixed
     response = tf.constant(design.response[:, np.newaxis])
     predictor = tf.constant((design.offset + x @ beta)[:, np.newaxis])
     own = tf.constant(auxiliary, tf.float64)
-    first, second = design.family.derivatives(response, predictor, own)
-    value = float(tf.reduce_sum(design.family.log_density(response, predictor, own)))
+    first, second = design.family.derivatives(design.family.rows(response, own), predictor, own)
+    value = float(tf.reduce_sum(design.family.distribution(predictor, own).log_prob(response)))
     rows = [x, *np.ones([len(auxiliary), design.rows, 1])]  # what each derivative multiplies
     score = np.concatenate([z.T @ f.numpy()[:, 0] for z, f in zip(rows, first, strict=True)])
     blocks = [
