@@ -106,11 +106,15 @@ class Gaussian(Family):
         return self.sd is None
 
     def codes(self, response: pd.Series) -> np.ndarray:
-        """The response itself, which has to vary."""
-        values = numbers(response)
+        """The response itself."""
+        return numbers(response)
+
+    def bind(self, response: pd.Series) -> Gaussian:
+        """The response has to vary."""
+        values = self.codes(response)
         if np.ptp(values) == 0 and len(values) > 1:
             raise ValueError(f"response: expected values that vary, got {values[0]:g} in every row")
-        return values
+        return self
 
     def distribution(self, predictor: tf.Tensor, auxiliary: tf.Tensor) -> tfd.Distribution:
         """``Normal(predictor, sd)``."""
@@ -186,6 +190,10 @@ class Bernoulli(Family):
         return Derivatives(
             [rows[0] - probability], [[-probability * tf.sigmoid(-predictor)]]
         )  # fmt: skip
+
+    def probabilities(self, predictor: np.ndarray, auxiliary: np.ndarray) -> np.ndarray:
+        """``[..., 2]``, of 0 and of 1, for a predictor ``[...]``."""
+        return tf.sigmoid(np.stack([-predictor, predictor], axis=-1)).numpy()
 
     def start(self, response: np.ndarray) -> tuple[float, np.ndarray]:
         """The logit of the mean."""

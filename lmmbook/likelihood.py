@@ -106,6 +106,10 @@ class Family:
         """The mean of the response, of the shape of ``predictor``."""
         return self.distribution(tf.constant(predictor), tf.constant(auxiliary)).mean().numpy()
 
+    def probabilities(self, predictor: np.ndarray, auxiliary: np.ndarray) -> np.ndarray:
+        """``[..., categories]`` for a predictor ``[...]``, if there are categories."""
+        raise ValueError(f"expected a family with categories, or cuts between values, got {self!r}")
+
     def start(self, response: np.ndarray) -> tuple[float, np.ndarray]:
         """An intercept and auxiliary parameters to start from, with no other effects."""
         raise NotImplementedError

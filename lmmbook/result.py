@@ -5,6 +5,7 @@ Chapters 04 and 05. The fit is over: these are tables and arrays to read, plot a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from lmmbook import boundary, covariance, criticism, e_step
@@ -70,13 +71,31 @@ class Fit:
 
     def predict(self, data: pd.DataFrame) -> np.ndarray:
         """Posterior predictive mean of each row, ``[rows]``; see `criticism.predict`."""
-        return criticism.predict(self.design, self.parameters["estimate"], self.posterior, data)
+        return criticism.predict(*self._fitted, data)
+
+    def probabilities(
+        self, data: pd.DataFrame, cuts: Sequence[float] | None = None
+    ) -> np.ndarray:  # fmt: skip
+        """Posterior predictive probabilities, ``[rows, categories]``, or ``[rows, cuts + 1]``
+        between cuts of a response without categories; see `criticism.probabilities`."""
+        return criticism.probabilities(*self._fitted, data, cuts)
 
     def draws(self, data: pd.DataFrame, n: int, seed: int) -> np.ndarray:
         """Posterior predictive draws, ``[n, rows]``; see `criticism.draws`."""
-        return criticism.draws(
-            self.design, self.parameters["estimate"], self.posterior, data, n, seed
-        )  # fmt: skip
+        return criticism.draws(*self._fitted, data, n, seed)
+
+    def log_score(self, data: pd.DataFrame) -> np.ndarray:
+        """Log predictive density or mass of each row's response, ``[rows]``; see
+        `criticism.log_score`."""
+        return criticism.log_score(*self._fitted, data)
+
+    def pit(self, data: pd.DataFrame, seed: int) -> np.ndarray:
+        """Randomised probability integral transform, ``[rows]``; see `criticism.pit`."""
+        return criticism.pit(*self._fitted, data, seed)
+
+    @property
+    def _fitted(self) -> tuple[Design, pd.Series, dict[str, np.ndarray]]:
+        return self.design, self.parameters["estimate"], self.posterior
 
     def __str__(self) -> str:
         levels = ", ".join(f"{f.name} {f.levels:,}" for f in self.design.factors)
@@ -91,7 +110,7 @@ class Fit:
             + ("std_error and mcse of an sd are those of its logarithm.\n" if sds else "")
             + f"{verdict}: the maximum was found {self.distance:.2g} standard errors away\n"
             f"(at most {CLOSE}, Monte Carlo error included, counts as converged).\n"
-            "Next: .effects, .predict(data), .draws(data, n, seed), .trace"
+            "Next: .effects, .predict(data), .draws(data, n, seed), .log_score(data), .trace"
         )
 
 
