@@ -29,27 +29,32 @@ def kernel(
     and one before the first.
     """
     design = build_design(FORMULA, data)
-    layout, array = arrays.on_device(design, chains, residual_free=True)
+    layout, array = arrays.on_device(design, chains)
     values = arrays.to_parameters(design, parameters)
-    steps = tf.fill([len(FACTORS)], tf.constant(levels.LONGEST_STEP, tf.float32))
+    steps = levels.longest_steps(layout)
 
     @tf.function(autograph=False, jit_compile=True)
     def sample(array, seed):
         effects = [tf.zeros([of.levels, chains, 1]) for of in layout.factors]
         seeds = tf.stack(tfp.random.split_seed(seed, n=sweeps))
 
-        def one(i, effects, left, found):
-            drawn = levels.sweep(layout, array, values, effects, left, steps, seeds[i])
+        def one(i, effects, predictor, found):
+            drawn = levels.sweep(
+                layout, array, values, effects, rows, predictor, curvature, steps, seeds[i]
+            )
             chains_first = [tf.transpose(u[..., 0]) for u in drawn.effects]
-            log_density = -0.5 * tf.reduce_sum(tf.square(drawn.left / values.residual_sd), axis=0)
+            left = array.response[:, tf.newaxis] - drawn.predictor
+            log_density = -0.5 * tf.reduce_sum(tf.square(left / values.residual_sd), axis=0)
             for u, scale in zip(chains_first, values.scales, strict=True):
                 log_density -= 0.5 * tf.reduce_sum(tf.square(u / scale), axis=1)
             found = found.write(i, functionals(chains_first, log_density))
-            return i + 1, drawn.effects, drawn.left, found
+            return i + 1, drawn.effects, drawn.predictor, found
 
-        left = levels.left_over(array, values, effects)
+        rows = levels.rows_of(layout, array, values)
+        predictor = levels.linear_predictor(array, values, effects)
+        curvature = levels.curvatures(layout, array, values, rows, predictor)
         found = tf.TensorArray(tf.float32, sweeps, element_shape=[chains, 2 * len(FACTORS) + 1])
-        *_, found = tf.while_loop(lambda i, *_: i < sweeps, one, (0, effects, left, found))
+        *_, found = tf.while_loop(lambda i, *_: i < sweeps, one, (0, effects, predictor, found))
         return found.stack()
 
     started = time.perf_counter()

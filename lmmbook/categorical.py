@@ -145,7 +145,7 @@ class Categorical(Family):
         named = {f"score({label})": scores[..., j] for j, label in enumerate(labels[1:-1])}
         return intercepts | {f"intercept({labels[-1]})": intercept}, named
 
-    def unreport(self, values: Mapping[str, Any]) -> tuple[Any, np.ndarray]:
+    def unreport(self, values: Mapping[str, Any] | pd.Series) -> tuple[Any, np.ndarray]:
         """The inverse of `report`."""
         labels = known(self)
         last = float(values[f"intercept({labels[-1]})"])

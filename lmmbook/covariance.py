@@ -91,7 +91,7 @@ def name_values(
     ``beta`` [..., fixed]; ``covariances`` [..., columns, columns]; ``auxiliary`` [..., auxiliary],
     the family's own parameters, some of which may stand in the intercept's place.
     """
-    by_name = {name: beta[..., c] for c, name in enumerate(design.fixed_names)}
+    by_name = {name: beta[..., c][()] for c, name in enumerate(design.fixed_names)}
     first, last = design.family.report(by_name.get("Intercept", 0.0), auxiliary)
     values: dict[str, Any] = {}
     for name, value in by_name.items():
@@ -102,7 +102,7 @@ def name_values(
 
 
 def split_values(
-    design: Design, values: Mapping[str, Any]
+    design: Design, values: Mapping[str, Any] | pd.Series
 ) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
     """The inverse of `name_values`, for numbers: ``beta``, covariances, ``auxiliary``."""
     intercept, auxiliary = design.family.unreport(values)

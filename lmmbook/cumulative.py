@@ -231,7 +231,7 @@ class Cumulative(Family):
         values = [first] + [first + thresholds[..., j] for j in range(self.auxiliary)]
         return {n: v[()] for n, v in zip(self.names, values, strict=True)}, {}
 
-    def unreport(self, values: Mapping[str, Any]) -> tuple[Any, np.ndarray]:
+    def unreport(self, values: Mapping[str, Any] | pd.Series) -> tuple[Any, np.ndarray]:
         """The inverse of `report`.
 
         Raises

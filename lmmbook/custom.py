@@ -87,7 +87,7 @@ class Custom(Family):
         }
         return {"Intercept": intercept}, named
 
-    def unreport(self, values: Mapping[str, Any]) -> tuple[Any, np.ndarray]:
+    def unreport(self, values: Mapping[str, Any] | pd.Series) -> tuple[Any, np.ndarray]:
         """The inverse of `report`."""
         unconstrained = [
             float(bijector.inverse(np.float64(values[name])))

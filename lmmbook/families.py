@@ -144,7 +144,7 @@ class Gaussian(Family):
         """``Intercept`` and ``sd(residual)``."""
         return {"Intercept": intercept}, {"sd(residual)": np.exp(auxiliary[..., 0])}
 
-    def unreport(self, values: Mapping[str, Any]) -> tuple[Any, np.ndarray]:
+    def unreport(self, values: Mapping[str, Any] | pd.Series) -> tuple[Any, np.ndarray]:
         """The inverse of `report`."""
         return values.get("Intercept"), np.log([float(values["sd(residual)"])])
 

@@ -143,8 +143,9 @@ def sweep(
     effects, acceptance = list(effects), []
     seeds = tfp.random.split_seed(seed, n=len(effects) + len(layout.translations))
     for k in range(len(effects)):
+        own_seed = seeds.pop()
 
-        def moved(k=k, u=effects[k], predictor=predictor, seed=seeds.pop()):  # type: ignore[no-untyped-def]
+        def moved(k=k, u=effects[k], predictor=predictor, seed=own_seed):  # type: ignore[no-untyped-def]
             new, accepted = update(
                 layout, arrays, parameters, k, u, rows, predictor, curvature[k], step_sizes[k], seed
             )
@@ -160,6 +161,21 @@ def sweep(
     for t in range(len(layout.translations)):
         effects = translate(layout, arrays, parameters, t, effects, seeds.pop())
     return Sweep(effects, predictor, acceptance)
+
+
+def sweep_from(
+    layout: Layout,
+    arrays: Arrays,
+    parameters: Parameters,
+    effects: list[tf.Tensor],
+    step_sizes: list[tf.Tensor],
+    seed: tf.Tensor,
+) -> Sweep:
+    """A `sweep` that works out from the effects what else it needs."""
+    rows = rows_of(layout, arrays, parameters)
+    predictor = linear_predictor(arrays, parameters, effects)
+    curvature = curvatures(layout, arrays, parameters, rows, predictor)
+    return sweep(layout, arrays, parameters, effects, rows, predictor, curvature, step_sizes, seed)
 
 
 def update(

@@ -123,7 +123,7 @@ class Family:
         """
         return {"Intercept": intercept}, {}
 
-    def unreport(self, values: Mapping[str, Any]) -> tuple[Any, np.ndarray]:
+    def unreport(self, values: Mapping[str, Any] | pd.Series) -> tuple[Any, np.ndarray]:
         """The inverse of `report`; the intercept is None where there is none."""
         return values.get("Intercept"), np.zeros(0)
 

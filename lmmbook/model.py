@@ -8,6 +8,7 @@ those rows. It does not know how it is fitted.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from lmmbook import covariance
 from lmmbook.factors import Factor
@@ -25,9 +26,10 @@ Features = Mapping[str, tf.Tensor]
 
 
 class LinearMixedEffectModel(tf.Module):
-    """Ratings scatter around ``offset + fixed @ beta + sum_k z_k . u_k[code_k]``, with normal ``u_k``.
+    """Ratings scatter around ``offset + fixed @ beta + sum_k z_k . u_k[code_k]``, ``u_k`` normal.
 
-    How they scatter is up to the design's family. A level's effects are ``[columns]``: one for ``(1|g)``, two for ``(1 + x|g)``.
+    How they scatter is up to the design's family. A level's effects are ``[columns]``: one for
+    ``(1|g)``, two for ``(1 + x|g)``.
 
     Parameters
     ----------
@@ -62,8 +64,8 @@ class LinearMixedEffectModel(tf.Module):
         self.beta = tf.Variable(tf.zeros(len(self.fixed_names)), name="beta")
         self.scales = [[_scale(f, block) for block in f.blocks] for f in self.factors]
         if isinstance(self.family, Gaussian):
-            free = self.family.sd is None
-            self.residual_sd = _positive("sd(residual)") if free else self.family.sd
+            sd = self.family.sd
+            self.residual_sd: Any = _positive("sd(residual)") if sd is None else sd
         else:
             start = self.family.start(design.response)[1].astype(np.float32)
             self.auxiliary = tf.Variable(start, name="auxiliary")
@@ -74,9 +76,9 @@ class LinearMixedEffectModel(tf.Module):
         Parameters
         ----------
         features
-            As from `features_of`: ``"fixed"`` ``[rows, fixed]`` and ``"offset"`` ``[rows]``, and per factor its codes
-            ``[rows]`` int32 and, under ``"z(name)"``, what multiplies its effects ``[rows,
-            columns]``.
+            As from `features_of`: ``"fixed"`` ``[rows, fixed]``, ``"offset"`` ``[rows]``, and per
+            factor its codes ``[rows]`` int32 and, under ``"z(name)"``, what multiplies its effects
+            ``[rows, columns]``.
 
         Returns
         -------
@@ -135,19 +137,19 @@ class LinearMixedEffectModel(tf.Module):
 
     def assign(self, parameters: Mapping[str, float] | pd.Series) -> None:
         """Set every parameter, by the names that `parameters` uses."""
-        gaussian = isinstance(self.family, Gaussian)
-        if gaussian and "sd(residual)" not in parameters:
-            parameters = dict(parameters) | {"sd(residual)": self.family.sd or np.nan}
-        beta, matrices, auxiliary = covariance.split_values(self.design, parameters)
+        values = dict(parameters)
+        if isinstance(self.family, Gaussian) and self.family.sd is not None:
+            values["sd(residual)"] = self.family.sd  # it stays
+        beta, matrices, auxiliary = covariance.split_values(self.design, values)
         self.beta.assign(beta.astype(np.float32))
         for factor, scales, matrix in zip(self.factors, self.scales, matrices, strict=True):
             for block, scale in zip(factor.blocks, scales, strict=True):
                 lower = np.linalg.cholesky(matrix[np.ix_(block, block)]).astype(np.float32)
                 scale.assign(lower if len(block) > 1 else lower[0, 0])
-        if not gaussian:
+        if not isinstance(self.family, Gaussian):
             self.auxiliary.assign(auxiliary.astype(np.float32))
         elif self.family.sd is None:
-            self.residual_sd.assign(np.float32(parameters["sd(residual)"]))
+            self.residual_sd.assign(np.float32(values["sd(residual)"]))
 
 
 def features_of(design: Design) -> dict[str, tf.Tensor]:

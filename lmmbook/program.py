@@ -70,9 +70,9 @@ def compiled(layout: Layout) -> Program:
     sweeps = sweeps_of(layout)
     coordinates = complete_data.coordinates(layout)
 
-    def one_sweep(
+    def one_sweep(  # type: ignore[no-untyped-def]
         arrays, state, rows, predictor, gain, measure, adaptation, home, seed, parents_too
-    ):  # type: ignore[no-untyped-def]
+    ):
         curvature = state.curvature
         if levels.is_gaussian(layout):  # it costs nothing, and belongs to the parameters
             curvature = levels.curvatures(layout, arrays, state.parameters, rows, predictor)

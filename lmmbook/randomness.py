@@ -1,8 +1,9 @@
 """A faster random number generator for TensorFlow Probability's kernels.
 
-Chapter 03. TFP 0.25 leaves the choice of a generator to XLA, and on a CPU what XLA chooses takes
-some thirty times as long as ThreeFry (Salmon et al. 2011): the random numbers would take longer
-than all the rest of a sweep. TFP has no argument for it, so we lend it samplers that name one.
+Chapter 03. TFP 0.25 leaves the choice of a generator to XLA, and what XLA makes of that on a CPU
+takes many times as long as Philox (Salmon et al. 2011) asked for by name: the random numbers would
+take longer than all the rest of a sweep. TFP has no argument for it, so we lend it samplers that
+name one.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from typing import Any
 import tensorflow as tf
 from tensorflow_probability.python.internal import samplers
 
-GENERATOR = "threefry"
+GENERATOR = "philox"
 
 
 @contextmanager
 def fast_random() -> Iterator[None]:
-    """Within it, TFP's kernels draw normal and uniform numbers by ThreeFry, from the same seeds.
+    """Within it, TFP's kernels draw normal and uniform numbers by Philox, from the same seeds.
 
     It has to surround the Python call of a kernel: inside a `tf.function` that is when it is
     traced, not when it runs. Not for two threads at once.

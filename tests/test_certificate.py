@@ -82,12 +82,13 @@ def test_fishers_and_louis_identities_hold_in_every_home(name, correlation):
     formula, data, values = sloped()
     values["cor(Intercept,x|g)"] = correlation
     design = build_design(formula, data)
-    layout, array = arrays.on_device(design, CHAINS, residual_free=True)
+    layout, array = arrays.on_device(design, CHAINS)
     parameters = arrays.to_parameters(design, values)
     effects = [tf.constant(u) for u in conditional_draws(design, values, CHAINS, seed=1)]
-    left = levels.left_over(array, parameters, effects)
+    rows = levels.rows_of(layout, array, parameters)
+    predictor = levels.linear_predictor(array, parameters, effects)
     score, information = complete_data.score_and_information(
-        layout, array, parameters, effects, left, home_of(name)
+        layout, array, parameters, effects, rows, predictor, home_of(name)
     )
     score = score.numpy().astype(float)
     size, marginal = score.shape[1], exact.Marginal(design)
@@ -124,7 +125,7 @@ def made_up(shift: float, chains: int = 8, draws: int = 200, seed: int = 0):
     """One factor, well known: scores normal around ``information * shift``."""
     data = pd.DataFrame({"g": np.repeat(np.arange(10), 5), "y": np.arange(50.0) % 7})
     design = build_design("y ~ 1 + (1|g)", data)
-    layout, _ = arrays.on_device(design, chains, residual_free=True)
+    layout, _ = arrays.on_device(design, chains)
     parameters = arrays.to_parameters(design, {"Intercept": 1.0, "sd(g)": 2.0, "sd(residual)": 1.5})
     complete, observed = np.diag([10.0, 20.0, 50.0]), np.diag([4.0, 9.0, 25.0])
     rng = np.random.default_rng(seed)
@@ -215,7 +216,7 @@ def test_the_distance_tracks_the_truth_and_is_never_small_far_away(nested):
         if tiny:
             start["sd(b)" if nested else "sd(h)"] = 0.05
         design = build_design(formula, data)
-        engine = Engine(design, None, 32, 10_000, seed)
+        engine = Engine(design, 32, 10_000, seed)
         engine.set(start)
         found = engine.measure(200, np.eye(4))
         distance = np.inf if tiny else np.abs(away).max()
@@ -362,7 +363,7 @@ def test_a_singular_covariance_can_be_turned():
     formula, data = correlated(2, "proportional")
     truth = exact.fit(formula, data)
     design = build_design(formula, data)
-    engine = Engine(design, None, 64, 10_000, 0)
+    engine = Engine(design, 64, 10_000, 0)
     course = Course(engine)
     course.singular[0, (0, 1)] = 1
     wrong = truth.parameters["estimate"].to_dict() | {"sd(x|g)": 0.05, "cor(Intercept,x|g)": 1.0}
@@ -381,7 +382,7 @@ def test_a_singular_covariance_can_be_turned():
 def test_draws_are_given_time_to_settle(crossed):
     """Set to the exact maximum, with effects of zero that have nothing to do with it."""
     truth = exact.fit(crossed.formula, crossed.data).parameters
-    engine = Engine(build_design(crossed.formula, crossed.data), None, 32, 10_000, 0)
+    engine = Engine(build_design(crossed.formula, crossed.data), 32, 10_000, 0)
     engine.set(truth["estimate"])
     found = engine.measure(200, np.eye(5))
     assert found.converged

@@ -24,7 +24,7 @@ REPLICATIONS = 6000
 DRAWS = 15  # kept of each replication, so that a rank is one of 16
 THIN = 15  # sweeps between them, after which nothing is left of where a chain was
 FALSE_ALARM = 1e-4  # all quantities together
-SHORT, LONG = levels.LONGEST_STEP, 1.5  # of long steps, up to a third are refused
+SHORT, LONG = levels.LONGEST_STEP, 1.7  # of long steps, up to a third are refused
 
 
 def crossed_slopes() -> Simulated:
@@ -65,12 +65,13 @@ def _named(formula: str, data: pd.DataFrame, values: list[float]) -> Simulated:
 class Calibration:
     """Replications as chains: each chain has true effects, and ratings, of its own.
 
-    That works because a sweep sees the ratings only through ``left``, ``[rows, chains]``.
+    That works because a sweep sees ratings and linear predictor only through their difference,
+    ``left``, ``[rows, chains]``: a chain with other ratings is one with another predictor.
     """
 
     def __init__(self, simulated: Simulated) -> None:
         self.design = build_design(simulated.formula, simulated.data)
-        self.layout, self.arrays = arrays.on_device(self.design, REPLICATIONS, True)
+        self.layout, self.arrays = arrays.on_device(self.design, REPLICATIONS)
         self.values = simulated.truth
         self.parameters = arrays.to_parameters(self.design, simulated.truth)
 
@@ -78,16 +79,26 @@ class Calibration:
         """``(parameters, effects, left, step_sizes, seed)`` to effects and left, THIN sweeps on."""
 
         def run(parameters, effects, left, step_sizes, seed):
-            def body(i, effects, left):
-                after = levels.sweep(
-                    self.layout, self.arrays, parameters, effects, left, step_sizes,
-                    tf.stack([seed, i]),
-                )  # fmt: skip
-                return i + 1, after.effects, after.left
+            rows = levels.rows_of(self.layout, self.arrays, parameters)
+            predictor = self.arrays.response[:, tf.newaxis] - left
+            curvature = levels.curvatures(self.layout, self.arrays, parameters, rows, predictor)
 
-            return tf.while_loop(lambda i, *_: i < THIN, body, (0, effects, left))[1:]
+            def body(i, effects, predictor):
+                after = levels.sweep(
+                    self.layout, self.arrays, parameters, effects, rows, predictor, curvature,
+                    step_sizes, tf.stack([seed, i]),
+                )  # fmt: skip
+                return i + 1, after.effects, after.predictor
+
+            start = (0, effects, predictor)
+            _, effects, predictor = tf.while_loop(lambda i, *_: i < THIN, body, start)
+            return effects, self.arrays.response[:, tf.newaxis] - predictor
 
         return tf.function(run, jit_compile=True, autograph=False)
+
+    def steps(self, size: float) -> list[tf.Tensor]:
+        """The same step size for all levels."""
+        return [tf.fill([f.levels], np.float32(size)) for f in self.design.factors]
 
     def prior(self, rng: np.random.Generator) -> list[np.ndarray]:
         """A draw of all effects for each replication, ``[levels, chains, columns]`` a factor."""
@@ -136,7 +147,7 @@ class Calibration:
             [tf.constant(u, tf.float32) for u in start],
             tf.constant(signal - self.predictor(start), tf.float32),
         )
-        sizes = tf.fill([len(start)], tf.constant(step_size, tf.float32))
+        sizes = self.steps(step_size)
         for i in range(-2, DRAWS):  # two are left out, to forget the start
             state = run(parameters, *state, sizes, tf.constant(1000 * seed + i + 2))
             if i >= 0:
@@ -185,7 +196,7 @@ def test_calibration_finds_a_sampler_of_another_model(calibrated, what):
 def test_calibration_finds_a_sampler_that_ignores_the_ratings(calibrated):
     """Draws of the prior are calibrated effect by effect, and only the likelihood tells."""
     calibration, run = calibrated
-    deaf = calibration.parameters._replace(residual_sd=tf.constant(1e4))
+    deaf = calibration.parameters._replace(auxiliary=tf.math.log([1e4]))
     p_values = calibration.p_values(run, deaf, SHORT, seed=3)
     heeding = {"first row", "log p(y|u)", "log p(y,u)"}
     assert worst({name: p for name, p in p_values.items() if name not in heeding}) > FALSE_ALARM
@@ -228,8 +239,9 @@ def test_split_ratings_say_the_same_about_the_effects(make):
     doubled = truth | {"sd(residual)": np.sqrt(2) * truth["sd(residual)"]}
     calibration = Calibration(Simulated(simulated.formula, split(simulated.data), doubled))
     start = [tf.constant(u, tf.float32) for u in calibration.prior(np.random.default_rng(22))]
-    left = levels.left_over(calibration.arrays, calibration.parameters, start)
-    run, sizes = calibration.compiled(), tf.fill([len(start)], tf.constant(SHORT, tf.float32))
+    predictor = levels.linear_predictor(calibration.arrays, calibration.parameters, start)
+    left = calibration.arrays.response[:, tf.newaxis] - predictor
+    run, sizes = calibration.compiled(), calibration.steps(SHORT)
     for seed in range(23, 26):
         start, left = run(calibration.parameters, start, left, sizes, tf.constant(seed))
     original = build_design(simulated.formula, simulated.data)

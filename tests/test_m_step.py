@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lmmbook import arrays, exact, levels, m_step
+from lmmbook import arrays, exact, families, levels, m_step
 from lmmbook.formula import Design, build_design
 from lmmbook.marginal import Marginal
 from lmmbook.model import LinearMixedEffectModel, features_of
@@ -17,8 +17,8 @@ from conftest import conditional_draws, dense_conditional
 OFF = {"Intercept": 2.2, "x": -0.2, "sd(g)": 0.7, "sd(h)": 0.8, "sd(residual)": 1.0}
 
 
-def make(design: Design, parameters: dict[str, float], residual_sd: float | None = None):
-    model = LinearMixedEffectModel(design, residual_sd)
+def make(design: Design, parameters: dict[str, float]):
+    model = LinearMixedEffectModel(design)
     model.assign(parameters)
     return model
 
@@ -38,20 +38,20 @@ def step(
     effects: list[np.ndarray],
     gain: float = 1.0,
     expand: bool = True,
-    residual_free: bool = True,
 ) -> tuple[dict[str, float], list[np.ndarray], np.ndarray]:
-    """New parameters, effects, and what they leave of the ratings."""
-    layout, array = arrays.on_device(design, effects[0].shape[1], residual_free)
+    """New parameters, effects, and the linear predictor."""
+    layout, array = arrays.on_device(design, effects[0].shape[1])
     parameters = arrays.to_parameters(design, start)
     effects = [tf.constant(u) for u in effects]
-    left = levels.left_over(array, parameters, effects)
-    parameters, effects, left = m_step.closed_form(
-        layout, array, parameters, effects, left, tf.constant(gain), expand
+    rows = levels.rows_of(layout, array, parameters)
+    predictor = levels.linear_predictor(array, parameters, effects)
+    parameters, effects, predictor = m_step.closed_form(
+        layout, array, parameters, effects, rows, predictor, tf.constant(gain), expand
     )
-    fresh = levels.left_over(array, parameters, effects)
-    np.testing.assert_allclose(left, fresh, atol=2e-5)  # kept up to date
+    fresh = levels.linear_predictor(array, parameters, effects)
+    np.testing.assert_allclose(predictor, fresh, atol=2e-5)  # kept up to date
     found = {k: float(v) for k, v in arrays.from_parameters(design, parameters).items()}
-    return found, [u.numpy() for u in effects], left.numpy()
+    return found, [u.numpy() for u in effects], predictor.numpy()
 
 
 @pytest.fixture(scope="module")
@@ -87,8 +87,9 @@ def test_without_expansion_no_parameter_is_left_with_a_slope(tiny, slopes):
     assert max(np.abs(s).max() for s in tape.gradient(total, away.trainable_variables)) > 1
 
 
-def test_a_residual_sd_that_is_fixed_stays(tiny_design, draws):
-    found, *_ = step(tiny_design, OFF | {"sd(residual)": 0.7}, draws, residual_free=False)
+def test_a_residual_sd_that_is_fixed_stays(tiny, draws):
+    design = build_design(tiny.formula, tiny.data, families.Gaussian(sd=0.7))
+    found, *_ = step(design, OFF | {"sd(residual)": 0.7}, draws)
     assert found["sd(residual)"] == pytest.approx(0.7)
 
 
@@ -211,7 +212,7 @@ def test_with_slopes_and_a_covariate_the_exact_maximum_stays_where_it_is():
     table = exact.fit(formula, data).parameters
     assert not table["at_boundary"].any()
     maximum, design = table["estimate"], build_design(formula, data)
-    assert set(arrays.on_device(design, 2, True)[0].factors[0].freed_fixed) == {0, 1, 2}
+    assert set(arrays.on_device(design, 2)[0].factors[0].freed_fixed) == {0, 1, 2}
     found = many_steps(design, maximum.to_dict(), expand=True)
     mcse = found.std(ddof=1) / np.sqrt(BATCHES)
     is_sd = maximum.index.str.startswith("sd(")
@@ -267,7 +268,7 @@ def test_expansion_climbs_faster(tiny, tiny_design):
 def test_the_product_of_the_halves_is_unbiased_where_the_square_is_not(tiny_design):
     """What is taken from mean(u^2) for the mean, over many sets of few draws."""
     rng = np.random.default_rng(0)
-    layout, array = arrays.on_device(tiny_design, 4, residual_free=True)
+    layout, array = arrays.on_device(tiny_design, 4)
     mean, products, squares = 0.4, [], []
     for _ in range(1000):
         u = tf.constant(rng.normal(mean, 1.0, (5, 4, 1)), tf.float32)

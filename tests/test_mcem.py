@@ -198,8 +198,8 @@ def test_the_same_seed_gives_the_same_fit(tiny):
 def test_a_budget_that_is_too_small_is_said(nested, monkeypatch):
     """Started far away, with too few sweeps to come back."""
 
-    def far(design, residual_sd):
-        return start_values(design, residual_sd) | {"sd(block)": 1e-3, "sd(block:pot)": 30.0}
+    def far(design):
+        return start_values(design) | {"sd(block)": 1e-3, "sd(block:pot)": 30.0}
 
     monkeypatch.setattr("lmmbook.engine.start_values", far)
     with pytest.warns(UserWarning, match="has not converged.*try a larger max_sweeps"):
@@ -316,13 +316,14 @@ def test_few_levels_or_few_rows_ask_for_many_chains(crossed, tiny_design, instev
 
 
 def test_the_start_is_least_squares_with_its_variance_shared_out(tiny, tiny_design):
-    start = start_values(tiny_design, None)
+    start = start_values(tiny_design)
     beta = np.linalg.lstsq(tiny_design.fixed, tiny_design.response, rcond=None)[0]
     assert [start["Intercept"], start["x"]] == pytest.approx(beta)
     variance = np.var(tiny_design.response - tiny_design.fixed @ beta)
     sds = [start["sd(g)"], start["sd(h)"], start["sd(residual)"]]
     assert sds == pytest.approx([np.sqrt(variance / 3)] * 3)
-    assert start_values(tiny_design, 0.7)["sd(residual)"] == 0.7
+    fixed = build_design(tiny.formula, tiny.data, families.Gaussian(sd=0.7))
+    assert start_values(fixed)["sd(residual)"] == pytest.approx(0.7)
 
 
 @pytest.mark.slow

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from lmmbook import m_step
 from lmmbook.covariance import parameter_names, to_matrix
+from lmmbook.families import Gaussian
 from lmmbook.formula import Design, build_design
 from lmmbook.model import LinearMixedEffectModel, features_of
 
@@ -19,7 +22,7 @@ CHAINS = 3
 
 
 def make(design: Design, truth: dict[str, float], residual_sd: float | None):
-    model = LinearMixedEffectModel(design, residual_sd)
+    model = LinearMixedEffectModel(replace(design, family=Gaussian(residual_sd)))
     model.assign(truth)
     return model
 
