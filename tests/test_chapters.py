@@ -48,8 +48,10 @@ PROMISED = {
     "05_criticism": {
         "Posterior predictive by draws": 0.02,
         "Fit on the training part against its exact maximum": 0.0062,
+        "Probabilities by hand and by package": 1e-5,
         "Mean residual on the test part": 0.05,
         "Root mean squared error against what the model expects": 0.05,
+        "Profile of sd(departments)": 0.002,  # of log-likelihood
         "Mean of each factor's effects, in its standard deviations": 0.05,
     },
     "07_autopsy": {
@@ -81,7 +83,15 @@ FIGURES = {
         "Left: the loss over the iterations",
         "sd(departments) over the iterations",
     ],
-    "05_criticism": ["residuals on the test part", "Shares of rounded", "Histograms of the post"],
+    "05_criticism": [
+        "Averaged chance of a five less the chance by one pass",
+        "residuals on the test part",
+        "Histograms of the PIT",
+        "predicted and observed shares of the five ratings",
+        "Histograms of the posterior mean effects",
+        "caterpillar plot",
+        "Profile of the log-likelihood over sd(departments)",
+    ],
     "07_autopsy": ["Four panels of the published run", "against the ratings a department"],
     "10_speed": [
         "Seconds for a fit, cold and warm",
