@@ -292,7 +292,8 @@ def test_arguments_that_are_no_integers_are_refused(tiny, monkeypatch, keywords)
         ({"max_sweeps": 519}, "max_sweeps: expected at least 520"),
         ({"seed": -1}, "seed: expected at least 0"),
         ({"seed": 2**31}, "seed: expected at least 0 and at most"),
-        ({"family": "poisson"}, "family: expected"),
+        ({"family": "gamma"}, "family: expected"),
+        ({"family": "poisson"}, "response: expected counts"),
         ({"family": None}, "family: expected"),
     ],
 )
