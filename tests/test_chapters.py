@@ -54,6 +54,17 @@ PROMISED = {
         "Profile of sd(departments)": 0.002,  # of log-likelihood
         "Mean of each factor's effects, in its standard deviations": 0.05,
     },
+    "06_ordinal": {
+        "Probabilities of an ordered logistic by hand and by package": 1e-9,
+        "Two categories are a logit": 1e-9,
+        "Log density by hand and by package": 0.5,
+        "Gradient in float32 against float64": 1e-5,
+        "Fit against ordinal::clmm": 0.01,
+        "Mean of each factor's effects, in its standard deviations": 0.05,
+        "One factor: fit against the exact maximum by quadrature": 0.011,
+        "Largest difference of a rating's share, ordinal prediction and test part": 0.015,
+        "Student's t: the fit against the simulation's truth": 0.25,
+    },
     "07_autopsy": {
         "Tiny case, four ratings a department, fault 1 repaired": 0.02,
         "Tiny case, 4,000 ratings a department, faults 1 and 2 repaired": 0.03,
@@ -91,6 +102,11 @@ FIGURES = {
         "Histograms of the posterior mean effects",
         "caterpillar plot",
         "Profile of the log-likelihood over sd(departments)",
+    ],
+    "06_ordinal": [
+        "Where the Gaussian model puts its predictions",
+        "hidden logistic density, cut by the thresholds",
+        "instructor effects of both fits",
     ],
     "07_autopsy": ["Four panels of the published run", "against the ratings a department"],
     "10_speed": [
