@@ -22,7 +22,8 @@ def fast_random() -> Iterator[None]:
     """Within it, TFP's kernels draw normal and uniform numbers by ThreeFry, from the same seeds.
 
     It has to surround the Python call of a kernel: inside a `tf.function` that is when it is
-    traced, not when it runs. Not for two threads at once.
+    traced, not when it runs. On a CPU only what XLA compiles can use ThreeFry: elsewhere it is an
+    error to draw. Not for two threads at once.
 
     Examples
     --------
