@@ -28,9 +28,11 @@ def fast_random() -> Iterator[None]:
     Examples
     --------
     >>> import tensorflow_probability as tfp
-    >>> with fast_random():
-    ...     first = tfp.random.rademacher([3], seed=[1, 2])
-    >>> first.shape
+    >>> @tf.function(jit_compile=True, autograph=False)
+    ... def draw():
+    ...     with fast_random():
+    ...         return tfp.random.rademacher([3], seed=[1, 2])
+    >>> draw().shape
     TensorShape([3])
     """
     before = samplers.normal, samplers.uniform
