@@ -137,11 +137,15 @@ class Cumulative(Family):
                     "response: expected whole numbers or an ordered Categorical for cumulative, "
                     f"got {response[wrong].unique()[:5].tolist()}"
                 )
-            categories = list(range(int(values.min()), int(values.max()) + 1))
+            low, high = int(values.min()), int(values.max())
+            # More values than rows cannot all occur: enough of them to find the first that do not.
+            categories = list(range(low, min(high, low + len(values)) + 1))
         return replace(self, categories=all_occur(categories, response, "cumulative"))
 
     def codes(self, response: pd.Series) -> np.ndarray:
         """0, 1, ... in the order of the categories."""
+        if response.dtype in ("bool", "boolean"):
+            response = response.astype(int)
         return positions_of(known(self), response)
 
     def cutpoints(self, auxiliary: tf.Tensor) -> tf.Tensor:

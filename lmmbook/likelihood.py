@@ -178,7 +178,7 @@ def all_occur(categories: list[Any], response: pd.Series, name: str) -> tuple[An
     if missing:
         raise ValueError(
             f"response: expected every category between {categories[0]!r} and {categories[-1]!r} "
-            f"to occur for {name}, got none of {missing}; merge or renumber the categories"
+            f"to occur for {name}, got none of {missing[:5]}; merge or renumber the categories"
         )
     if len(categories) < 2:
         raise ValueError(f"response: expected at least two categories, got {categories}")

@@ -23,14 +23,17 @@ def fast_random() -> Iterator[None]:
     """Within it, TFP's kernels draw normal and uniform numbers by Philox, from the same seeds.
 
     It has to surround the Python call of a kernel: inside a `tf.function` that is when it is
-    traced, not when it runs. Not for two threads at once.
+    traced, not when it runs. On a CPU only what XLA compiles can use ThreeFry: elsewhere it is an
+    error to draw. Not for two threads at once.
 
     Examples
     --------
     >>> import tensorflow_probability as tfp
-    >>> with fast_random():
-    ...     first = tfp.random.rademacher([3], seed=[1, 2])
-    >>> first.shape
+    >>> @tf.function(jit_compile=True, autograph=False)
+    ... def draw():
+    ...     with fast_random():
+    ...         return tfp.random.rademacher([3], seed=[1, 2])
+    >>> draw().shape
     TensorShape([3])
     """
     before = samplers.normal, samplers.uniform
