@@ -23,17 +23,17 @@ def fast_random() -> Iterator[None]:
     """Within it, TFP's kernels draw normal and uniform numbers by Philox, from the same seeds.
 
     It has to surround the Python call of a kernel: inside a `tf.function` that is when it is
-    traced, not when it runs. On a CPU only what XLA compiles can use ThreeFry: elsewhere it is an
-    error to draw. Not for two threads at once.
+    traced, not when it runs. Not for two threads at once.
 
     Examples
     --------
     >>> import tensorflow_probability as tfp
-    >>> @tf.function(jit_compile=True, autograph=False)
-    ... def draw():
-    ...     with fast_random():
-    ...         return tfp.random.rademacher([3], seed=[1, 2])
-    >>> draw().shape
+    >>> normal = tfp.distributions.Normal(0.0, 1.0)
+    >>> hmc = tfp.mcmc.HamiltonianMonteCarlo(normal.log_prob, step_size=1.0, num_leapfrog_steps=2)
+    >>> start = tf.zeros([3])
+    >>> with fast_random():
+    ...     drawn, _ = hmc.one_step(start, hmc.bootstrap_results(start), seed=[1, 2])
+    >>> drawn.shape
     TensorShape([3])
     """
     before = samplers.normal, samplers.uniform
