@@ -359,21 +359,24 @@ def test_at_singular_covariances_no_log_likelihood_is_lost(kind):
 
 def test_a_singular_covariance_can_be_turned():
     """Proportional effects of the wrong proportion: the certificate says how far, and its steps
-    lead there."""
+    lead there. Converged means within 0.2 standard errors, which costs 0.02 of log-likelihood in
+    one direction; over seeds the mean loss is no larger."""
     formula, data = correlated(2, "proportional")
     truth = exact.fit(formula, data)
-    design = build_design(formula, data)
-    engine = Engine(design, 64, 10_000, 0)
-    course = Course(engine)
-    course.singular[0, (0, 1)] = 1
+    design, losses = build_design(formula, data), []
     wrong = truth.parameters["estimate"].to_dict() | {"sd(x|g)": 0.05, "cor(Intercept,x|g)": 1.0}
-    engine.set(wrong)
-    found = course.measure(200)
-    assert found.distance > 1
-    while not found.converged:  # its budget is finite
-        found = course.improve(found)
-    reached = exact.log_likelihood(formula, data, engine.values())
-    assert truth.log_likelihood - reached < 0.02
+    for seed in range(3):
+        course = Course(Engine(design, 64, 10_000, seed))
+        course.singular[0, (0, 1)] = 1
+        course.engine.set(wrong)
+        found = course.measure(200)
+        assert found.distance > 1
+        while not found.converged:  # its budget is finite
+            found = course.improve(found)
+        course.take(found.step)  # the last, short one, as in a fit
+        reached = exact.log_likelihood(formula, data, course.engine.values())
+        losses.append(truth.log_likelihood - reached)
+    assert np.mean(losses) < 0.02
 
 
 # A cold engine
