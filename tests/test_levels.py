@@ -169,7 +169,7 @@ def test_adaptation_shortens_what_is_refused_and_keeps_to_its_limit():
     assert np.all(shorter < sizes)
     [longer] = levels.adapt([sizes], [tf.constant([1.0, 1.0])], tf.constant(0.3))
     assert longer[0] > 0.3
-    assert longer[1] == pytest.approx(levels.LONGEST_STEP)
+    assert float(longer[1]) == pytest.approx(levels.LONGEST_STEP)
 
 
 # Directions, found from the data
