@@ -8,6 +8,7 @@ from typing import Any
 
 from lmmbook import arrays, levels
 from lmmbook.formula import build_design
+from lmmbook.predictor import curvatures, linear_predictor, rows_of
 
 import pandas as pd
 import tensorflow as tf
@@ -50,9 +51,9 @@ def kernel(
             found = found.write(i, functionals(chains_first, log_density))
             return i + 1, drawn.effects, drawn.predictor, found
 
-        rows = levels.rows_of(layout, array, values)
-        predictor = levels.linear_predictor(array, values, effects)
-        curvature = levels.curvatures(layout, array, values, rows, predictor)
+        rows = rows_of(layout, array, values)
+        predictor = linear_predictor(array, values, effects)
+        curvature = curvatures(layout, array, values, rows, predictor)
         found = tf.TensorArray(tf.float32, sweeps, element_shape=[chains, 2 * len(FACTORS) + 1])
         *_, found = tf.while_loop(lambda i, *_: i < sweeps, one, (0, effects, predictor, found))
         return found.stack()

@@ -171,3 +171,18 @@ def to_levels(arrays: FactorArrays, values: tf.Tensor, levels: int) -> tf.Tensor
     if arrays.z is not None:
         values = values * arrays.z[:, tf.newaxis, :]
     return tf.math.unsorted_segment_sum(values, arrays.codes, levels)
+
+
+def standardise(scale: tf.Tensor, effects: tf.Tensor) -> tf.Tensor:
+    """``scale^-1 u`` for effects ``[levels, chains, columns]``."""
+    if scale.shape[0] == 1:
+        return effects / scale
+    lower_inverse = tf.linalg.triangular_solve(scale, tf.eye(scale.shape[0]))
+    return tf.einsum("ij,lcj->lci", lower_inverse, effects)
+
+
+def inverse(scale: tf.Tensor) -> tf.Tensor:
+    """``[columns, columns]`` inverse of the covariance ``scale scale'``."""
+    if scale.shape[0] == 1:
+        return 1.0 / tf.square(scale)
+    return tf.linalg.cholesky_solve(scale, tf.eye(scale.shape[0]))

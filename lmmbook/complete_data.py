@@ -23,10 +23,18 @@ from __future__ import annotations
 from itertools import combinations_with_replacement
 from typing import NamedTuple
 
-from lmmbook import levels
-from lmmbook.arrays import Arrays, FactorArrays, FactorLayout, Layout, Parameters, to_rows
-from lmmbook.levels import inverse, standardise
+from lmmbook.arrays import (
+    Arrays,
+    FactorArrays,
+    FactorLayout,
+    Layout,
+    Parameters,
+    inverse,
+    standardise,
+    to_rows,
+)
 from lmmbook.likelihood import Derivatives
+from lmmbook.predictor import derivatives_of
 
 import numpy as np
 import tensorflow as tf
@@ -117,7 +125,7 @@ def _likelihood(
     home: Home,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """The part of log p(ratings | effects): through the linear predictor, and the auxiliary."""
-    derivatives = levels.derivatives(layout, parameters, rows, predictor)
+    derivatives = derivatives_of(layout, parameters, rows, predictor)
     stretched = offsets(layout)[-1] - layout.fixed
     auxiliary = layout.family.auxiliary
     # Few fits have a factor standardised, and its derivatives cost more than all the rest.

@@ -19,6 +19,7 @@ from lmmbook.arrays import (
 from lmmbook.families import Gaussian
 from lmmbook.formula import Design
 from lmmbook.homes import choose_homes
+from lmmbook.predictor import curvatures, is_gaussian, linear_predictor, rows_of
 from lmmbook.progress import Progress
 
 import numpy as np
@@ -60,13 +61,13 @@ class Engine:
         self.chunk = program.sweeps_of(self.layout)
         parameters = to_parameters(design, start_values(design))
         effects = [tf.zeros([of.levels, chains, of.columns]) for of in self.layout.factors]
-        rows = levels.rows_of(self.layout, self.arrays, parameters)
-        predictor = levels.linear_predictor(self.arrays, parameters, effects)
+        rows = rows_of(self.layout, self.arrays, parameters)
+        predictor = linear_predictor(self.arrays, parameters, effects)
         self.state = program.State(
             parameters,
             effects,
             levels.longest_steps(self.layout),
-            levels.curvatures(self.layout, self.arrays, parameters, rows, predictor),
+            curvatures(self.layout, self.arrays, parameters, rows, predictor),
         )
         self.sweeps_left, self.max_sweeps, self.calls = max_sweeps, max_sweeps, 0
         self.trace: list[pd.DataFrame] = []
@@ -81,7 +82,7 @@ class Engine:
     def unit(self) -> float:
         """The scale of the linear predictor on which one row tells something: the residual sd, or
         what is like it in another family, one over the root of a row's mean information."""
-        if levels.is_gaussian(self.layout):
+        if is_gaussian(self.layout):
             return float(self.parameters.residual_sd)
         told = float(tf.reduce_sum(self.state.curvature[0]))
         return math.sqrt(float(tf.reduce_sum(self.arrays.factors[0].cross)) / told)

@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from lmmbook.categorical import Categorical
-from lmmbook.cumulative import Cumulative, OrderedLogistic
+from lmmbook.cumulative import Cumulative
 from lmmbook.custom import Custom
 from lmmbook.likelihood import Derivatives, Family, numbers, refuse
+from lmmbook.ordered_logistic import OrderedLogistic
 
 import numpy as np
 import pandas as pd

@@ -169,6 +169,8 @@ def build_design(
         raise ValueError(
             f"formula: expected an intercept (the categories share it out), got {formula!r}"
         )
+    if not names:
+        raise ValueError(f"formula: expected at least one fixed effect, got {formula!r}")
     check_independent("fixed effects", fixed, names)
     categories = {
         c: set(data[c].unique()) for c in covariates if not _is_numeric(data[c])

@@ -16,10 +16,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from lmmbook.arrays import Arrays, Layout, Parameters, to_levels, to_rows
-from lmmbook.families import Gaussian
-from lmmbook.likelihood import Derivatives
-from lmmbook.randomness import GENERATOR, fast_random
+from lmmbook.arrays import Arrays, Layout, Parameters, standardise, to_levels, to_rows
+from lmmbook.predictor import curvatures, is_gaussian, linear_predictor, rows_of
+from lmmbook.randomness import fast_random
+from lmmbook.translation import is_parent, translate
 
 import numpy as np
 import tensorflow as tf
@@ -45,77 +45,9 @@ class Sweep(NamedTuple):
     acceptance: list[tf.Tensor]
 
 
-def linear_predictor(
-    arrays: Arrays, parameters: Parameters, effects: list[tf.Tensor]
-) -> tf.Tensor:  # fmt: skip
-    """``[rows, chains]``: offset, fixed effects and random effects."""
-    fixed = arrays.offset + tf.linalg.matvec(arrays.fixed, parameters.beta)
-    terms = [to_rows(a, u) for a, u in zip(arrays.factors, effects, strict=True)]
-    return fixed[:, tf.newaxis] + tf.add_n(terms)
-
-
 def longest_steps(layout: Layout) -> list[tf.Tensor]:
     """Step sizes to start from, a list of ``[levels]``."""
     return [tf.fill([of.levels], np.float32(LONGEST_STEP)) for of in layout.factors]
-
-
-def curvatures(
-    layout: Layout,
-    arrays: Arrays,
-    parameters: Parameters,
-    rows: tuple[tf.Tensor, ...],
-    predictor: tf.Tensor,
-) -> list[tf.Tensor]:
-    """What a level's rows tell about its effects: ``[levels, columns, columns]`` a factor.
-
-    Z'WZ, with W minus the second derivative of each row's log density in its linear predictor,
-    averaged over the chains. For Gaussian ratings W is 1 / variance, whatever the effects. For
-    others it depends on where they are; it only shapes HMC's steps, so a guess will do, as long as
-    it stays the same while draws are kept.
-    """
-    if is_gaussian(layout):
-        return [has.cross / tf.square(parameters.residual_sd) for has in arrays.factors]
-    second = derivatives(layout, parameters, rows, predictor).second
-    weights = tf.maximum(-tf.reduce_mean(second[0][0], axis=1), 0.0)
-    found = []
-    for of, has in zip(layout.factors, arrays.factors, strict=True):
-        z = tf.ones([layout.rows, 1]) if has.z is None else has.z
-        products = weights[:, tf.newaxis, tf.newaxis] * z[:, :, tf.newaxis] * z[:, tf.newaxis, :]
-        found.append(tf.math.unsorted_segment_sum(products, has.codes, of.levels))
-    return found
-
-
-def rows_of(layout: Layout, arrays: Arrays, parameters: Parameters) -> tuple[tf.Tensor, ...]:
-    """What each row's density needs besides its predictor, ``[rows * chains]``; see `Family.rows`.
-
-    Not ``[rows, chains]``: XLA makes one loop an axis, and the inner one, over a few chains, would
-    be too short for the processor's vector instructions. That costs a factor of five.
-    """
-    repeated = arrays.repeated
-    if repeated is None:
-        tiled = tf.tile(arrays.response[:, tf.newaxis], [1, layout.chains])
-        repeated = tf.reshape(tiled, [-1])
-    return layout.family.rows(repeated, parameters.auxiliary)
-
-
-def derivatives(
-    layout: Layout, parameters: Parameters, rows: tuple[tf.Tensor, ...], predictor: tf.Tensor
-) -> Derivatives:
-    """`Family.derivatives` at a predictor ``[rows, chains]``, and of that shape."""
-    flat = layout.family.derivatives(rows, tf.reshape(predictor, [-1]), parameters.auxiliary)
-    return tf.nest.map_structure(lambda x: tf.reshape(x, predictor.shape), flat)
-
-
-def is_parent(layout: Layout, k: int) -> bool:
-    """Whether each column of factor k has another factor nested in it, level by level."""
-    levels, columns = layout.factors[k].levels, layout.factors[k].columns
-    nested = {outer for _, outer, groups in layout.translations if groups == levels > 1}
-    return all((k, column) in nested for column in range(columns))
-
-
-def is_gaussian(layout: Layout) -> bool:
-    """Whether the short cuts of a Gaussian likelihood hold."""
-    return isinstance(layout.family, Gaussian)
 
 
 def sweep(
@@ -265,66 +197,12 @@ def _any_family(
     return target
 
 
-def standardise(scale: tf.Tensor, effects: tf.Tensor) -> tf.Tensor:
-    """``scale^-1 u`` for effects ``[levels, chains, columns]``."""
-    if scale.shape[0] == 1:
-        return effects / scale
-    lower_inverse = tf.linalg.triangular_solve(scale, tf.eye(scale.shape[0]))
-    return tf.einsum("ij,lcj->lci", lower_inverse, effects)
-
-
-def inverse(scale: tf.Tensor) -> tf.Tensor:
-    """``[columns, columns]`` inverse of the covariance ``scale scale'``."""
-    if scale.shape[0] == 1:
-        return 1.0 / tf.square(scale)
-    return tf.linalg.cholesky_solve(scale, tf.eye(scale.shape[0]))
-
-
 def _solve(root: tf.Tensor, right: tf.Tensor, adjoint: bool = False) -> tf.Tensor:
     """Solve with each level's triangular ``root``; ``right`` is ``[levels, chains, columns]``."""
     if right.shape[2] == 1:
         return right / root  # [levels, 1, 1]: no need for a matrix solver
     solved = tf.linalg.triangular_solve(root, tf.linalg.matrix_transpose(right), adjoint=adjoint)
     return tf.linalg.matrix_transpose(solved)
-
-
-def translate(
-    layout: Layout,
-    arrays: Arrays,
-    parameters: Parameters,
-    t: int,
-    effects: list[tf.Tensor],
-    seed: tf.Tensor,
-) -> list[tf.Tensor]:
-    """Draw along translation t: add d to one factor's effects, take it from another's.
-
-    No linear predictor changes, so the ratings have no say: given everything else, d is normal, by
-    the priors alone, for any likelihood. We draw it exactly, one d a group and chain.
-    """
-    (inner, a), (outer, b), groups = layout.translations[t]
-    groups_inner, groups_outer, weights = arrays.translations[t]
-    slopes_inner = -weights[:, tf.newaxis]  # how an inner effect moves with d
-    slopes_outer = tf.ones([layout.factors[outer].levels, 1])
-    precision, pull = 0.0, 0.0
-    for k, column, of, slopes in (
-        (inner, a, groups_inner, slopes_inner),
-        (outer, b, groups_outer, slopes_outer),
-    ):
-        row = inverse(parameters.scales[k])[column]  # of the prior's precision
-        against = tf.linalg.matvec(effects[k], row)  # [levels, chains]
-        precision += row[column] * tf.math.unsorted_segment_sum(tf.square(slopes), of, groups)
-        pull -= tf.math.unsorted_segment_sum(slopes * against, of, groups)
-    noise = tf.random.stateless_normal([groups, layout.chains], seed, alg=GENERATOR)
-    d = pull / precision + tf.math.rsqrt(precision) * noise  # [groups, chains]
-    effects = list(effects)
-    effects[inner] += _in_column(slopes_inner * tf.gather(d, groups_inner), a, effects[inner])
-    effects[outer] += _in_column(tf.gather(d, groups_outer), b, effects[outer])
-    return effects
-
-
-def _in_column(values: tf.Tensor, column: int, like: tf.Tensor) -> tf.Tensor:
-    """``[levels, chains]`` placed into one column of zeros like ``[levels, chains, columns]``."""
-    return values[..., tf.newaxis] * tf.one_hot(column, like.shape[2])
 
 
 def adapt(

@@ -17,7 +17,7 @@ from tensorflow_probability import distributions as tfd
 class Derivatives(NamedTuple):
     """Of a row's log density in its linear predictor and the auxiliary parameters, in that order.
 
-    ``first`` is a list of ``[rows, chains]``; ``second[i][j]`` likewise, and symmetric.
+    Each is of the predictor's shape: ``first`` a list, ``second[i][j]`` symmetric.
     """
 
     first: list[tf.Tensor]
@@ -70,7 +70,7 @@ class Family:
     def log_density(
         self, rows: tuple[tf.Tensor, ...], predictor: tf.Tensor, auxiliary: tf.Tensor
     ) -> tf.Tensor:
-        """Log density ``[rows, chains]``, up to what does not depend on the predictor."""
+        """Log density of each row, up to what does not depend on the predictor."""
         return self.distribution(predictor, auxiliary).log_prob(rows[0])
 
     def value_and_slope(

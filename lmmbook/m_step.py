@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from lmmbook import complete_data, levels
-from lmmbook.arrays import Arrays, FactorArrays, FactorLayout, Layout, Parameters
-from lmmbook.levels import is_gaussian, standardise
+from lmmbook import complete_data
+from lmmbook.arrays import Arrays, FactorArrays, FactorLayout, Layout, Parameters, standardise
+from lmmbook.predictor import derivatives_of, is_gaussian
 
 import numpy as np
 import tensorflow as tf
@@ -145,7 +145,7 @@ def newton(
     chains' draws, and so is the information. Where the information is not positive, in a direction,
     its size is taken instead: uphill all the same.
     """
-    derivatives = levels.derivatives(layout, parameters, rows, predictor)
+    derivatives = derivatives_of(layout, parameters, rows, predictor)
     gradient, own, beside, last = complete_data.by_regression(arrays, derivatives)
     information = complete_data.join(own, beside, last)
     # In units where every parameter has an information of one.

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from lmmbook import complete_data, levels, m_step
 from lmmbook.arrays import Arrays, Layout, Parameters
+from lmmbook.predictor import curvatures, is_gaussian, linear_predictor, rows_of
 
 import tensorflow as tf
 import tensorflow_probability as tfp
@@ -74,8 +75,8 @@ def compiled(layout: Layout) -> Program:
         arrays, state, rows, predictor, gain, measure, adaptation, home, seed, parents_too
     ):
         curvature = state.curvature
-        if levels.is_gaussian(layout):  # it costs nothing, and belongs to the parameters
-            curvature = levels.curvatures(layout, arrays, state.parameters, rows, predictor)
+        if is_gaussian(layout):  # it costs nothing, and belongs to the parameters
+            curvature = curvatures(layout, arrays, state.parameters, rows, predictor)
         drawn = levels.sweep(
             layout, arrays, state.parameters, state.effects, rows, predictor, curvature,
             state.step_sizes, seed, parents_too,
@@ -92,7 +93,7 @@ def compiled(layout: Layout) -> Program:
             moved = m_step.closed_form(
                 layout, arrays, state.parameters, drawn.effects, rows, drawn.predictor, gain
             )
-            return *moved, levels.rows_of(layout, arrays, moved[0])
+            return *moved, rows_of(layout, arrays, moved[0])
 
         parameters, effects, predictor, rows_then = tf.cond(
             gain > 0,
@@ -106,12 +107,12 @@ def compiled(layout: Layout) -> Program:
 
     @tf.function(jit_compile=True, autograph=False)
     def chunk(arrays, state, gains, measure, adaptation, home, seed):  # type: ignore[no-untyped-def]
-        rows = levels.rows_of(layout, arrays, state.parameters)
-        predictor = levels.linear_predictor(arrays, state.parameters, state.effects)
+        rows = rows_of(layout, arrays, state.parameters)
+        predictor = linear_predictor(arrays, state.parameters, state.effects)
         # Once a chunk while parameters move. Frozen with them, for then draws are kept.
         curvature = tf.cond(
             adaptation > 0,
-            lambda: levels.curvatures(layout, arrays, state.parameters, rows, predictor),
+            lambda: curvatures(layout, arrays, state.parameters, rows, predictor),
             lambda: state.curvature,
         )
         state = state._replace(curvature=curvature)
@@ -135,7 +136,7 @@ def compiled(layout: Layout) -> Program:
                 adaptation,
                 home,
                 seeds[i],
-                True if levels.is_gaussian(layout) else tf.equal(i % PARENTS_EVERY, 0),
+                True if is_gaussian(layout) else tf.equal(i % PARENTS_EVERY, 0),
             )
             written = tf.nest.map_structure(lambda all, x: all.write(i, x), outputs, output)
             return i + 1, state, rows, predictor, written

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import warnings
 
-from lmmbook import arrays, boundary, certificate, complete_data, exact, levels
+from lmmbook import arrays, boundary, certificate, complete_data, exact
 from lmmbook.course import Course
 from lmmbook.covariance import parameter_names
 from lmmbook.engine import Engine
 from lmmbook.formula import build_design
 from lmmbook.mcem import fit
+from lmmbook.predictor import linear_predictor, rows_of
 from lmmbook.result import Fit
 
 import numpy as np
@@ -85,8 +86,8 @@ def test_fishers_and_louis_identities_hold_in_every_home(name, correlation):
     layout, array = arrays.on_device(design, CHAINS)
     parameters = arrays.to_parameters(design, values)
     effects = [tf.constant(u) for u in conditional_draws(design, values, CHAINS, seed=1)]
-    rows = levels.rows_of(layout, array, parameters)
-    predictor = levels.linear_predictor(array, parameters, effects)
+    rows = rows_of(layout, array, parameters)
+    predictor = linear_predictor(array, parameters, effects)
     score, information = complete_data.score_and_information(
         layout, array, parameters, effects, rows, predictor, home_of(name)
     )

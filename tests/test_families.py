@@ -9,7 +9,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 
 import lmmbook as lmm
-from lmmbook import arrays, exact, levels, m_step, mcem, randomness, regression
+from lmmbook import arrays, exact, m_step, mcem, randomness, regression
 from lmmbook.cumulative import OrderedLogistic
 from lmmbook.families import (
     Bernoulli,
@@ -21,6 +21,7 @@ from lmmbook.families import (
     Poisson,
 )
 from lmmbook.formula import build_design
+from lmmbook.predictor import linear_predictor, rows_of
 
 import numpy as np
 import pandas as pd
@@ -487,7 +488,7 @@ def test_an_offset_is_added_and_has_no_coefficient():
     parameters = arrays.to_parameters(
         design, {"Intercept": 1.0, "x": 0.5, "sd(g)": 1.0, "sd(residual)": 1.0}
     )
-    predictor = levels.linear_predictor(on_device, parameters, [tf.zeros([6, 2, 1])])
+    predictor = linear_predictor(on_device, parameters, [tf.zeros([6, 2, 1])])
     np.testing.assert_allclose(
         predictor[:, 0], 1 + 0.5 * data["x"] + np.log(data["t"]) + abs(data["z"]), atol=1e-5
     )
@@ -628,8 +629,8 @@ def newton(s: SimpleNamespace, beta: np.ndarray, auxiliary: np.ndarray, gain: fl
     parameters = arrays.Parameters(
         tf.constant(beta, tf.float32), [tf.constant([[0.7]])], tf.constant(auxiliary, tf.float32)
     )
-    rows = levels.rows_of(s.layout, s.arrays, parameters)
-    predictor = levels.linear_predictor(s.arrays, parameters, s.effects)
+    rows = rows_of(s.layout, s.arrays, parameters)
+    predictor = linear_predictor(s.arrays, parameters, s.effects)
     change, own = m_step.newton(
         s.layout, s.arrays, parameters, rows, predictor, tf.constant(gain)
     )  # fmt: skip

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from lmmbook import arrays, levels, program
 from lmmbook.families import Bernoulli, Categorical, Cumulative, Custom, Family, Poisson
 from lmmbook.formula import Design, build_design
+from lmmbook.predictor import curvatures, linear_predictor, rows_of
 
 import numpy as np
 import pandas as pd
@@ -152,15 +153,15 @@ class Sampler:
         self.design = design
         self.layout, self.arrays = arrays.on_device(design, CHAINS)
         self.parameters = arrays.to_parameters(design, values)
-        self.rows = levels.rows_of(self.layout, self.arrays, self.parameters)
+        self.rows = rows_of(self.layout, self.arrays, self.parameters)
         zero = [tf.zeros([f.levels, CHAINS, 1]) for f in design.factors]
-        self.curvature = levels.curvatures(
+        self.curvature = curvatures(
             self.layout, self.arrays, self.parameters, self.rows, self.predictor(zero)
         )
         self.run = tf.function(self._sweep, autograph=False, jit_compile=True)
 
     def predictor(self, effects) -> tf.Tensor:
-        return levels.linear_predictor(self.arrays, self.parameters, effects)
+        return linear_predictor(self.arrays, self.parameters, effects)
 
     def _sweep(self, effects, predictor, step_sizes, seed, parents_too):
         return levels.sweep(

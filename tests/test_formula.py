@@ -231,6 +231,7 @@ REFUSED = {
     "group taken away": ("y ~ x + (1|g) - (1|h)", {}, r"expected each \(1\|group\) to be added"),
     "duplicate, the other way round": ("y ~ 1 + (1|g:h) + (1|h:g)", {}, "'g:h': expected each"),
     "offset in a group": ("y ~ x + (offset(x)|g)", {}, "an offset is fixed"),
+    "only an offset": ("y ~ 0 + offset(x) + (1|g)", {}, "expected at least one fixed effect"),
     "unknown function": ("y ~ nolog(x) + (1|g)", {}, "expected functions that are known"),
     "no fixed effect": ("y ~ 0 + (1|g)", {}, "expected at least one fixed effect"),
     "no response": ("x + (1|g)", {}, "expected 'response ~ terms'"),

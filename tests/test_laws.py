@@ -8,6 +8,7 @@ import lmmbook
 from lmmbook import arrays, families, levels
 from lmmbook.covariance import parameter_names
 from lmmbook.formula import build_design
+from lmmbook.predictor import curvatures, linear_predictor, rows_of
 from lmmbook.result import Fit
 
 import numpy as np
@@ -79,9 +80,9 @@ class Calibration:
         """``(parameters, effects, left, step_sizes, seed)`` to effects and left, THIN sweeps on."""
 
         def run(parameters, effects, left, step_sizes, seed):
-            rows = levels.rows_of(self.layout, self.arrays, parameters)
+            rows = rows_of(self.layout, self.arrays, parameters)
             predictor = self.arrays.response[:, tf.newaxis] - left
-            curvature = levels.curvatures(self.layout, self.arrays, parameters, rows, predictor)
+            curvature = curvatures(self.layout, self.arrays, parameters, rows, predictor)
 
             def body(i, effects, predictor):
                 after = levels.sweep(
@@ -239,7 +240,7 @@ def test_split_ratings_say_the_same_about_the_effects(make):
     doubled = truth | {"sd(residual)": np.sqrt(2) * truth["sd(residual)"]}
     calibration = Calibration(Simulated(simulated.formula, split(simulated.data), doubled))
     start = [tf.constant(u, tf.float32) for u in calibration.prior(np.random.default_rng(22))]
-    predictor = levels.linear_predictor(calibration.arrays, calibration.parameters, start)
+    predictor = linear_predictor(calibration.arrays, calibration.parameters, start)
     left = calibration.arrays.response[:, tf.newaxis] - predictor
     run, sizes = calibration.compiled(), calibration.steps(SHORT)
     for seed in range(23, 26):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from lmmbook import arrays, exact, families, levels, m_step
+from lmmbook import arrays, exact, families, m_step
 from lmmbook.formula import Design, build_design
 from lmmbook.marginal import Marginal
 from lmmbook.model import LinearMixedEffectModel, features_of
+from lmmbook.predictor import linear_predictor, rows_of
 
 import numpy as np
 import pandas as pd
@@ -43,12 +44,12 @@ def step(
     layout, array = arrays.on_device(design, effects[0].shape[1])
     parameters = arrays.to_parameters(design, start)
     effects = [tf.constant(u) for u in effects]
-    rows = levels.rows_of(layout, array, parameters)
-    predictor = levels.linear_predictor(array, parameters, effects)
+    rows = rows_of(layout, array, parameters)
+    predictor = linear_predictor(array, parameters, effects)
     parameters, effects, predictor = m_step.closed_form(
         layout, array, parameters, effects, rows, predictor, tf.constant(gain), expand
     )
-    fresh = levels.linear_predictor(array, parameters, effects)
+    fresh = linear_predictor(array, parameters, effects)
     np.testing.assert_allclose(predictor, fresh, atol=2e-5)  # kept up to date
     found = {k: float(v) for k, v in arrays.from_parameters(design, parameters).items()}
     return found, [u.numpy() for u in effects], predictor.numpy()

@@ -1,0 +1,71 @@
+"""The ordered logistic distribution, in a form that is stable and quick in single precision.
+
+Chapter 06.
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+from tensorflow_probability import distributions as tfd
+
+LOG_4 = 1.3862943611198906
+FAR = 1e9  # stands for an infinite threshold: a probability of 0 or 1 to the last bit
+
+
+class OrderedLogistic(tfd.OrderedLogistic):
+    """`tfd.OrderedLogistic` with a log probability that is stable in single precision.
+
+    TFP 0.25 subtracts two probabilities, and where both round to 1 (a location above about 18) the
+    gradient is not a number. With a and b the upper and lower threshold, less the location,
+
+        log P = log sigmoid(a) + log sigmoid(-b) + log(1 - exp(b - a)).
+
+    ``cutpoints`` ``[categories - 1]``, increasing; ``loc`` of any shape.
+    """
+
+    def _log_prob(self, x: tf.Tensor) -> tf.Tensor:
+        loc = tf.convert_to_tensor(self.loc)
+        upper, lower = bounds(tf.convert_to_tensor(self.cutpoints), x)
+        return log_interval(loc, upper, lower)
+
+
+def bounds(cutpoints: tf.Tensor, category: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The upper and the lower threshold of each ``category`` (0, 1, ...)."""
+    far = tf.constant([FAR], cutpoints.dtype)
+    padded = tf.concat([-far, cutpoints, far], axis=0)
+    index = tf.cast(category, tf.int32)
+    return tf.gather(padded, index + 1), tf.gather(padded, index)
+
+
+def log_interval(loc: tf.Tensor, upper: tf.Tensor, lower: tf.Tensor) -> tf.Tensor:
+    """``log(sigmoid(upper - loc) - sigmoid(lower - loc))``, stable however far out ``loc`` is."""
+    return log_above_and_below(upper - loc, lower - loc) + tf.math.log(
+        -tf.math.expm1(lower - upper)
+    )
+
+
+@tf.custom_gradient
+def log_above_and_below(a: tf.Tensor, b: tf.Tensor) -> tuple:
+    """``log sigmoid(a) + log sigmoid(-b)``, with gradients in which nothing cancels."""
+    half_a, half_b = tf.tanh(0.5 * a), tf.tanh(0.5 * b)
+    by_a, by_b = 0.5 - 0.5 * half_a, -0.5 - 0.5 * half_b
+    return log_of_both(a, b, half_a, half_b), lambda upstream: (upstream * by_a, upstream * by_b)
+
+
+def log_of_both(a: tf.Tensor, b: tf.Tensor, half_a: tf.Tensor, half_b: tf.Tensor) -> tf.Tensor:
+    """The same, given ``tanh(a / 2)`` and ``tanh(b / 2)``: sigmoid(x) = (1 + tanh(x / 2)) / 2."""
+    logarithm = _log_of_1_to_4 if a.dtype == tf.float32 else tf.math.log
+    both = (1.0 + tf.abs(half_a)) * (1.0 + tf.abs(half_b))
+    return tf.minimum(a, 0.0) - tf.maximum(b, 0.0) + logarithm(both) - LOG_4
+
+
+def _log_of_1_to_4(m: tf.Tensor) -> tf.Tensor:
+    """The logarithm of numbers in 1 to 4, to 3e-7: ``log 2 + 2 atanh(z)`` by its power series.
+
+    This is where a fit spends its time, and XLA's own logarithm takes three times as long as all
+    the rest of it on a CPU.
+    """
+    z = (m - 2.0) / (m + 2.0)
+    q = tf.square(z)
+    series = 1.0 + q * (1 / 3 + q * (1 / 5 + q * (1 / 7 + q * (1 / 9 + q * (1 / 11)))))
+    return 0.5 * LOG_4 + 2.0 * z * series
