@@ -115,7 +115,7 @@ def check(
         "|---|---:|---:|---:|---:|---|",
     ]
     for row in rows:
-        name = "as titled" if row["name"] == title else row["name"]
+        name = "as titled" if row["name"] == title else row["name"].replace("|", "\\|")
         lines.append(
             f"| {name} | {row['value']:.5g} | {row['truth']:.5g} "
             f"| {row['value'] - row['truth']:.2g} | {row['tolerance']:.2g} | {_mark(row)} |"

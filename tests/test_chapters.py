@@ -171,7 +171,26 @@ def _problems_of_outputs(notebook: nbformat.NotebookNode) -> list[str]:
                 found.append(f"code cell {index}: {output.ename}: {output.evalue}")
             if output.output_type == "stream" and output.name == "stderr":
                 found.append(f"code cell {index} wrote to stderr: {output.text}")
+            markdown = output.get("data", {}).get("text/markdown", "")
+            found += [f"code cell {index}: {ragged}" for ragged in ragged_rows(markdown)]
     return found
+
+
+def ragged_rows(markdown: str) -> list[str]:
+    """Rows of a table with more or fewer cells than its head, as a name with a bare | makes them."""
+    found, width = [], 0
+    for line in markdown.splitlines():
+        cells = len(re.findall(r"(?<!\\)\|", line)) if line.startswith("|") else 0
+        if cells and width and cells != width:
+            found.append(f"expected {width - 1} cells, got {line}")
+        width = cells if cells and not width else width if cells else 0
+    return found
+
+
+def test_a_bare_bar_in_a_name_makes_a_ragged_row():
+    table = "| name | value |\n|---|---|\n| sd(x{}g) | 1 |"
+    assert ragged_rows(table.format("|"))
+    assert not ragged_rows(table.format(r"\|"))
 
 
 def _problems_of_checks(name: str, notebook: nbformat.NotebookNode) -> list[str]:

@@ -104,6 +104,13 @@ def test_ink_and_colours_are_legible_on_white_and_on_dark(page):
 # Checks
 
 
+def test_a_bar_in_a_name_does_not_end_its_cell(shown):
+    figures.check("names", {"sd(x|g)": 1.0}, {"sd(x|g)": 1.0}, {"sd(x|g)": 0.1})
+    row = shown[0].data["text/markdown"].splitlines()[-1]
+    assert row.startswith(r"| sd(x\|g) | 1 | 1 |")
+    assert shown[0].metadata["lmmbook"]["rows"][0]["name"] == "sd(x|g)"
+
+
 def test_a_check_that_passes(shown):
     figures.check("the mean", 3.281, 3.28, 0.01)
     ((_, metadata),) = shown
