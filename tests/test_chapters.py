@@ -177,7 +177,7 @@ def _problems_of_outputs(notebook: nbformat.NotebookNode) -> list[str]:
 
 
 def ragged_rows(markdown: str) -> list[str]:
-    """Rows of a table with more or fewer cells than its head, as a name with a bare | makes them."""
+    """Rows of a table with more or fewer cells than its head: a bare | in a name makes them."""
     found, width = [], 0
     for line in markdown.splitlines():
         cells = len(re.findall(r"(?<!\\)\|", line)) if line.startswith("|") else 0
