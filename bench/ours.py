@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from lmmbook import arrays, levels
+from lmmbook import arrays, levels, step_sizes
 from lmmbook.formula import build_design
 from lmmbook.predictor import curvatures, linear_predictor, rows_of
 
@@ -32,7 +32,7 @@ def kernel(
     design = build_design(FORMULA, data)
     layout, array = arrays.on_device(design, chains)
     values = arrays.to_parameters(design, parameters)
-    steps = levels.longest_steps(layout)
+    steps = step_sizes.longest_steps(layout)
 
     @tf.function(autograph=False, jit_compile=True)
     def sample(array, seed):
@@ -61,5 +61,5 @@ def kernel(
     started = time.perf_counter()
     found = sample(array, tf.constant([seed, 0])).numpy()[sweeps // 10 :]
     seconds = time.perf_counter() - started
-    gradients = len(found) * chains * (levels.LEAPFROG_STEPS + 1)
+    gradients = len(found) * chains * (step_sizes.LEAPFROG_STEPS + 1)
     return kernel_record(found, gradients) | {"seconds_with_compiling": seconds}

@@ -5,15 +5,18 @@ Chapters 03 and 04. A program is compiled once for a `Layout`, the sizes of thin
 the data are not baked into the program.
 
 Random effects are ``[levels, chains, columns]`` throughout: what is gathered for a row, or summed
-for a level, lies together in memory.
+for a level, lies together in memory. Rows are put in the order of the factor with the most levels:
+one after another, they ask for neighbouring effects. At ten million rows that halves a sweep's
+time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from lmmbook import covariance, directions
+from lmmbook.factors import Factor
 from lmmbook.families import Gaussian
 from lmmbook.formula import Design
 from lmmbook.likelihood import Family
@@ -63,18 +66,20 @@ class FactorArrays(NamedTuple):
 
 class Arrays(NamedTuple):
     """``response`` [rows] and ``repeated`` [rows * chains], the same once for each chain, for any
-    family but the Gaussian; ``offset`` [rows]; ``fixed`` [rows, fixed]; ``solver`` [fixed, rows],
-    (X'X)^-1 X'; ``gram`` [fixed, fixed], X'X; one `FactorArrays` a factor; per translation
-    ``(groups_inner, groups_outer, weights)``."""
+    family but the Gaussian; ``offset`` [rows], or [1] where all are equal; ``fixed``
+    [rows, fixed]; ``gram`` [fixed, fixed] float64, X'X; one `FactorArrays` a factor; per
+    translation, for its inner and its outer factor, ``(groups, slopes)``, each [levels]: which
+    component of d moves a level's effect, and how far; ``shard``, which of several devices this is
+    (`sharded`), or 0."""
 
     response: tf.Tensor
     repeated: tf.Tensor | None
     offset: tf.Tensor
     fixed: tf.Tensor
-    solver: tf.Tensor
     gram: tf.Tensor
     factors: list[FactorArrays]
-    translations: list[tuple[tf.Tensor, tf.Tensor, tf.Tensor]]
+    translations: list[tuple[tuple[tf.Tensor, tf.Tensor], ...]]
+    shard: tf.Tensor
 
 
 class Parameters(NamedTuple):
@@ -92,48 +97,62 @@ class Parameters(NamedTuple):
 
 
 def on_device(design: Design, chains: int) -> tuple[Layout, Arrays]:
-    """The layout of a design, and its arrays as tensors (float32)."""
-    x, factors, layouts = design.fixed, [], []
+    """The layout of a design, and its arrays as tensors, with rows in the order of `row_order`."""
+    order = row_order(design)
     gaussian = isinstance(design.family, Gaussian)
-    repeated = None if gaussian else _float(np.repeat(design.response, chains))
-    for factor in design.factors:
-        freed = directions.freed(design, factor)
-        columns = len(factor.effects)
-        products = [
-            np.bincount(factor.codes, factor.z[:, a] * factor.z[:, b], factor.levels)
-            for a in range(columns)
-            for b in range(columns)
-        ]
-        cross = np.stack(products, axis=1).reshape(factor.levels, columns, columns)
-        z = None if factor.intercept_only else _float(factor.z)
-        factors.append(
-            FactorArrays(
-                tf.constant(factor.codes),
-                z,
-                _float(cross),
-                _float(freed.weights),
-                _float(directions.units(factor)),
-            )
-        )
-        layouts.append(
-            FactorLayout(
-                factor.levels, columns, factor.intercept_only, factor.blocks,
-                freed.fixed, freed.columns,
-            )
-        )  # fmt: skip
+    response = _float(design.response[order])
     found = directions.translations(design)
+    factors = [_factor_arrays(design, factor, order) for factor in design.factors]
     arrays = Arrays(
-        _float(design.response), repeated, _float(design.offset), _float(x),
-        _float(np.linalg.solve(x.T @ x, x.T)), _float(x.T @ x),
-        factors,
-        [(tf.constant(t.groups_inner), tf.constant(t.groups_outer), _float(t.weights))
+        response,
+        None if gaussian else tf.repeat(response, chains),
+        _float(design.offset[:1] if np.ptp(design.offset) == 0 else design.offset[order]),
+        _float(design.fixed[order]),
+        tf.constant(design.fixed.T @ design.fixed),
+        [of_rows for of_rows, _ in factors],
+        [((tf.constant(t.groups_inner), _float(-t.weights)),
+          (tf.constant(t.groups_outer), tf.ones(len(t.groups_outer))))
          for t in found],
+        tf.constant(0),
     )  # fmt: skip
     layout = Layout(
-        design.rows, x.shape[1], chains, design.family, tuple(layouts),
+        design.rows, design.fixed.shape[1], chains, design.family,
+        tuple(sizes for _, sizes in factors),
         tuple((t.inner, t.outer, t.groups) for t in found),
     )  # fmt: skip
     return layout, arrays
+
+
+def row_order(design: Design) -> np.ndarray | slice:
+    """``[rows]`` positions of the design's rows, as `on_device` puts them: by the level of the
+    factor with the most levels, and as they were within one. A slice where nothing moves."""
+    codes = max(design.factors, key=lambda factor: factor.levels).codes
+    if (codes[1:] >= codes[:-1]).all():
+        return slice(None)
+    return np.argsort(codes, kind="stable")
+
+
+def _factor_arrays(
+    design: Design, factor: Factor, order: np.ndarray | slice
+) -> tuple[FactorArrays, FactorLayout]:
+    freed = directions.freed(design, factor)
+    columns = len(factor.effects)
+    products = [
+        np.bincount(factor.codes, None if factor.intercept_only else z_a * z_b, factor.levels)
+        for z_a in factor.z.T
+        for z_b in factor.z.T
+    ]
+    arrays = FactorArrays(
+        tf.constant(factor.codes[order]),
+        None if factor.intercept_only else _float(factor.z[order]),
+        _float(np.stack(products, axis=1).reshape(factor.levels, columns, columns)),
+        _float(freed.weights),
+        _float(directions.units(factor)),
+    )
+    layout = FactorLayout(
+        factor.levels, columns, factor.intercept_only, factor.blocks, freed.fixed, freed.columns
+    )
+    return arrays, layout
 
 
 def _float(values: np.ndarray) -> tf.Tensor:
@@ -165,12 +184,12 @@ def to_rows(arrays: FactorArrays, effects: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(gathered * arrays.z[:, tf.newaxis, :], axis=-1)
 
 
-def to_levels(arrays: FactorArrays, values: tf.Tensor, levels: int) -> tf.Tensor:
+def to_levels(arrays: FactorArrays, values: tf.Tensor) -> tf.Tensor:
     """The transpose: sums over each level's rows, ``[levels, chains, columns]``."""
     values = values[..., tf.newaxis]
     if arrays.z is not None:
         values = values * arrays.z[:, tf.newaxis, :]
-    return tf.math.unsorted_segment_sum(values, arrays.codes, levels)
+    return tf.math.unsorted_segment_sum(values, arrays.codes, arrays.cross.shape[0])
 
 
 def standardise(scale: tf.Tensor, effects: tf.Tensor) -> tf.Tensor:
@@ -185,4 +204,9 @@ def inverse(scale: tf.Tensor) -> tf.Tensor:
     """``[columns, columns]`` inverse of the covariance ``scale scale'``."""
     if scale.shape[0] == 1:
         return 1.0 / tf.square(scale)
-    return tf.linalg.cholesky_solve(scale, tf.eye(scale.shape[0]))
+    return tf.linalg.cholesky_solve(scale, tf.eye(scale.shape[0], dtype=scale.dtype))
+
+
+def one_hot(positions: Sequence[int], depth: int) -> tf.Tensor:
+    """``[positions, depth]``: a one in each row."""
+    return tf.constant(np.eye(depth, dtype=np.float32)[list(positions)])

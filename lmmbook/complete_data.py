@@ -30,11 +30,11 @@ from lmmbook.arrays import (
     Layout,
     Parameters,
     inverse,
+    one_hot,
     standardise,
-    to_rows,
 )
-from lmmbook.likelihood import Derivatives
-from lmmbook.predictor import derivatives_of
+from lmmbook.predictor import HERE, Where
+from lmmbook.row_sums import likelihood_sums
 
 import numpy as np
 import tensorflow as tf
@@ -89,6 +89,17 @@ def coordinates(layout: Layout) -> int:
     return offsets(layout)[-1] + layout.family.auxiliary
 
 
+class OfPrior(NamedTuple):
+    """Sums over a factor's levels, float64, with x a level's standardised effects: their number;
+    x x' ``[chains, columns, columns]``; weights' x ``[chains, freed, columns]``; and weights'
+    weights ``[freed, freed]``."""
+
+    levels: tf.Tensor
+    second: tf.Tensor
+    weighted: tf.Tensor
+    gram: tf.Tensor
+
+
 def score_and_information(
     layout: Layout,
     arrays: Arrays,
@@ -97,105 +108,37 @@ def score_and_information(
     rows: tuple[tf.Tensor, ...],
     predictor: tf.Tensor,
     home: Home,
+    where: Where = HERE,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Gradient ``[chains, coordinates]`` and mean negative Hessian ``[coordinates, coordinates]``.
 
-    Of log p(ratings, effects), the effects centred as ``home`` says, at each chain's draw.
+    Of log p(ratings, effects), the effects centred as ``home`` says, at each chain's draw. float64.
     """
-    score, information = _likelihood(layout, arrays, parameters, effects, rows, predictor, home)
-    begins = offsets(layout)
-    for k, (of, has) in enumerate(zip(layout.factors, arrays.factors, strict=True)):
-        s, h = _prior(
-            of, has, parameters.scales[k], effects[k], home.freed[k], home.standardised[k]
-        )
+    _, (regression, stretch) = where.rows(
+        likelihood_sums, (layout,), arrays, parameters, effects, rows, predictor,
+        [stretches(of, has.units) for of, has in zip(layout.factors, arrays.factors, strict=True)],
+        home.standardised,
+    )  # fmt: skip
+    begins, size = offsets(layout), coordinates(layout)
+    fixed = tf.cast(home.fixed, tf.float64)
+    by_fixed, by_auxiliary = tf.split(
+        regression.gradient, [layout.fixed, layout.family.auxiliary], 1
+    )
+    score = tf.concat([by_fixed * fixed, stretch.gradient, by_auxiliary], axis=1)
+    own = regression.own * fixed * fixed[:, tf.newaxis]
+    mixed, beside = (fixed[:, tf.newaxis] * x for x in (stretch.mixed, regression.beside))
+    beside = tf.concat([beside, stretch.aside], axis=0)
+    information = join(join(own, mixed, stretch.among), beside, regression.last)
+    for k, (of, has, scale) in enumerate(
+        zip(layout.factors, arrays.factors, parameters.scales, strict=True)
+    ):
+        _, sums = where.levels(k, prior_sums, (), has, scale, effects[k])
+        s, h = _prior(of, has.units, scale, sums, home.freed[k], home.standardised[k])
         positions = [*of.freed_fixed, *range(begins[k], begins[k + 1])]
-        place = tf.constant(np.eye(coordinates(layout), dtype=np.float32)[positions])
+        place = tf.cast(one_hot(positions, size), tf.float64)
         score += tf.matmul(s, place)
         information += tf.matmul(tf.matmul(place, h, transpose_a=True), place)
     return score, information
-
-
-def _likelihood(
-    layout: Layout,
-    arrays: Arrays,
-    parameters: Parameters,
-    effects: list[tf.Tensor],
-    rows: tuple[tf.Tensor, ...],
-    predictor: tf.Tensor,
-    home: Home,
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """The part of log p(ratings | effects): through the linear predictor, and the auxiliary."""
-    derivatives = derivatives_of(layout, parameters, rows, predictor)
-    stretched = offsets(layout)[-1] - layout.fixed
-    auxiliary = layout.family.auxiliary
-    # Few fits have a factor standardised, and its derivatives cost more than all the rest.
-    by_stretch, mixed, among, aside = tf.cond(
-        tf.add_n(home.standardised) > 0,
-        lambda: _by_stretch(layout, arrays, effects, derivatives, home),
-        lambda: (
-            tf.zeros([layout.chains, stretched]),
-            tf.zeros([layout.fixed, stretched]),
-            tf.zeros([stretched, stretched]),
-            tf.zeros([stretched, auxiliary]),
-        ),
-    )
-    gradient, own, beside, last = by_regression(arrays, derivatives)
-    by_fixed, by_auxiliary = gradient[:, : layout.fixed], gradient[:, layout.fixed :]
-    score = tf.concat([by_fixed * home.fixed, by_stretch, by_auxiliary], axis=1)
-    own *= home.fixed * home.fixed[:, tf.newaxis]
-    mixed, beside = home.fixed[:, tf.newaxis] * mixed, home.fixed[:, tf.newaxis] * beside
-    return score, join(join(own, mixed, among), tf.concat([beside, aside], axis=0), last)
-
-
-def by_regression(
-    arrays: Arrays, derivatives: Derivatives
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-    """As in a regression without random effects: through fixed effects and auxiliary parameters.
-
-    Gradient ``[chains, fixed + auxiliary]``; information, averaged over the chains, of the fixed
-    effects ``[fixed, fixed]``, between them and the auxiliary ``[fixed, auxiliary]``, and of those
-    ``[auxiliary, auxiliary]``.
-    """
-    first, second = derivatives
-    by_fixed = tf.matmul(first[0], arrays.fixed, transpose_a=True)
-    gradient = tf.concat([by_fixed, *(tf.reduce_sum(f, 0)[:, tf.newaxis] for f in first[1:])], 1)
-    weights = [-tf.reduce_mean(h, axis=1) for h in second[0]]  # each [rows]
-    own = tf.matmul(arrays.fixed, weights[0][:, tf.newaxis] * arrays.fixed, transpose_a=True)
-    fixed, auxiliary = arrays.fixed.shape[1], len(first) - 1
-    if not auxiliary:
-        return gradient, own, tf.zeros([fixed, 0]), tf.zeros([0, 0])
-    beside = tf.matmul(arrays.fixed, tf.stack(weights[1:], axis=1), transpose_a=True)
-    chains = first[0].shape[1]
-    last = [[-tf.reduce_sum(h) / chains for h in row[1:]] for row in second[1:]]
-    return gradient, own, beside, tf.stack([tf.stack(row) for row in last])
-
-
-def _by_stretch(
-    layout: Layout,
-    arrays: Arrays,
-    effects: list[tf.Tensor],
-    derivatives: Derivatives,
-    home: Home,
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Through the scale of standardised effects, u = (I + S) scale v: the gradient ``[chains,
-    stretches]``, and the information with the fixed effects ``[fixed, stretches]``, among
-    themselves, and with the auxiliary parameters ``[stretches, auxiliary]``."""
-    columns = []  # of the linear predictor's derivative, each [rows, chains]
-    for k, (of, has) in enumerate(zip(layout.factors, arrays.factors, strict=True)):
-        for stretch in tf.unstack(stretches(of, has.units)):
-            moved = tf.einsum("ij,lcj->lci", stretch, effects[k])
-            columns.append(home.standardised[k] * to_rows(has, moved))
-    derivative = tf.stack(columns)  # [stretches, rows, chains]
-    first, second = derivatives
-    flat = tf.reshape(derivative, [len(columns), -1])
-    weighted = tf.reshape(-derivative * second[0][0], [len(columns), -1])
-    aside = [-tf.einsum("prc,rc->p", derivative, h) / layout.chains for h in second[0][1:]]
-    return (
-        tf.einsum("prc,rc->cp", derivative, first[0]),
-        tf.einsum("rf,prc->fp", arrays.fixed, -derivative * second[0][0]) / layout.chains,
-        tf.matmul(flat, weighted, transpose_b=True) / layout.chains,
-        tf.stack(aside, axis=1) if aside else tf.zeros([len(columns), 0]),
-    )
 
 
 def join(first: tf.Tensor, across: tf.Tensor, last: tf.Tensor) -> tf.Tensor:
@@ -204,11 +147,23 @@ def join(first: tf.Tensor, across: tf.Tensor, last: tf.Tensor) -> tf.Tensor:
     return tf.concat([top, tf.concat([tf.transpose(across), last], axis=1)], axis=0)
 
 
+def prior_sums(has: FactorArrays, scale: tf.Tensor, u: tf.Tensor) -> tuple[None, OfPrior]:
+    """Of log p(effects) of one factor, its effects ``[levels, chains, columns]``."""
+    standard = tf.cast(standardise(scale, u), tf.float64)
+    weights = tf.cast(has.weights, tf.float64)
+    return None, OfPrior(
+        tf.constant(u.shape[0], tf.float64),
+        tf.einsum("lci,lcj->cij", standard, standard),
+        tf.einsum("lf,lcj->cfj", weights, standard),
+        tf.matmul(weights, weights, transpose_a=True),
+    )
+
+
 def _prior(
     of: FactorLayout,
-    has: FactorArrays,
+    units: tf.Tensor,
     scale: tf.Tensor,
-    effects: tf.Tensor,
+    sums: OfPrior,
     freed: tf.Tensor,
     standardised: tf.Tensor,
 ) -> tuple[tf.Tensor, tf.Tensor]:
@@ -217,28 +172,27 @@ def _prior(
     With x = scale^-1 u and G = scale^-1 S scale, u changes no more than x' (I + G + ...) x does:
     d log p = tr(G (xx' - I)), and so on to second order.
     """
-    identity = tf.eye(of.columns)
+    scale, freed, standardised, stretch = (
+        tf.cast(x, tf.float64) for x in (scale, freed, standardised, stretches(of, units))
+    )
+    identity = tf.eye(of.columns, dtype=tf.float64)
     lower_inverse = tf.linalg.triangular_solve(scale, identity)
-    own = tf.einsum("ij,ajk,km->aim", lower_inverse, stretches(of, has.units), scale)  # G
-    standard = standardise(scale, effects)
-    second = tf.einsum("lci,lcj->cij", standard, standard)  # [chains, columns, columns]
-    count = float(effects.shape[0])
-    score_stretch = tf.einsum("aij,cji->ca", own, second - count * identity)
-    mean_second = tf.reduce_mean(second, axis=0)
+    own = tf.einsum("ij,ajk,km->aim", lower_inverse, stretch, scale)  # G
+    score_stretch = tf.einsum("aij,cji->ca", own, sums.second - sums.levels * identity)
+    mean_second = tf.reduce_mean(sums.second, axis=0)
     among_stretch = tf.einsum("aji,bjk,ki->ab", own, own, mean_second)
-    among_stretch += 2.0 * tf.einsum("aij,bjk,ki->ab", own, own, mean_second - count / 2 * identity)
+    surplus = mean_second - sums.levels / 2 * identity
+    among_stretch += 2.0 * tf.einsum("aij,bjk,ki->ab", own, own, surplus)
     among_stretch = (among_stretch + tf.transpose(among_stretch)) / 2
 
     precision = inverse(scale)
-    place = tf.constant(np.eye(of.columns, dtype=np.float32)[list(of.freed_columns)])
+    place = tf.cast(one_hot(of.freed_columns, of.columns), tf.float64)
     place = place * freed[:, tf.newaxis]  # [freed, columns]
-    summed = tf.einsum("lf,lcj->cfj", has.weights, standard)  # [chains, freed, columns]
     pulled = tf.matmul(place, lower_inverse, transpose_b=True)  # scale^-1 place, [freed, columns]
-    score_mean = tf.einsum("cfj,fj->cf", summed, pulled)
-    gram = tf.matmul(has.weights, has.weights, transpose_a=True)
-    among_mean = gram * tf.matmul(tf.matmul(place, precision), place, transpose_b=True)
+    score_mean = tf.einsum("cfj,fj->cf", sums.weighted, pulled)
+    among_mean = sums.gram * tf.matmul(tf.matmul(place, precision), place, transpose_b=True)
     both = own + tf.linalg.matrix_transpose(own)
-    across = tf.einsum("aij,fj,fi->fa", both, tf.reduce_mean(summed, axis=0), pulled)
+    across = tf.einsum("aij,fj,fi->fa", both, tf.reduce_mean(sums.weighted, axis=0), pulled)
 
     keep = 1.0 - standardised
     score = tf.concat([score_mean, keep * score_stretch], axis=1)

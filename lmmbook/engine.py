@@ -6,10 +6,11 @@ Chapter 04. `mcem` decides what to do next; this module does it.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
-from lmmbook import certificate, complete_data, covariance, levels, program, regression
+from lmmbook import certificate, complete_data, covariance, program, regression, sharded
 from lmmbook.arrays import (
     Parameters,
     from_parameters,
@@ -19,7 +20,7 @@ from lmmbook.arrays import (
 from lmmbook.families import Gaussian
 from lmmbook.formula import Design
 from lmmbook.homes import choose_homes
-from lmmbook.predictor import curvatures, is_gaussian, linear_predictor, rows_of
+from lmmbook.predictor import HERE, Where, is_gaussian
 from lmmbook.progress import Progress
 
 import numpy as np
@@ -28,6 +29,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 KEPT = 1000  # draws (sweeps x chains) of the effects that a fit keeps, at most
+KEPT_NUMBERS = 1e8  # that these are, at most: 400 MB
 SETTLE = 40  # sweeps before draws are believed to belong to parameters that were just set
 ADAPTATION = 0.1  # gain of the step sizes while the parameters move
 
@@ -43,7 +45,8 @@ class Engine:
     ----------
     kept
         Draws of the effects at the present parameters, ``[draws, levels, chains, columns]`` a
-        factor: those of the last `measure`, thinned to at most `KEPT` sweeps x chains.
+        factor: those of the last `measure`, thinned to at most `KEPT` sweeps x chains and
+        `KEPT_NUMBERS`.
     """
 
     def __init__(
@@ -53,22 +56,22 @@ class Engine:
         max_sweeps: int,
         seed: int,
         progress: Progress | None = None,
+        strategy: tf.distribute.Strategy | None = None,
     ) -> None:
         self.design, self.chains, self.seed = design, chains, seed
         self.progress = progress or Progress(False)
-        self.layout, self.arrays = on_device(design, chains)
-        self.program = program.compiled(self.layout)
+        self.layout, self.whole = on_device(design, chains)
+        if strategy is None:
+            self.where: Where = HERE
+            self.arrays = self.whole
+            self.program = program.compiled(self.layout)
+        else:
+            self.where, self.arrays = sharded.share_out(strategy, self.layout, self.whole)
+            self.whole = sharded.without_rows(self.whole)
+            self.program = sharded.Program(self.layout, self.where)
         self.chunk = program.sweeps_of(self.layout)
         parameters = to_parameters(design, start_values(design))
-        effects = [tf.zeros([of.levels, chains, of.columns]) for of in self.layout.factors]
-        rows = rows_of(self.layout, self.arrays, parameters)
-        predictor = linear_predictor(self.arrays, parameters, effects)
-        self.state = program.State(
-            parameters,
-            effects,
-            levels.longest_steps(self.layout),
-            curvatures(self.layout, self.arrays, parameters, rows, predictor),
-        )
+        self.state = self._graph(program.start, self.layout)(self.arrays, parameters)
         self.sweeps_left, self.max_sweeps, self.calls = max_sweeps, max_sweeps, 0
         self.trace: list[pd.DataFrame] = []
         self.kept: list[np.ndarray] = []
@@ -84,8 +87,12 @@ class Engine:
         what is like it in another family, one over the root of a row's mean information."""
         if is_gaussian(self.layout):
             return float(self.parameters.residual_sd)
-        told = float(tf.reduce_sum(self.state.curvature[0]))
-        return math.sqrt(float(tf.reduce_sum(self.arrays.factors[0].cross)) / told)
+        told = self._graph(program.information)(self.arrays, self.state)
+        return 1.0 / math.sqrt(float(told))
+
+    def _graph(self, function: Callable, *static: Any) -> Callable:
+        """As one graph, which several devices need."""
+        return tf.function(partial(function, *static, where=self.where), autograph=False)
 
     def set(self, values: Mapping[str, Any]) -> None:
         """Put named values in place of the parameters."""
@@ -101,12 +108,14 @@ class Engine:
     def measure(self, draws: int, estimated: np.ndarray) -> certificate.Certificate:
         """Freeze the parameters, sweep until the draws have settled, make ``draws`` more sweeps,
         and judge the parameters by them."""
-        home = choose_homes(self.layout, self.arrays, self.parameters, self.unit**2, estimated)
+        home = choose_homes(self.layout, self.whole, self.parameters, self.unit**2, estimated)
         scores, kept = [], []
         information = np.zeros(2 * [complete_data.coordinates(self.layout)])
         parts = self._parts(np.zeros(SETTLE + draws))
         sweeps = np.arange(len(parts) * self.chunk).reshape(len(parts), -1)
-        every = -(-(sweeps.size - SETTLE) // max(1, KEPT // self.chains))
+        effects = sum(of.levels * of.columns for of in self.layout.factors)
+        most = min(KEPT, KEPT_NUMBERS / effects) / self.chains
+        every = -(-(sweeps.size - SETTLE) // max(1, int(most)))
         for part, now in zip(parts, sweeps, strict=True):
             measured, keep = now >= SETTLE, (now >= SETTLE) & (now % every == 0)
             _, output = self._call("draws", part, measured, home)

@@ -14,22 +14,29 @@ each leapfrog step goes through all rows, so we take as few of them as a quarter
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
-from lmmbook.arrays import Arrays, Layout, Parameters, standardise, to_levels, to_rows
-from lmmbook.predictor import curvatures, is_gaussian, linear_predictor, rows_of
+from lmmbook.arrays import Arrays, Layout, Parameters, standardise
+from lmmbook.predictor import (
+    HERE,
+    Where,
+    changes_and_slopes,
+    curvatures,
+    either,
+    is_gaussian,
+    left_by_level,
+    linear_predictor,
+    moved,
+    rows_of,
+    value_and_slopes,
+)
 from lmmbook.randomness import fast_random
+from lmmbook.step_sizes import LEAPFROG_STEPS
 from lmmbook.translation import is_parent, translate
 
-import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
-
-LEAPFROG_STEPS = 2
-# In whitened coordinates a quarter turn makes a new value independent of the old one, so no step is
-# longer than that; where a likelihood is not Gaussian, adaptation shortens it.
-LONGEST_STEP = np.pi / 2 / LEAPFROG_STEPS
-TARGET_ACCEPTANCE = 0.9
 
 
 class Sweep(NamedTuple):
@@ -45,11 +52,6 @@ class Sweep(NamedTuple):
     acceptance: list[tf.Tensor]
 
 
-def longest_steps(layout: Layout) -> list[tf.Tensor]:
-    """Step sizes to start from, a list of ``[levels]``."""
-    return [tf.fill([of.levels], np.float32(LONGEST_STEP)) for of in layout.factors]
-
-
 def sweep(
     layout: Layout,
     arrays: Arrays,
@@ -61,13 +63,14 @@ def sweep(
     step_sizes: list[tf.Tensor],
     seed: tf.Tensor,
     parents_too: tf.Tensor | bool = True,
+    where: Where = HERE,
 ) -> Sweep:
     """Update each factor once by HMC, then draw along the directions that ratings cannot see.
 
     ``rows`` belong to the parameters, as from `rows_of`, and ``predictor`` to ``effects``, as from
     `linear_predictor`; it is kept up to date, not recomputed. ``curvature`` is as from
     `curvatures`; for a Gaussian family it has to belong to the parameters. ``step_sizes``, a list
-    of ``[levels]``, are in conditional standard deviations.
+    of ``[levels]``, are in conditional standard deviations. ``where`` says where the rows are.
 
     Without ``parents_too`` factors in which another one is nested are left to those last draws:
     where levels are well known, they move such a factor as far as HMC does, at no cost.
@@ -75,24 +78,38 @@ def sweep(
     effects, acceptance = list(effects), []
     seeds = tfp.random.split_seed(seed, n=len(effects) + len(layout.translations))
     for k in range(len(effects)):
-        own_seed = seeds.pop()
+        steps = curvature[k], step_sizes[k], seeds.pop()
+        given: tuple = arrays, parameters, effects[k], rows, predictor, *steps
 
-        def moved(k=k, u=effects[k], predictor=predictor, seed=own_seed):  # type: ignore[no-untyped-def]
-            new, accepted = update(
-                layout, arrays, parameters, k, u, rows, predictor, curvature[k], step_sizes[k], seed
-            )
-            return new, predictor + to_rows(arrays.factors[k], new - u), accepted
+        def by_hmc(k=k, given=given):  # type: ignore[no-untyped-def]
+            if k == where.shared:  # its levels live with their rows: nobody else is needed
+                return where.rows(updated, (layout, k), *given)[0]
+            return updated(layout, k, *(*given, where))[0]
 
         def left_alone(k=k, u=effects[k], predictor=predictor):  # type: ignore[no-untyped-def]
             return u, predictor, tf.ones([layout.factors[k].levels])
 
-        here = parents_too if is_parent(layout, k) else True
-        new, predictor, accepted = tf.cond(here, moved, left_alone) if here is not True else moved()
-        effects[k] = new
+        done = either(parents_too if is_parent(layout, k) else True, by_hmc, left_alone)
+        effects[k], predictor, accepted = done
         acceptance.append(accepted)
     for t in range(len(layout.translations)):
-        effects = translate(layout, arrays, parameters, t, effects, seeds.pop())
+        effects = translate(layout, arrays, parameters, t, effects, seeds.pop(), where)
     return Sweep(effects, predictor, acceptance)
+
+
+def updated(
+    layout: Layout, k: int, arrays: Arrays, parameters: Parameters, u: tf.Tensor,
+    rows: tuple[tf.Tensor, ...], predictor: tf.Tensor, curvature: tf.Tensor, step_sizes: tf.Tensor,
+    seed: tf.Tensor, where: Where = HERE,
+) -> tuple[tuple[tf.Tensor, tf.Tensor, tf.Tensor], None]:  # fmt: skip
+    """`update` of factor k: its new effects, the predictor that belongs to them, acceptance."""
+    if where is HERE:  # other devices have other levels, and need other random numbers
+        seed = tf.random.experimental.stateless_fold_in(seed, arrays.shard)
+    new, accepted = update(
+        layout, arrays, parameters, k, u, rows, predictor, curvature, step_sizes, seed, where
+    )
+    predictor, _ = where.rows(moved, (k,), arrays, predictor, new - u)
+    return (new, predictor, accepted), None
 
 
 def sweep_from(
@@ -121,10 +138,12 @@ def update(
     curvature: tf.Tensor,
     step_sizes: tf.Tensor,
     seed: tf.Tensor,
+    where: Where = HERE,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """One HMC transition of every level of factor k: new effects, acceptance ``[levels]``.
 
-    Arguments as for `sweep`; ``u``, ``curvature`` and ``step_sizes`` are the factor's.
+    Arguments as for `sweep`; ``u``, ``curvature`` and ``step_sizes`` are the factor's. ``where``
+    says where the rows are.
     """
     scale = parameters.scales[k]
     # Effects are u = scale v with v standard normal before the ratings. Of v, a level's conditional
@@ -138,63 +157,68 @@ def update(
     log_density = _gaussian if is_gaussian(layout) else _any_family
     # Inside a compiled function TFP differentiates with tf.gradients, which would follow `start`
     # back through anything computed from it, and the first gradient would be wrong.
-    target = log_density(
-        layout, arrays, parameters, k, tf.stop_gradient(u), rows, tf.stop_gradient(predictor), root
-    )
+    u = tf.stop_gradient(u)
+    here, there = log_density(layout, arrays, parameters, k, u, rows, predictor, root, where)
     seeds = tfp.random.split_seed(seed, n=2)
     jitter = tf.random.stateless_uniform([], seeds[0], 0.8, 1.2)
-    hmc = tfp.mcmc.HamiltonianMonteCarlo(
-        target,
+    kernel = partial(
+        tfp.mcmc.HamiltonianMonteCarlo,
         step_size=step_sizes[:, tf.newaxis, tf.newaxis] * jitter,
         num_leapfrog_steps=LEAPFROG_STEPS,
     )
     with fast_random():
-        end, results = hmc.one_step(start, hmc.bootstrap_results(start), seed=seeds[1])
+        results = kernel(here).bootstrap_results(start)
+        end, results = kernel(there).one_step(start, results, seed=seeds[1])
     accepted = tf.reduce_mean(tf.exp(tf.minimum(results.log_accept_ratio, 0.0)), axis=1)
     return tf.einsum("ij,lcj->lci", scale, _solve(root, end, adjoint=True)), accepted
 
 
+LogDensity = Callable[[tf.Tensor], tf.Tensor]
+
+
 def _gaussian(
-    layout: Layout, arrays: Arrays, parameters: Parameters, k: int,
-    u: tf.Tensor, rows: tuple[tf.Tensor, ...], predictor: tf.Tensor, root: tf.Tensor,
-) -> Callable[[tf.Tensor], tf.Tensor]:  # fmt: skip
-    """Log density ``[levels, chains]`` of whitened effects: normal, about a mean known here."""
-    has, scale = arrays.factors[k], parameters.scales[k]
-    left = arrays.response[:, tf.newaxis] - predictor
-    sums = to_levels(has, left, u.shape[0]) + tf.einsum("lij,lcj->lci", has.cross, u)
+    layout: Layout, arrays: Arrays, parameters: Parameters, k: int, u: tf.Tensor,
+    rows: tuple[tf.Tensor, ...], predictor: tf.Tensor, root: tf.Tensor, where: Where,
+) -> tuple[LogDensity, LogDensity]:  # fmt: skip
+    """Log density ``[levels, chains]`` of whitened effects at the start, and anywhere: normal,
+    about a mean that is known here."""
+    cross, scale = arrays.factors[k].cross, parameters.scales[k]
+    _, left = where.rows(left_by_level, (k,), arrays, predictor)
+    sums = left + tf.einsum("lij,lcj->lci", cross, u)
     pull = tf.einsum("ji,lcj->lci", scale, sums) / tf.square(parameters.residual_sd)
-    mean = _solve(root, pull)
-    return lambda w: -0.5 * tf.reduce_sum(tf.square(w - mean), axis=-1)
+    mean = tf.stop_gradient(_solve(root, pull))
+
+    def target(w: tf.Tensor) -> tf.Tensor:
+        return -0.5 * tf.reduce_sum(tf.square(w - mean), axis=-1)
+
+    return target, target
 
 
 def _any_family(
-    layout: Layout, arrays: Arrays, parameters: Parameters, k: int,
-    u: tf.Tensor, rows: tuple[tf.Tensor, ...], predictor: tf.Tensor, root: tf.Tensor,
-) -> Callable[[tf.Tensor], tf.Tensor]:  # fmt: skip
-    """Log density ``[levels, chains]`` of whitened effects: their prior, and all their rows."""
-    has, scale = arrays.factors[k], parameters.scales[k]
-    others = predictor - to_rows(has, u)
+    layout: Layout, arrays: Arrays, parameters: Parameters, k: int, u: tf.Tensor,
+    rows: tuple[tf.Tensor, ...], predictor: tf.Tensor, root: tf.Tensor, where: Where,
+) -> tuple[LogDensity, LogDensity]:  # fmt: skip
+    """Log density ``[levels, chains]`` of whitened effects at the start, and anywhere: their prior,
+    and what all their rows add to what they said at the start."""
+    scale, static, given = parameters.scales[k], (layout, k), (arrays, parameters, rows, predictor)
+    value, slopes = where.rows(value_and_slopes, static, *given)
+
+    # Left to itself, differentiation would send a vector of ones down to the rows and back.
+    @tf.custom_gradient
+    def at_start(proposed: tf.Tensor) -> tuple:
+        return tf.zeros(u.shape[:2]), lambda upstream: upstream[..., tf.newaxis] * slopes
 
     @tf.custom_gradient
-    def likelihood(proposed: tf.Tensor) -> tuple:
-        # Left to itself, differentiation would send a vector of ones down to the rows and back.
-        predictor = others + to_rows(has, proposed)
-        value, slope = (
-            tf.reshape(x, predictor.shape)
-            for x in layout.family.value_and_slope(
-                rows, tf.reshape(predictor, [-1]), parameters.auxiliary
-            )
-        )
-        slopes = to_levels(has, slope, u.shape[0])
-        total = tf.math.unsorted_segment_sum(value, has.codes, u.shape[0])
-        return total, lambda upstream: upstream[..., tf.newaxis] * slopes
+    def anywhere(proposed: tf.Tensor) -> tuple:
+        _, (added, slopes) = where.rows(changes_and_slopes, static, *given, value, proposed - u)
+        return added, lambda upstream: upstream[..., tf.newaxis] * slopes
 
-    def target(w: tf.Tensor) -> tf.Tensor:
+    def target(likelihood: LogDensity, w: tf.Tensor) -> tf.Tensor:
         v = _solve(root, w, adjoint=True)
         prior = -0.5 * tf.reduce_sum(tf.square(v), axis=-1)
         return prior + likelihood(tf.einsum("ij,lcj->lci", scale, v))
 
-    return target
+    return partial(target, at_start), partial(target, anywhere)
 
 
 def _solve(root: tf.Tensor, right: tf.Tensor, adjoint: bool = False) -> tf.Tensor:
@@ -203,16 +227,3 @@ def _solve(root: tf.Tensor, right: tf.Tensor, adjoint: bool = False) -> tf.Tenso
         return right / root  # [levels, 1, 1]: no need for a matrix solver
     solved = tf.linalg.triangular_solve(root, tf.linalg.matrix_transpose(right), adjoint=adjoint)
     return tf.linalg.matrix_transpose(solved)
-
-
-def adapt(
-    step_sizes: list[tf.Tensor], acceptance: list[tf.Tensor], gain: tf.Tensor
-) -> list[tf.Tensor]:
-    """Robbins-Monro, level by level: shorten the steps where too few are accepted, up to a limit.
-
-    Both are lists of ``[levels]``.
-    """
-    return [
-        tf.minimum(step * tf.exp(gain * (accepted - TARGET_ACCEPTANCE)), LONGEST_STEP)
-        for step, accepted in zip(step_sizes, acceptance, strict=True)
-    ]

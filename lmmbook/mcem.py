@@ -24,6 +24,7 @@ from lmmbook.result import Fit, gather
 
 import numpy as np
 import pandas as pd
+import tensorflow as tf
 
 CHEAP = 30_000  # ratings x chains x factors to go through in a sweep, that nobody waits for
 
@@ -37,6 +38,7 @@ def fit(
     chains: int | None = None,
     max_sweeps: int = 8000,
     progress: bool | None = None,
+    strategy: tf.distribute.Strategy | None = None,
 ) -> Fit:
     """Fit a linear mixed model by Monte Carlo EM.
 
@@ -61,6 +63,10 @@ def fit(
         Most fits need a few hundred, more where a covariance may be singular.
     progress
         True or False; by default it is shown in a terminal and in a notebook, after two seconds.
+    strategy
+        To use several devices: ``tf.distribute.MirroredStrategy()``, or
+        ``MultiWorkerMirroredStrategy()`` where every host runs this same call. Rows are shared out
+        by the levels of the largest factor (`lmmbook.sharded`). It pays for millions of rows.
 
     Returns
     -------
@@ -83,7 +89,7 @@ def fit(
     design = build_design(formula, data, family)
     chains = default_chains(design) if chains is None else chains
     shown = Progress(progress)
-    course = Course(Engine(design, chains, max_sweeps, seed, shown))
+    course = Course(Engine(design, chains, max_sweeps, seed, shown, strategy))
     reason = None
     try:
         course.run()

@@ -1,16 +1,51 @@
 """The linear predictor of every row and chain, and what the ratings say about it.
 
-Chapters 03 and 06. What `levels`, `m_step` and `complete_data` need of a likelihood, for arrays on
-the device.
+Chapters 03, 06 and 08. What `levels`, `m_step` and `complete_data` need of a likelihood, for arrays
+on the device.
+
+There may be millions of rows, shared out among devices. So whatever goes through them all is a
+function, here, in `m_step` or in `complete_data`, that returns two things: what *stays* where the
+rows are, and *sums*, which are small. It is called by way of a `Where`, which adds up the sums of
+all devices. Here is the one of a single device, `HERE`, with nothing to add; `sharded` has another.
 """
 
 from __future__ import annotations
 
-from lmmbook.arrays import Arrays, Layout, Parameters, to_rows
+from collections.abc import Callable
+from typing import Any
+
+from lmmbook.arrays import Arrays, Layout, Parameters, to_levels, to_rows
 from lmmbook.families import Gaussian
 from lmmbook.likelihood import Derivatives
 
 import tensorflow as tf
+
+
+class Where:
+    """Where rows and levels are: all of them on one device.
+
+    Both methods call ``function(*static, *tensors)``, which returns what stays and what is summed.
+    """
+
+    shared: int | None = None  # the factor whose levels are shared out, as their rows are
+
+    def rows(self, function: Callable, static: tuple, *tensors: Any) -> tuple[Any, Any]:
+        """Go through all rows."""
+        return function(*static, *tensors)
+
+    def levels(self, k: int, function: Callable, static: tuple, *tensors: Any) -> tuple[Any, Any]:
+        """Go through all levels of factor k."""
+        return function(*static, *tensors)
+
+
+HERE = Where()
+
+
+def either(flag: tf.Tensor | bool, yes: Callable, no: Callable) -> Any:
+    """``yes()`` or ``no()``; decided at once if ``flag`` is a Python bool, else when it runs."""
+    if isinstance(flag, bool):
+        return yes() if flag else no()
+    return tf.cond(flag, yes, no)
 
 
 def linear_predictor(
@@ -24,21 +59,87 @@ def linear_predictor(
 
 def rows_of(layout: Layout, arrays: Arrays, parameters: Parameters) -> tuple[tf.Tensor, ...]:
     """What each row's density needs besides its predictor, ``[rows * chains]``; see `Family.rows`.
+    For Gaussian ratings, ``[rows, 1]``, that is all.
 
     Not ``[rows, chains]``: XLA makes one loop an axis, and the inner one, over a few chains, would
     be too short for the processor's vector instructions. That costs a factor of five.
     """
-    repeated = arrays.repeated
-    if repeated is None:
-        tiled = tf.tile(arrays.response[:, tf.newaxis], [1, layout.chains])
-        repeated = tf.reshape(tiled, [-1])
-    return layout.family.rows(repeated, parameters.auxiliary)
+    if arrays.repeated is None:
+        return (arrays.response[:, tf.newaxis],)
+    return layout.family.rows(arrays.repeated, parameters.auxiliary)
+
+
+def shifted(
+    arrays: Arrays, predictor: tf.Tensor, change: tf.Tensor
+) -> tuple[tf.Tensor, None]:  # fmt: skip
+    """The predictor after a change ``[fixed]`` of the fixed effects."""
+    return predictor + tf.linalg.matvec(arrays.fixed, change)[:, tf.newaxis], None
+
+
+def moved(
+    k: int, arrays: Arrays, predictor: tf.Tensor, change: tf.Tensor
+) -> tuple[tf.Tensor, None]:
+    """The predictor after a change ``[levels, chains, columns]`` of factor k's effects."""
+    return predictor + to_rows(arrays.factors[k], change), None
+
+
+def left_by_level(k: int, arrays: Arrays, predictor: tf.Tensor) -> tuple[None, tf.Tensor]:
+    """Z' times what the predictor leaves of the ratings, ``[levels, chains, columns]``."""
+    left = arrays.response[:, tf.newaxis] - predictor
+    return None, to_levels(arrays.factors[k], left)
+
+
+def value_and_slopes(
+    layout: Layout,
+    k: int,
+    arrays: Arrays,
+    parameters: Parameters,
+    rows: tuple[tf.Tensor, ...],
+    predictor: tf.Tensor,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Log density of each row ``[rows, chains]``, and the sums of its derivatives in factor k's
+    effects ``[levels, chains, columns]``."""
+    value, slope = _value_and_slope(layout, parameters, rows, predictor)
+    return value, to_levels(arrays.factors[k], slope)
+
+
+def changes_and_slopes(
+    layout: Layout,
+    k: int,
+    arrays: Arrays,
+    parameters: Parameters,
+    rows: tuple[tf.Tensor, ...],
+    predictor: tf.Tensor,
+    value: tf.Tensor,
+    change: tf.Tensor,
+) -> tuple[None, tuple[tf.Tensor, tf.Tensor]]:
+    """What a change of factor k's effects adds to each level's log density ``[levels, chains]``,
+    and the slopes there, as from `value_and_slopes`, whose ``value`` this needs.
+
+    Row by row, and then added up. The other way round, two large totals would be subtracted: for a
+    level with a million rows they differ by about one, and are not known that well.
+    """
+    has = arrays.factors[k]
+    then, slope = _value_and_slope(layout, parameters, rows, predictor + to_rows(has, change))
+    added = tf.math.unsorted_segment_sum(then - value, has.codes, has.cross.shape[0])
+    return None, (added, to_levels(has, slope))
+
+
+def _value_and_slope(
+    layout: Layout, parameters: Parameters, rows: tuple[tf.Tensor, ...], predictor: tf.Tensor
+) -> list[tf.Tensor]:
+    flat = layout.family.value_and_slope(
+        rows, tf.reshape(predictor, [-1]), parameters.auxiliary
+    )  # fmt: skip
+    return [tf.reshape(x, predictor.shape) for x in flat]
 
 
 def derivatives_of(
     layout: Layout, parameters: Parameters, rows: tuple[tf.Tensor, ...], predictor: tf.Tensor
 ) -> Derivatives:
     """`Family.derivatives` at a predictor ``[rows, chains]``, and of that shape."""
+    if is_gaussian(layout):
+        return layout.family.derivatives(rows, predictor, parameters.auxiliary)
     flat = layout.family.derivatives(rows, tf.reshape(predictor, [-1]), parameters.auxiliary)
     return tf.nest.map_structure(lambda x: tf.reshape(x, predictor.shape), flat)
 
@@ -49,6 +150,7 @@ def curvatures(
     parameters: Parameters,
     rows: tuple[tf.Tensor, ...],
     predictor: tf.Tensor,
+    where: Where = HERE,
 ) -> list[tf.Tensor]:
     """What a level's rows tell about its effects: ``[levels, columns, columns]`` a factor.
 
@@ -57,16 +159,36 @@ def curvatures(
     others it depends on where they are; it only shapes HMC's steps, so a guess will do, as long as
     it stays the same while draws are kept.
     """
+    static: tuple = (layout, where.shared)
     if is_gaussian(layout):
-        return [has.cross / tf.square(parameters.residual_sd) for has in arrays.factors]
+        return [
+            where.levels(k, _known_curvature, (), has.cross, parameters)[0]
+            for k, has in enumerate(arrays.factors)
+        ]
+    stay, found = where.rows(_curvatures, static, arrays, parameters, rows, predictor)
+    return [stay if k == where.shared else found[k] for k in range(len(arrays.factors))]
+
+
+def _known_curvature(cross: tf.Tensor, parameters: Parameters) -> tuple[tf.Tensor, None]:
+    return cross / tf.square(parameters.residual_sd), None
+
+
+def _curvatures(
+    layout: Layout,
+    shared: int | None,
+    arrays: Arrays,
+    parameters: Parameters,
+    rows: tuple[tf.Tensor, ...],
+    predictor: tf.Tensor,
+) -> tuple[tf.Tensor, dict[int, tf.Tensor]]:
     second = derivatives_of(layout, parameters, rows, predictor).second
     weights = tf.maximum(-tf.reduce_mean(second[0][0], axis=1), 0.0)
-    found = []
-    for of, has in zip(layout.factors, arrays.factors, strict=True):
-        z = tf.ones([layout.rows, 1]) if has.z is None else has.z
+    found = {}
+    for k, has in enumerate(arrays.factors):
+        z = tf.ones([predictor.shape[0], 1]) if has.z is None else has.z
         products = weights[:, tf.newaxis, tf.newaxis] * z[:, :, tf.newaxis] * z[:, tf.newaxis, :]
-        found.append(tf.math.unsorted_segment_sum(products, has.codes, of.levels))
-    return found
+        found[k] = tf.math.unsorted_segment_sum(products, has.codes, has.cross.shape[0])
+    return (None if shared is None else found.pop(shared)), found
 
 
 def is_gaussian(layout: Layout) -> bool:

@@ -11,15 +11,23 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
-from lmmbook import complete_data, levels, m_step
+from lmmbook import complete_data, levels, m_step, step_sizes
 from lmmbook.arrays import Arrays, Layout, Parameters
-from lmmbook.predictor import curvatures, is_gaussian, linear_predictor, rows_of
+from lmmbook.predictor import (
+    HERE,
+    Where,
+    curvatures,
+    either,
+    is_gaussian,
+    linear_predictor,
+    rows_of,
+)
 
 import tensorflow as tf
 import tensorflow_probability as tfp
 
 MOST_SWEEPS = 40  # in a chunk
-PARENTS_EVERY = 4  # sweeps, where HMC goes through all rows: see `levels.sweep`
+PARENTS_EVERY = 4  # sweeps, where HMC goes through all rows: see `levels.sweep`; the fewest, too
 WORK = 1e8  # ratings x chains x factors to go through in a chunk: about 0.2 s on two CPU cores
 
 
@@ -55,9 +63,129 @@ Program = Callable[
 
 
 def sweeps_of(layout: Layout) -> int:
-    """Sweeps in a chunk: fewer where a sweep is long."""
+    """Sweeps in a chunk: fewer where a sweep is long. Not one alone: a chunk begins with two passes
+    through all rows."""
     work = layout.rows * layout.chains * len(layout.factors)
-    return max(1, min(MOST_SWEEPS, round(WORK / work)))
+    return max(PARENTS_EVERY, min(MOST_SWEEPS, round(WORK / work)))
+
+
+def one_sweep(
+    layout: Layout,
+    arrays: Arrays,
+    state: State,
+    rows: tuple[tf.Tensor, ...],
+    predictor: tf.Tensor,
+    gain: tf.Tensor,
+    adaptation: tf.Tensor,
+    home: complete_data.Home,
+    seed: tf.Tensor,
+    moving: tf.Tensor | bool,
+    measured: tf.Tensor | bool,
+    parents_too: tf.Tensor | bool,
+    where: Where = HERE,
+) -> tuple[State, tuple[tf.Tensor, ...], tf.Tensor, Output]:
+    """A sweep, and an M-step if ``moving``; also returns ``rows`` and ``predictor`` as they then
+    are."""
+    curvature = state.curvature
+    if is_gaussian(layout):  # it costs nothing, and belongs to the parameters
+        curvature = curvatures(layout, arrays, state.parameters, rows, predictor, where)
+    drawn = levels.sweep(
+        layout, arrays, state.parameters, state.effects, rows, predictor, curvature,
+        state.step_sizes, seed, parents_too, where,
+    )  # fmt: skip
+    score, information = either(
+        measured,
+        lambda: complete_data.score_and_information(
+            layout, arrays, state.parameters, drawn.effects, rows, drawn.predictor, home, where
+        ),
+        lambda: no_score(layout),
+    )
+
+    def m_step_and_rows():  # type: ignore[no-untyped-def]
+        moved = m_step.closed_form(
+            layout, arrays, state.parameters, drawn.effects, rows, drawn.predictor, gain,
+            where=where,
+        )  # fmt: skip
+        return *moved, where.rows(_rows, (layout,), arrays, moved[0])[0]
+
+    parameters, effects, predictor, rows = either(
+        moving,
+        m_step_and_rows,
+        lambda: (state.parameters, drawn.effects, drawn.predictor, rows),
+    )
+    steps = step_sizes.adapt(state.step_sizes, drawn.acceptance, adaptation, where)
+    acceptance = step_sizes.mean_acceptance(drawn.acceptance, where)
+    output = Output(parameters, acceptance, drawn.effects, score, information)
+    return State(parameters, effects, steps, curvature), rows, predictor, output
+
+
+def no_score(layout: Layout) -> tuple[tf.Tensor, tf.Tensor]:
+    """Zeros in place of score and information."""
+    size = complete_data.coordinates(layout)
+    return tf.zeros([layout.chains, size], tf.float64), tf.zeros([size, size], tf.float64)
+
+
+def start(layout: Layout, arrays: Arrays, parameters: Parameters, where: Where = HERE) -> State:
+    """What a fit starts from: these parameters, effects of zero, and the longest steps."""
+    begun = [
+        where.levels(k, _of_factor, (layout.chains, of.columns), has.cross)[0]
+        for k, (of, has) in enumerate(zip(layout.factors, arrays.factors, strict=True))
+    ]
+    effects, steps = (list(x) for x in zip(*begun, strict=True))
+    state, _, _ = begin(layout, arrays, State(parameters, effects, steps, []), True, where)
+    return state
+
+
+def _of_factor(
+    chains: int, columns: int, cross: tf.Tensor
+) -> tuple[tuple[tf.Tensor, tf.Tensor], None]:  # fmt: skip
+    levels = cross.shape[0]
+    return (tf.zeros([levels, chains, columns]), step_sizes.longest(levels)), None
+
+
+def information(arrays: Arrays, state: State, where: Where = HERE) -> tf.Tensor:
+    """Of a row, mean: what it tells about its linear predictor."""
+    _, sums = where.levels(0, _told, (), state.curvature[0], arrays.factors[0].cross)
+    return sums[0] / sums[1]
+
+
+def _told(
+    curvature: tf.Tensor, cross: tf.Tensor
+) -> tuple[None, tuple[tf.Tensor, tf.Tensor]]:  # fmt: skip
+    return None, (tf.reduce_sum(curvature), tf.reduce_sum(cross))
+
+
+def begin(
+    layout: Layout,
+    arrays: Arrays,
+    state: State,
+    refresh: tf.Tensor | bool,
+    where: Where = HERE,
+) -> tuple[State, tuple[tf.Tensor, ...], tf.Tensor]:
+    """What a chunk begins with: rows, predictor, and, if ``refresh``, the curvature there.
+
+    Once a chunk while parameters move. Frozen with them, for then draws are kept.
+    """
+    rows, _ = where.rows(_rows, (layout,), arrays, state.parameters)
+    predictor, _ = where.rows(_predictor, (), arrays, state.parameters, state.effects)
+    curvature = either(
+        refresh,
+        lambda: curvatures(layout, arrays, state.parameters, rows, predictor, where),
+        lambda: state.curvature,
+    )
+    return state._replace(curvature=curvature), rows, predictor
+
+
+def _rows(
+    layout: Layout, arrays: Arrays, parameters: Parameters
+) -> tuple[tuple[tf.Tensor, ...], None]:
+    return rows_of(layout, arrays, parameters), None
+
+
+def _predictor(
+    arrays: Arrays, parameters: Parameters, effects: list[tf.Tensor]
+) -> tuple[tf.Tensor, None]:  # fmt: skip
+    return linear_predictor(arrays, parameters, effects), None
 
 
 @lru_cache(maxsize=16)
@@ -69,75 +197,23 @@ def compiled(layout: Layout) -> Program:
     its first call, and kept for fits to come.
     """
     sweeps = sweeps_of(layout)
-    coordinates = complete_data.coordinates(layout)
-
-    def one_sweep(  # type: ignore[no-untyped-def]
-        arrays, state, rows, predictor, gain, measure, adaptation, home, seed, parents_too
-    ):
-        curvature = state.curvature
-        if is_gaussian(layout):  # it costs nothing, and belongs to the parameters
-            curvature = curvatures(layout, arrays, state.parameters, rows, predictor)
-        drawn = levels.sweep(
-            layout, arrays, state.parameters, state.effects, rows, predictor, curvature,
-            state.step_sizes, seed, parents_too,
-        )  # fmt: skip
-        score, information = tf.cond(
-            measure,
-            lambda: complete_data.score_and_information(
-                layout, arrays, state.parameters, drawn.effects, rows, drawn.predictor, home
-            ),
-            lambda: (tf.zeros([layout.chains, coordinates]), tf.zeros([coordinates] * 2)),
-        )
-
-        def m_step_and_rows():  # type: ignore[no-untyped-def]
-            moved = m_step.closed_form(
-                layout, arrays, state.parameters, drawn.effects, rows, drawn.predictor, gain
-            )
-            return *moved, rows_of(layout, arrays, moved[0])
-
-        parameters, effects, predictor, rows_then = tf.cond(
-            gain > 0,
-            m_step_and_rows,
-            lambda: (state.parameters, drawn.effects, drawn.predictor, rows),
-        )
-        step_sizes = levels.adapt(state.step_sizes, drawn.acceptance, adaptation)
-        acceptance = tf.reduce_mean([tf.reduce_mean(a) for a in drawn.acceptance])
-        output = Output(parameters, acceptance, drawn.effects, score, information)
-        return State(parameters, effects, step_sizes, curvature), rows_then, predictor, output
 
     @tf.function(jit_compile=True, autograph=False)
     def chunk(arrays, state, gains, measure, adaptation, home, seed):  # type: ignore[no-untyped-def]
-        rows = rows_of(layout, arrays, state.parameters)
-        predictor = linear_predictor(arrays, state.parameters, state.effects)
-        # Once a chunk while parameters move. Frozen with them, for then draws are kept.
-        curvature = tf.cond(
-            adaptation > 0,
-            lambda: curvatures(layout, arrays, state.parameters, rows, predictor),
-            lambda: state.curvature,
-        )
-        state = state._replace(curvature=curvature)
+        state, rows, predictor = begin(layout, arrays, state, adaptation > 0)
         seeds = tf.stack(tfp.random.split_seed(seed, n=sweeps))
-        shapes = Output(
-            state.parameters, tf.zeros([]), state.effects,
-            tf.zeros([layout.chains, coordinates]), tf.zeros([coordinates] * 2),
-        )  # fmt: skip
+        shapes = Output(state.parameters, tf.zeros([]), state.effects, *no_score(layout))
         empty = tf.nest.map_structure(
             lambda x: tf.TensorArray(x.dtype, sweeps, element_shape=x.shape), shapes
         )
 
         def body(i, state, rows, predictor, outputs):  # type: ignore[no-untyped-def]
             state, rows, predictor, output = one_sweep(
-                arrays,
-                state,
-                rows,
-                predictor,
-                gains[i],
-                measure[i],
-                adaptation,
-                home,
-                seeds[i],
-                True if is_gaussian(layout) else tf.equal(i % PARENTS_EVERY, 0),
-            )
+                layout, arrays, state, rows, predictor, gains[i], adaptation, home, seeds[i],
+                moving=gains[i] > 0,
+                measured=measure[i],
+                parents_too=True if is_gaussian(layout) else tf.equal(i % PARENTS_EVERY, 0),
+            )  # fmt: skip
             written = tf.nest.map_structure(lambda all, x: all.write(i, x), outputs, output)
             return i + 1, state, rows, predictor, written
 

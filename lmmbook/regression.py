@@ -6,12 +6,15 @@ precision: what R's ``glm`` and ``clm`` do.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from lmmbook.families import Gaussian
 from lmmbook.formula import Design
 
 import numpy as np
 import tensorflow as tf
 
+ROWS = 200_000  # are looked at, at most
 STEPS = 50
 LONGEST = 2.0  # of the linear predictor, root mean square, or an auxiliary parameter, in one step
 CLOSE = 1e-10  # of the log-likelihood, to be gained
@@ -23,9 +26,22 @@ def fit(design: Design) -> tuple[np.ndarray, np.ndarray, float]:
 
     The variance is on the scale of the linear predictor: where a family has no residual, one over
     the mean information of a row. Where there is no maximum, as when a covariate separates zeros
-    from ones, it stops after `STEPS`: this is only a start.
+    from ones, it stops after `STEPS`: this is only a start. So of more than `ROWS` rows it looks
+    at so many, picked at random (the same at each call), and at one of each category.
     """
-    x, (intercept, auxiliary) = design.fixed, design.family.start(design.response)
+    intercept, auxiliary = design.family.start(design.response)
+    if design.rows > ROWS:
+        categories = range(len(design.family.categories or ()))
+        ones = [int(np.argmax(design.response == c)) for c in categories]
+        some = np.random.default_rng(0).integers(0, design.rows, ROWS)
+        some = np.concatenate([some, np.array(ones, int)])
+        design = replace(
+            design,
+            response=design.response[some],
+            offset=design.offset[some],
+            fixed=design.fixed[some],
+        )
+    x = design.fixed
     # The start is that of a model with an intercept alone: as near to it as the columns get.
     beta = np.linalg.lstsq(x, intercept - design.offset, rcond=None)[0]
     if isinstance(design.family, Gaussian):

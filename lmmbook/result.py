@@ -47,7 +47,8 @@ class Fit:
     posterior
         Factor name to ``[draws, levels]`` (with slopes ``[draws, levels, columns]``): draws of the
         effects, sweep by sweep, the chains of a sweep one after another. At most 1,000, or one a
-        chain if there are more chains. They are the draws that the certificate judged, made where
+        chain if there are more chains; fewer where there are more than 100,000 effects, so that
+        they take no more than 400 MB. They are the draws that the certificate judged, made where
         the estimates were before that last, short step: ``distance`` standard errors away.
     """
 

@@ -6,6 +6,7 @@ Chapter 03.
 from __future__ import annotations
 
 from lmmbook.arrays import Arrays, Layout, Parameters, inverse
+from lmmbook.predictor import HERE, Where
 from lmmbook.randomness import GENERATOR
 
 import tensorflow as tf
@@ -25,33 +26,42 @@ def translate(
     t: int,
     effects: list[tf.Tensor],
     seed: tf.Tensor,
+    where: Where = HERE,
 ) -> list[tf.Tensor]:
     """Draw along translation t: add d to one factor's effects, take it from another's.
 
     No linear predictor changes, so the ratings have no say: given everything else, d is normal, by
     the priors alone, for any likelihood. We draw it exactly, one d a group and chain.
     """
-    (inner, a), (outer, b), groups = layout.translations[t]
-    groups_inner, groups_outer, weights = arrays.translations[t]
-    slopes_inner = -weights[:, tf.newaxis]  # how an inner effect moves with d
-    slopes_outer = tf.ones([layout.factors[outer].levels, 1])
-    precision, pull = 0.0, 0.0
-    for k, column, of, slopes in (
-        (inner, a, groups_inner, slopes_inner),
-        (outer, b, groups_outer, slopes_outer),
-    ):
+    inner, outer, groups = layout.translations[t]
+    effects, precision, pull = list(effects), 0.0, 0.0
+    sides = list(zip((inner, outer), arrays.translations[t], strict=True))
+    for (k, column), moves in sides:
         row = inverse(parameters.scales[k])[column]  # of the prior's precision
-        against = tf.linalg.matvec(effects[k], row)  # [levels, chains]
-        precision += row[column] * tf.math.unsorted_segment_sum(tf.square(slopes), of, groups)
-        pull -= tf.math.unsorted_segment_sum(slopes * against, of, groups)
+        _, found = where.levels(k, _sums, (groups,), *moves, effects[k], row)
+        precision += row[column] * found[0]
+        pull -= found[1]
     noise = tf.random.stateless_normal([groups, layout.chains], seed, alg=GENERATOR)
     d = pull / precision + tf.math.rsqrt(precision) * noise  # [groups, chains]
-    effects = list(effects)
-    effects[inner] += _in_column(slopes_inner * tf.gather(d, groups_inner), a, effects[inner])
-    effects[outer] += _in_column(tf.gather(d, groups_outer), b, effects[outer])
+    for (k, column), moves in sides:
+        effects[k], _ = where.levels(k, _moved, (column,), *moves, effects[k], d)
     return effects
 
 
-def _in_column(values: tf.Tensor, column: int, like: tf.Tensor) -> tf.Tensor:
-    """``[levels, chains]`` placed into one column of zeros like ``[levels, chains, columns]``."""
-    return values[..., tf.newaxis] * tf.one_hot(column, like.shape[2])
+def _sums(
+    groups: int, of: tf.Tensor, slopes: tf.Tensor, u: tf.Tensor, row: tf.Tensor
+) -> tuple[None, tuple[tf.Tensor, tf.Tensor]]:
+    """What one factor's prior says of d: its precision over ``row[column]``, ``[groups, 1]``, and
+    its pull back ``[groups, chains]``. ``slopes`` [levels] is how an effect moves with d."""
+    against = tf.linalg.matvec(u, row)  # [levels, chains]
+    slopes = slopes[:, tf.newaxis]
+    squares = tf.math.unsorted_segment_sum(tf.square(slopes), of, groups)
+    return None, (squares, tf.math.unsorted_segment_sum(slopes * against, of, groups))
+
+
+def _moved(
+    column: int, of: tf.Tensor, slopes: tf.Tensor, u: tf.Tensor, d: tf.Tensor
+) -> tuple[tf.Tensor, None]:
+    """The factor's effects after d: placed into one column of zeros, and added."""
+    by = slopes[:, tf.newaxis] * tf.gather(d, of)  # [levels, chains]
+    return u + by[..., tf.newaxis] * tf.one_hot(column, u.shape[2]), None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from lmmbook import arrays, levels, program
+from lmmbook import arrays, levels, program, step_sizes
 from lmmbook.families import Bernoulli, Categorical, Cumulative, Custom, Family, Poisson
 from lmmbook.formula import Design, build_design
 from lmmbook.predictor import curvatures, linear_predictor, rows_of
@@ -179,7 +179,7 @@ class Sampler:
                 effects, predictor, sizes, tf.constant([seed, i]), tf.constant(parents_too(i))
             )
             if i < adapting:
-                sizes = levels.adapt(sizes, acceptance, tf.constant(0.5))
+                sizes = step_sizes.adapt(sizes, acceptance, tf.constant(0.5))
         np.testing.assert_allclose(predictor, self.predictor(effects), atol=1e-4)  # kept up to date
         return [u.numpy() for u in effects], [a.numpy() for a in acceptance]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import lmmbook
-from lmmbook import arrays, families, levels
+from lmmbook import arrays, families, levels, step_sizes
 from lmmbook.covariance import parameter_names
 from lmmbook.formula import build_design
 from lmmbook.predictor import curvatures, linear_predictor, rows_of
@@ -25,7 +25,7 @@ REPLICATIONS = 6000
 DRAWS = 15  # kept of each replication, so that a rank is one of 16
 THIN = 15  # sweeps between them, after which nothing is left of where a chain was
 FALSE_ALARM = 1e-4  # all quantities together
-SHORT, LONG = levels.LONGEST_STEP, 1.7  # of long steps, up to a third are refused
+SHORT, LONG = step_sizes.LONGEST_STEP, 1.7  # of long steps, up to a third are refused
 
 
 def crossed_slopes() -> Simulated:
@@ -109,9 +109,10 @@ class Calibration:
         ]
 
     def predictor(self, effects: list[np.ndarray]) -> np.ndarray:
-        """``[rows, chains]``, what the effects add."""
+        """``[rows, chains]``, what the effects add; rows in the order of the arrays."""
+        order = arrays.row_order(self.design)
         return sum(
-            np.einsum("rcj,rj->rc", u[f.codes], f.z)
+            np.einsum("rcj,rj->rc", u[f.codes[order]], f.z[order])
             for u, f in zip(effects, self.design.factors, strict=True)
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lmmbook import arrays, exact, families, m_step
+from lmmbook import arrays, exact, expansion, families, m_step
 from lmmbook.formula import Design, build_design
 from lmmbook.marginal import Marginal
 from lmmbook.model import LinearMixedEffectModel, features_of
@@ -143,9 +143,9 @@ def test_the_gain_is_how_far_to_go(tiny_design, draws):
 def test_a_variance_shrinks_at_most_to_the_floor_in_one_step(tiny_design, draws):
     start = OFF | {"sd(g)": 50.0}
     found, *_ = step(tiny_design, start, draws)
-    assert found["sd(g)"] ** 2 == pytest.approx(m_step.SHRINK * 50.0**2, rel=1e-5)
+    assert found["sd(g)"] ** 2 == pytest.approx(expansion.SHRINK * 50.0**2, rel=1e-5)
     half, *_ = step(tiny_design, start, draws, gain=0.5)
-    assert half["sd(g)"] ** 2 == pytest.approx(50.0**2 * (1 + m_step.SHRINK) / 2, rel=1e-5)
+    assert half["sd(g)"] ** 2 == pytest.approx(50.0**2 * (1 + expansion.SHRINK) / 2, rel=1e-5)
 
 
 def test_without_a_fixed_effect_to_fold_into_nothing_is_expanded(tiny, draws):
@@ -273,11 +273,12 @@ def test_the_product_of_the_halves_is_unbiased_where_the_square_is_not(tiny_desi
     mean, products, squares = 0.4, [], []
     for _ in range(1000):
         u = tf.constant(rng.normal(mean, 1.0, (5, 4, 1)), tf.float32)
-        _, centre, product = m_step._mean(
-            layout.factors[0], array.factors[0], tf.constant([[0.7]]), u, True
-        )
+        # Effects that are 0.7 times as large have a coefficient that is, and the same product.
+        scale = tf.constant([[0.7]])
+        _, sums = expansion.sums_of(array.factors[0], scale, 0.7 * u)
+        coefficient, product = expansion.mean_of(layout.factors[0], 4, scale, sums)
         products.append(float(product[0, 0]))
-        squares.append(float(centre[0, 0]) ** 2)
+        squares.append((float(coefficient[0]) / 0.7) ** 2)
     for estimate, unbiased in [(np.array(products), True), (np.array(squares), False)]:
         mcse = estimate.std(ddof=1) / np.sqrt(len(estimate))
         assert (abs(estimate.mean() - mean**2) < 4 * mcse) == unbiased

@@ -1,0 +1,206 @@
+"""One fit on several devices: rows shared out by the levels of the largest factor.
+
+Chapter 08. A student's ratings say all that they say about that student on one device, if they lie
+there together. So the largest factor's effects live with their rows, and are updated without asking
+anybody. The other factors are small: all devices have copies of their effects, and each says what
+its own rows say about them. Added up (`tf.distribute`'s all-reduce), that is what all rows say.
+
+A collective sum cannot be part of a program that XLA compiles. So here a sweep is an ordinary
+TensorFlow graph, which calls a compiled piece on every device, adds up, calls the next piece.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache, partial
+from itertools import pairwise
+from typing import Any
+
+from lmmbook import complete_data, program
+from lmmbook.arrays import Arrays, Layout
+from lmmbook.predictor import Where, is_gaussian
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+
+class Sharded(Where):
+    """Rows on all devices of a strategy, factor ``shared`` with them."""
+
+    def __init__(self, strategy: tf.distribute.Strategy, shared: int) -> None:
+        self.strategy, self.shared = strategy, shared
+        self._compiled = lru_cache(maxsize=None)(_compiled)
+
+    def rows(self, function: Callable, static: tuple, *tensors: Any) -> tuple[Any, Any]:
+        """Compiled, on each device; what stays is one value a device, sums are of all of them."""
+        compiled = self._compiled(function, static)
+
+        def here(*arguments: Any) -> Any:
+            # `strategy.run` would take a compiled function apart, and run all of it on one device.
+            return compiled(*arguments)
+
+        stays, sums = self.strategy.run(here, args=tensors)
+        return stays, tf.nest.map_structure(self._total, sums)
+
+    def levels(self, k: int, function: Callable, static: tuple, *tensors: Any) -> tuple[Any, Any]:
+        """Those of the shared factor are where their rows are; the others are here."""
+        if k == self.shared:
+            return self.rows(function, static, *tensors)
+        return function(*static, *tensors)
+
+    def _total(self, value: Any) -> Any:
+        if value is None:
+            return None
+        return self.strategy.reduce(tf.distribute.ReduceOp.SUM, value, axis=None)
+
+    def each(self, values: list[Any]) -> Any:
+        """One value a device, from those of all devices; only those at this worker are placed."""
+        here = iter(self.strategy.extended.worker_devices)
+
+        def place(context: Any) -> Any:
+            with tf.device(next(here)):
+                own = values[context.replica_id_in_sync_group]
+                return tf.nest.map_structure(lambda x: None if x is None else tf.identity(x), own)
+
+        return self.strategy.experimental_distribute_values_from_function(place)
+
+
+class Program:
+    """As `program.compiled`, on the devices of a strategy."""
+
+    def __init__(self, layout: Layout, where: Sharded) -> None:
+        self.layout, self.where = layout, where
+        self._graphs: dict[Any, Callable] = {}
+
+    def __call__(
+        self, arrays: Arrays, state: program.State, gains: tf.Tensor, measure: tf.Tensor,
+        adaptation: tf.Tensor, home: complete_data.Home, seed: tf.Tensor,
+    ) -> tuple[program.State, program.Output]:  # fmt: skip
+        """The same arguments and results. Effects are brought together where draws are measured;
+        elsewhere there are none among the results."""
+        begin = self._graph(program.begin, refresh=bool(adaptation > 0))
+        state, rows, predictor = begin(arrays, state)
+        outputs = []
+        for i, own_seed in enumerate(tfp.random.split_seed(seed, n=len(gains))):
+            sweep = self._graph(
+                program.one_sweep,
+                moving=bool(gains[i] > 0),
+                measured=bool(measure[i]),
+                parents_too=is_gaussian(self.layout) or i % program.PARENTS_EVERY == 0,
+            )
+            state, rows, predictor, output = sweep(
+                arrays, state, rows, predictor, gains[i], adaptation, home, own_seed
+            )
+            outputs.append(output._replace(effects=self.together(output.effects)))
+        return state, tf.nest.map_structure(lambda *x: tf.stack(x), *outputs)
+
+    def together(self, effects: list[Any]) -> list[tf.Tensor]:
+        """Effects ``[levels, chains, columns]``, those of all devices one after another."""
+        shared = self.where.shared
+        gather = self._graph(self._gather)
+        return [gather(u) if k == shared else u for k, u in enumerate(effects)]
+
+    def _gather(self, layout: Layout, value: Any, where: Sharded) -> tf.Tensor:
+        return where.strategy.gather(value, axis=0)
+
+    def _graph(self, function: Callable, **flags: bool) -> Callable:
+        """The function as one graph, kept."""
+        key = function, tuple(flags.items())
+        if key not in self._graphs:
+            own = partial(function, self.layout, where=self.where, **flags)
+            self._graphs[key] = tf.function(own, autograph=False)
+        return self._graphs[key]
+
+
+def share_out(
+    strategy: tf.distribute.Strategy, layout: Layout, whole: Arrays
+) -> tuple[Sharded, Arrays]:
+    """The rows shared out, about as many to each device: their arrays hold one value a device
+    wherever they hold rows, or levels of the shared factor.
+
+    Raises
+    ------
+    ValueError
+        If there are more devices than levels.
+    """
+    shared = int(np.argmax([of.levels for of in layout.factors]))
+    devices, levels = strategy.num_replicas_in_sync, layout.factors[shared].levels
+    if devices > levels:
+        raise ValueError(
+            f"strategy: expected at most as many devices as the largest factor has levels, "
+            f"{levels}, got {devices}"
+        )
+    codes = whole.factors[shared].codes.numpy()
+    wanted = codes[np.arange(1, devices) * layout.rows // devices]
+    # Of levels, each gets one at least.
+    cuts = np.clip(wanted, np.arange(1, devices), levels - np.arange(devices - 1, 0, -1))
+    cuts = [0, *np.maximum.accumulate(cuts), levels]
+    parts = list(pairwise(cuts))
+    where = Sharded(strategy, shared)
+    arrays = where.each(
+        [
+            _shard(layout, whole, shared, i, slice(*part), slice(*np.searchsorted(codes, part)))
+            for i, part in enumerate(parts)
+        ]
+    )
+    # What is not shared out is here once, and not once a device.
+    factors, translations = [], []
+    for k, (has, of) in enumerate(zip(arrays.factors, whole.factors, strict=True)):
+        once = {"units": of.units}
+        if k != shared:
+            once |= {"cross": of.cross, "weights": of.weights}
+        factors.append(has._replace(**once))
+    for t, (inner, outer, _) in enumerate(layout.translations):
+        sides = zip((inner, outer), arrays.translations[t], whole.translations[t], strict=True)
+        translations.append(tuple(own if k == shared else all_ for (k, _), own, all_ in sides))
+    return where, arrays._replace(gram=whole.gram, factors=factors, translations=translations)
+
+
+def _shard(
+    layout: Layout, whole: Arrays, shared: int, shard: int, levels: slice, rows: slice
+) -> Arrays:
+    """The arrays of one device: some rows, and the levels of the shared factor that they are of."""
+    factors = []
+    for k, has in enumerate(whole.factors):
+        has = has._replace(codes=has.codes[rows], z=None if has.z is None else has.z[rows])
+        if k == shared:
+            codes = has.codes - levels.start
+            own = {"cross": has.cross[levels], "weights": has.weights[levels]}
+            has = has._replace(codes=codes, **own)
+        factors.append(has)
+    translations = [
+        tuple(
+            tuple(x[levels] for x in moves) if k == shared else moves
+            for (k, _), moves in zip((inner, outer), whole.translations[t], strict=True)
+        )
+        for t, (inner, outer, _) in enumerate(layout.translations)
+    ]
+    repeated, chains = whole.repeated, layout.chains
+    if repeated is not None:
+        repeated = repeated[rows.start * chains : rows.stop * chains]
+    return Arrays(
+        whole.response[rows],
+        repeated,
+        whole.offset if len(whole.offset) == 1 else whole.offset[rows],
+        whole.fixed[rows],
+        whole.gram,
+        factors,
+        translations,
+        tf.constant(shard),
+    )
+
+
+def without_rows(whole: Arrays) -> Arrays:
+    """What is left of arrays when their rows are elsewhere."""
+    return whole._replace(
+        response=None,
+        repeated=None,
+        offset=None,
+        fixed=None,
+        factors=[has._replace(codes=None, z=None) for has in whole.factors],
+    )
+
+
+def _compiled(function: Callable, static: tuple) -> Callable:
+    return tf.function(partial(function, *static), jit_compile=True, autograph=False)
