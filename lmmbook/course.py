@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from itertools import combinations_with_replacement
 
-from lmmbook import boundary, certificate, complete_data, covariance
+from lmmbook import boundary, certificate, checkpoint, complete_data, covariance
 from lmmbook.boundary import Block
 from lmmbook.engine import Engine
 
@@ -136,8 +136,12 @@ class Course:
 
     def unsettled(self) -> Block | None:
         """A block that looks weak in more directions than are known to be at the boundary."""
-        weak = boundary.weak_blocks(self.design, self.engine.parameters, self.engine.kept)
-        for block, count in weak.items():
+        point = self.design, self.engine.parameters
+        blocks = [(k, block) for k, f in enumerate(self.design.factors) for block in f.blocks]
+        weak = self.engine.journal.recall(
+            lambda: {"weak": np.array([*boundary.weak_blocks(*point, self.engine.kept).values()])}
+        )["weak"]
+        for block, count in zip(blocks, weak.tolist(), strict=True):
             if count > self.singular.get(block, 0) and block not in self.interior:
                 return block
         return None
@@ -185,9 +189,14 @@ class Course:
 
     def variance_score(self, block: Block, along: np.ndarray) -> tuple[float, float, np.ndarray]:
         """See `boundary.variance_score`."""
-        return boundary.variance_score(
-            self.design, self.engine.parameters, self.engine.kept, block[0], along
-        )
+        names, point = ("score", "error", "direction"), (self.design, self.engine.parameters)
+
+        def compute() -> checkpoint.Entry:
+            found = boundary.variance_score(*point, self.engine.kept, block[0], along)
+            return {name: np.asarray(x) for name, x in zip(names, found, strict=True)}
+
+        entry = self.engine.journal.recall(compute)
+        return float(entry["score"]), float(entry["error"]), entry["direction"]
 
     def put(self, block: Block, matrix: np.ndarray) -> None:
         """Put a covariance in place of a factor's."""

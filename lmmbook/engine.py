@@ -8,9 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-from lmmbook import certificate, complete_data, covariance, program, regression, sharded
+from lmmbook import certificate, checkpoint, complete_data, covariance, program, regression, sharded
 from lmmbook.arrays import (
     Parameters,
     from_parameters,
@@ -57,6 +58,7 @@ class Engine:
         seed: int,
         progress: Progress | None = None,
         strategy: tf.distribute.Strategy | None = None,
+        folder: str | Path | None = None,
     ) -> None:
         self.design, self.chains, self.seed = design, chains, seed
         self.progress = progress or Progress(False)
@@ -75,6 +77,12 @@ class Engine:
         self.sweeps_left, self.max_sweeps, self.calls = max_sweeps, max_sweeps, 0
         self.trace: list[pd.DataFrame] = []
         self.kept: list[np.ndarray] = []
+        self.kept_sweeps, self.measured = 0, 0
+        devices = 1 if strategy is None else strategy.num_replicas_in_sync
+        identity = {} if folder is None else checkpoint.identity_of(design, chains, seed, devices)
+        self.journal = checkpoint.Journal(folder, identity, *sharded.worker_of(self.where))
+        if self.journal.restored:
+            self.state = checkpoint.from_disk(self.state, self.journal.restored, self.where)
 
     @property
     def parameters(self) -> Parameters:
@@ -87,8 +95,9 @@ class Engine:
         what is like it in another family, one over the root of a row's mean information."""
         if is_gaussian(self.layout):
             return float(self.parameters.residual_sd)
-        told = self._graph(program.information)(self.arrays, self.state)
-        return 1.0 / math.sqrt(float(told))
+        told = self._graph(program.information)
+        entry = self.journal.recall(lambda: {"told": told(self.arrays, self.state).numpy()})
+        return 1.0 / math.sqrt(float(entry["told"]))
 
     def _graph(self, function: Callable, *static: Any) -> Callable:
         """As one graph, which several devices need."""
@@ -102,31 +111,46 @@ class Engine:
         """EM iterations, a sweep and an M-step each, with these gains; returns their trace."""
         home = complete_data.as_written(self.layout)  # the program asks for one; not used here
         never = np.zeros(self.chunk, bool)
-        frames = [self._call(phase, part, never, home)[0] for part in self._parts(gains)]
-        return pd.concat(frames, ignore_index=True)
+        before = len(self.trace)
+        for part in self._parts(gains):
+            self._call(phase, part, never, home)
+        return pd.concat(self.trace[before:], ignore_index=True)
 
     def measure(self, draws: int, estimated: np.ndarray) -> certificate.Certificate:
         """Freeze the parameters, sweep until the draws have settled, make ``draws`` more sweeps,
         and judge the parameters by them."""
         home = choose_homes(self.layout, self.whole, self.parameters, self.unit**2, estimated)
-        scores, kept = [], []
+        scores = []
         information = np.zeros(2 * [complete_data.coordinates(self.layout)])
         parts = self._parts(np.zeros(SETTLE + draws))
         sweeps = np.arange(len(parts) * self.chunk).reshape(len(parts), -1)
         effects = sum(of.levels * of.columns for of in self.layout.factors)
         most = min(KEPT, KEPT_NUMBERS / effects) / self.chains
         every = -(-(sweeps.size - SETTLE) // max(1, int(most)))
+        self._make_room(sum((sweeps >= SETTLE) & (sweeps % every == 0)).sum())
         for part, now in zip(parts, sweeps, strict=True):
-            measured, keep = now >= SETTLE, (now >= SETTLE) & (now % every == 0)
-            _, output = self._call("draws", part, measured, home)
-            scores.append(output.score.numpy()[measured])
-            information += output.information.numpy().astype(float).sum(0)
-            kept.append([u.numpy()[keep] for u in output.effects])
-        self.kept = [np.concatenate(u) for u in zip(*kept, strict=True)]
+            measured = now >= SETTLE
+            output = self._call("draws", part, measured, home, measured & (now % every == 0))
+            if measured.any():
+                scores.append(output["score"][measured])
+                information += output["information"].sum(0)
         return certificate.certify(
             self.design, self.layout, self.parameters,
             np.concatenate(scores), information / (sweeps.size - SETTLE), estimated,
         )  # fmt: skip
+
+    def _make_room(self, sweeps: int) -> None:
+        """For the draws of a new `measure`, or those of the checkpoint, if they are its."""
+        self.measured, self.kept_sweeps = self.measured + 1, 0
+        self.kept = [
+            np.empty((sweeps, of.levels, self.chains, of.columns), np.float32)
+            for of in self.layout.factors
+        ]
+        restored = self.journal.restored
+        if restored and self.measured == restored["measured"]:
+            self.kept_sweeps = len(restored["kept0"])
+            for k, room in enumerate(self.kept):
+                room[: self.kept_sweeps] = restored[f"kept{k}"]
 
     def _parts(self, gains: np.ndarray) -> list[np.ndarray]:
         """Gains by chunk, the last one repeated to fill up; refused if too many are left over."""
@@ -137,8 +161,35 @@ class Engine:
         return np.split(filled.astype(np.float32), chunks)
 
     def _call(
-        self, phase: str, gains: np.ndarray, measure: np.ndarray, home: complete_data.Home
-    ) -> tuple[pd.DataFrame, program.Output]:
+        self, phase: str, gains: np.ndarray, measure: np.ndarray, home: complete_data.Home,
+        keep: np.ndarray | None = None,
+    ) -> checkpoint.Entry:  # fmt: skip
+        """One chunk, on the device or from the checkpoint; what it gave back, and its ``frame``."""
+        entry = self.journal.recall(lambda: self._sweeps(gains, measure, home, keep))
+        shapes = self.state.parameters
+        flat = [entry[f"parameters{i}"] for i in range(len(tf.nest.flatten(shapes)))]
+        parameters = tf.nest.pack_sequence_as(shapes, flat)
+        last = tf.nest.map_structure(lambda x: tf.constant(x[-1]), parameters)
+        self.state = self.state._replace(parameters=last)
+        self.calls += 1
+        self.sweeps_left -= self.chunk
+        self.trace.append(self._frame(phase, parameters, entry["acceptance"]))
+        self.progress.show(self.max_sweeps - self.sweeps_left, self.max_sweeps, phase)
+        if self.journal.due():
+            self.save()
+        return entry
+
+    def save(self) -> None:
+        """Write a checkpoint, if there is a folder for it."""
+        if self.journal.folder is not None:
+            kept = {f"kept{k}": room[: self.kept_sweeps] for k, room in enumerate(self.kept)}
+            state = checkpoint.to_disk(self.state, self.where)
+            self.journal.save(state | kept | {"measured": np.array(self.measured)})
+
+    def _sweeps(
+        self, gains: np.ndarray, measure: np.ndarray, home: complete_data.Home,
+        keep: np.ndarray | None,
+    ) -> checkpoint.Entry:  # fmt: skip
         """One chunk on the device."""
         self.state, output = self.program(
             self.arrays,
@@ -149,19 +200,23 @@ class Engine:
             home,
             tfp.random.sanitize_seed([self.seed, self.calls]),
         )
-        self.calls += 1
-        self.sweeps_left -= self.chunk
-        frame = self._frame(phase, output)
-        self.trace.append(frame)
-        self.progress.show(self.max_sweeps - self.sweeps_left, self.max_sweeps, phase)
-        return frame, output
+        if keep is not None and keep.any():
+            to = self.kept_sweeps + keep.sum()
+            for room, u in zip(self.kept, output.effects, strict=True):
+                room[self.kept_sweeps : to] = u.numpy()[keep]
+            self.kept_sweeps = to
+        flat = tf.nest.flatten(output.parameters)
+        small = {f"parameters{i}": x.numpy() for i, x in enumerate(flat)}
+        if measure.any():
+            small |= {"score": output.score.numpy(), "information": output.information.numpy()}
+        return small | {"acceptance": output.acceptance.numpy()}
 
-    def _frame(self, phase: str, output: program.Output) -> pd.DataFrame:
+    def _frame(self, phase: str, parameters: Parameters, acceptance: np.ndarray) -> pd.DataFrame:
         """One row a sweep: phase, parameters, acceptance."""
-        beta, scales, auxiliary = tf.nest.map_structure(lambda x: x.numpy(), output.parameters)
+        beta, scales, auxiliary = parameters
         covariances = [lower @ np.swapaxes(lower, 1, 2) for lower in scales]
         columns = covariance.name_values(self.design, beta, covariances, auxiliary)
-        frame = pd.DataFrame(columns | {"acceptance": output.acceptance.numpy()})
+        frame = pd.DataFrame(columns | {"acceptance": acceptance})
         frame["phase"] = phase
         if not np.isfinite(frame.drop(columns="phase").to_numpy()).all():
             raise FloatingPointError(

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from pathlib import Path
 
 from lmmbook import families
 from lmmbook.course import FEWEST_SWEEPS, Course
@@ -26,6 +27,8 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
+# What TensorFlow says on one worker when another one is gone.
+GONE = (tf.errors.UnavailableError, tf.errors.DeadlineExceededError, tf.errors.AbortedError)
 CHEAP = 30_000  # ratings x chains x factors to go through in a sweep, that nobody waits for
 
 
@@ -39,6 +42,7 @@ def fit(
     max_sweeps: int = 8000,
     progress: bool | None = None,
     strategy: tf.distribute.Strategy | None = None,
+    checkpoint: str | Path | None = None,
 ) -> Fit:
     """Fit a linear mixed model by Monte Carlo EM.
 
@@ -67,6 +71,10 @@ def fit(
         To use several devices: ``tf.distribute.MirroredStrategy()``, or
         ``MultiWorkerMirroredStrategy()`` where every host runs this same call. Rows are shared out
         by the levels of the largest factor (`lmmbook.sharded`). It pays for millions of rows.
+    checkpoint
+        A folder. About once a minute all that the fit has done so far is written there, and the
+        same call goes on from there, to the same answer as if it had not been broken off. It may
+        have a larger ``max_sweeps``.
 
     Returns
     -------
@@ -80,6 +88,8 @@ def fit(
         `lmmbook.formula.build_design`.
     FloatingPointError
         If a parameter stops being finite.
+    RuntimeError
+        If another worker of a ``MultiWorkerMirroredStrategy`` is gone.
     """
     family = families.resolve(family)
     _check_integer("seed", seed, 0, 2**31 - 1)
@@ -89,14 +99,18 @@ def fit(
     design = build_design(formula, data, family)
     chains = default_chains(design) if chains is None else chains
     shown = Progress(progress)
-    course = Course(Engine(design, chains, max_sweeps, seed, shown, strategy))
     reason = None
     try:
+        course = Course(Engine(design, chains, max_sweeps, seed, shown, strategy, checkpoint))
         course.run()
+        course.engine.save()
     except OutOfBudget:
+        course.engine.save()
         reason = f"{max_sweeps:,} sweeps were not enough: try a larger max_sweeps"
     except KeyboardInterrupt:
         reason = "it was interrupted"
+    except GONE as error:
+        raise RuntimeError(_gone(checkpoint)) from error
     finally:
         shown.close()
     if reason:
@@ -106,6 +120,16 @@ def fit(
             stacklevel=2,
         )
     return gather(course, converged=reason is None)
+
+
+def _gone(folder: str | Path | None) -> str:
+    on = f"they go on from the last checkpoint in {str(folder)!r}"
+    if folder is None:
+        on = "they begin anew; with fit(..., checkpoint=folder) they would go on"
+    return (
+        f"lmmbook.fit: expected all workers to answer, but one is gone or does not. Start all of "
+        f"them again: {on}"
+    )
 
 
 def default_chains(design: Design) -> int:

@@ -37,6 +37,14 @@ class Where:
         """Go through all levels of factor k."""
         return function(*static, *tensors)
 
+    def parts(self, value: Any) -> list[tf.Tensor]:
+        """A value as plain tensors, one a device of this process."""
+        return [value]
+
+    def whole(self, parts: list[Any]) -> Any:
+        """The inverse of `parts`."""
+        return parts[0]
+
 
 HERE = Where()
 

@@ -55,15 +55,33 @@ class Sharded(Where):
         return self.strategy.reduce(tf.distribute.ReduceOp.SUM, value, axis=None)
 
     def each(self, values: list[Any]) -> Any:
-        """One value a device, from those of all devices; only those at this worker are placed."""
-        here = iter(self.strategy.extended.worker_devices)
+        """One value a device, from a list for all devices of all processes."""
+        return self._placed(lambda index, _: values[index])
+
+    def parts(self, value: Any) -> list[tf.Tensor]:
+        """A value as plain tensors, one a device of this process; one if it is the same on all."""
+        return list(self.strategy.experimental_local_results(value))
+
+    def whole(self, parts: list[Any]) -> Any:
+        """The inverse of `parts`, for values that are not the same."""
+        return self._placed(lambda _, place: parts[place])
+
+    def _placed(self, value_of: Callable[[int, int], Any]) -> Any:
+        devices = self.strategy.extended.worker_devices
+        places = iter(range(len(devices)))
 
         def place(context: Any) -> Any:
-            with tf.device(next(here)):
-                own = values[context.replica_id_in_sync_group]
-                return tf.nest.map_structure(lambda x: None if x is None else tf.identity(x), own)
+            here = next(places)
+            value = value_of(context.replica_id_in_sync_group, here)
+            with tf.device(devices[here]):
+                return tf.nest.map_structure(lambda x: None if x is None else tf.identity(x), value)
 
         return self.strategy.experimental_distribute_values_from_function(place)
+
+    def smallest(self, number: int) -> int:
+        """Of the numbers that all processes give."""
+        given = self._placed(lambda *_: tf.constant([number]))
+        return int(tf.reduce_min(self.strategy.gather(given, axis=0)))
 
 
 class Program:
@@ -92,7 +110,8 @@ class Program:
             state, rows, predictor, output = sweep(
                 arrays, state, rows, predictor, gains[i], adaptation, home, own_seed
             )
-            outputs.append(output._replace(effects=self.together(output.effects)))
+            effects = self.together(output.effects) if bool(tf.reduce_any(measure)) else []
+            outputs.append(output._replace(effects=effects))
         return state, tf.nest.map_structure(lambda *x: tf.stack(x), *outputs)
 
     def together(self, effects: list[Any]) -> list[tf.Tensor]:
@@ -111,6 +130,15 @@ class Program:
             own = partial(function, self.layout, where=self.where, **flags)
             self._graphs[key] = tf.function(own, autograph=False)
         return self._graphs[key]
+
+
+def worker_of(where: Where) -> tuple[int, Callable[[int], int]]:
+    """Which process this is, and a function that gives all of them their smallest number."""
+    if not isinstance(where, Sharded):
+        return 0, int
+    resolver = where.strategy.cluster_resolver
+    task = None if resolver is None else resolver.task_id
+    return (0, int) if task is None else (task, where.smallest)
 
 
 def share_out(
