@@ -77,7 +77,7 @@ def _frame_parts(frame: pd.DataFrame) -> list[Any]:
 
 
 def _frame(index: pd.Index, columns: pd.Index, values: list[pd.Index]) -> pd.DataFrame:
-    by_place = {j: column.to_series(index) for j, column in enumerate(values)}
+    by_place = {j: pd.Series(v, index, dtype=v.dtype) for j, v in enumerate(values)}
     return pd.DataFrame(by_place, index).set_axis(columns, axis=1)
 
 
@@ -111,7 +111,11 @@ KINDS: dict[str, tuple[type, Callable[[Any], Any], Callable[..., Any]]] = {
     "interval": (pd.Interval, lambda i: [i.left, i.right, i.closed], pd.Interval),
     "datetime": (datetime.datetime, lambda t: [t.isoformat()], datetime.datetime.fromisoformat),
     "date": (datetime.date, lambda d: [d.isoformat()], datetime.date.fromisoformat),
-    "range": (pd.RangeIndex, lambda r: [r.start, r.stop, r.step, r.name], pd.RangeIndex),
+    "range": (
+        pd.RangeIndex,
+        lambda r: [r.start, r.stop, r.step, r.name],
+        lambda start, stop, step, name: pd.RangeIndex(start, stop, step, name=name),
+    ),
     "multi": (
         pd.MultiIndex,
         lambda index: [list(index), list(index.names)],

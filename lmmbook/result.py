@@ -130,7 +130,9 @@ class Fit:
 def load(path: str | os.PathLike[str]) -> Fit:
     """Read a fit that `Fit.save` wrote; here, it says the same to the last bit.
 
-    Its ``design`` knows how many rows there were, but not what was in them: there is NaN.
+    Its ``design`` knows how many rows there were, but not what was in them: there is NaN. Loading
+    runs no code of the file's. Predicting calls the functions in its formula, so look at
+    ``.design.formula`` first if the file is a stranger's.
 
     Raises
     ------

@@ -376,7 +376,7 @@ def test_a_missing_file_is_missing(tmp_path):
 
 def test_a_newer_format_is_refused_before_anything_else_is_read(file):
     def newer(description: dict[str, Any]) -> None:
-        description |= {"format": 2, "written_by": {"lmmbook": "9.9"}, "arrays": -1, "fit": "?"}
+        description |= {"format": 2, "written_by": {"lmmbook": "9.9"}, "arrays": 99, "fit": "?"}
 
     with pytest.raises(ValueError, match=r"in format 1, got format 2, written by .*9\.9"):
         lmm.load(rewritten(file, newer))
@@ -504,7 +504,7 @@ KINDS = [
     None, True, -3, 2**70, 0.1, -0.0, float("nan"), float("inf"), 5e-324, "", "ä\x00\ud800",
     np.float64(0.1), np.float32(0.1), np.int8(-3), np.bool_(True), np.datetime64("2026-01-01", "D"),
     [1, [2.0, "a"]], (1, ("a", 2.0)), {"a": {"array": 1}}, {0: np.float64(1.0), "b": None},
-    set("ab"),
+    {"only"}, 0.1 + 0.2, -1e300 / 3,
     pd.Timestamp("2026-01-01 01:02:03.000000004", tz="Europe/Berlin"), pd.Timestamp("2026-03-01"),
     pd.Timedelta("3s"), pd.Interval(0.5, 2, "left"), pd.Period("2026-02", "M"),
     datetime.date(2026, 2, 1), datetime.datetime(2026, 2, 1, 3, 4, 5, 6),
@@ -518,6 +518,29 @@ def test_a_value_of_every_kind_survives(value):
     again = unpack(json.loads(text), arrays)
     assert repr(again) == repr(value)
     assert type(again) is type(value)
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        pd.Index(["a", "b"]), pd.Index(["a", "b"], dtype=object), pd.Index([1, "a"]),
+        pd.Index([1, 2], dtype=np.int8, name="n"), pd.Index([1, 2], dtype=object),
+        pd.Index([0.1, 0.2], dtype=np.float32), pd.Index([True, False], name=("a", 1)),
+        pd.DatetimeIndex(["2026-01-01", "2026-01-03"], dtype="datetime64[s]"),
+        pd.DatetimeIndex(["2026-01-01", "2026-01-03"], dtype="datetime64[ns, UTC]"),
+        pd.Index([pd.Timestamp("2026-01-01"), pd.Timestamp("2026-01-02")], dtype=object),
+        pd.RangeIndex(2, 6, 2, name="r"), pd.interval_range(0, 2),
+        pd.MultiIndex.from_tuples([("a", 1), ("b", 2)], names=["x", None]),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_an_index_of_every_kind_survives(index):
+    column = index if index.nlevels == 1 else "several levels"
+    frame = pd.DataFrame({"x": np.float32([0.1, 0.2]), "y": column}, index)
+    arrays: list[np.ndarray] = []
+    again = unpack(json.loads(json.dumps(pack(frame, arrays))), arrays)
+    pd.testing.assert_index_equal(again.index, index, exact=True)
+    pd.testing.assert_frame_equal(again, frame, check_exact=True, check_freq=False)
 
 
 def test_an_array_keeps_the_order_of_its_axes(tmp_path):
