@@ -7,7 +7,7 @@ from lmmbook.e_step import describe_device
 from lmmbook.figures import check, exercise, say, show, use_style, versions
 from lmmbook.mcem import fit
 from lmmbook.model import LinearMixedEffectModel
-from lmmbook.result import Fit
+from lmmbook.result import Fit, load
 
 __version__ = "0.1.0"
 
@@ -23,6 +23,7 @@ __all__ = [
     "families",
     "figures",
     "fit",
+    "load",
     "load_insteval",
     "say",
     "show",

@@ -67,8 +67,9 @@ class LinearMixedEffectModel(tf.Module):
             sd = self.family.sd
             self.residual_sd: Any = _positive("sd(residual)") if sd is None else sd
         else:
-            start = self.family.start(design.response)[1].astype(np.float32)
-            self.auxiliary = tf.Variable(start, name="auxiliary")
+            known = np.isfinite(design.response).all()  # not of new rows, nor of a loaded fit
+            own = self.family.start(design.response)[1] if known else self.family.auxiliary * [0.0]
+            self.auxiliary = tf.Variable(np.array(own, np.float32), name="auxiliary")
 
     def __call__(self, features: Features) -> tfd.JointDistributionSequential:
         """The joint distribution of the random effects and the ratings of some rows.

@@ -5,10 +5,11 @@ Chapters 04 and 05. The fit is over: these are tables and arrays to read, plot a
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
-from lmmbook import boundary, covariance, criticism, e_step
+from lmmbook import boundary, covariance, criticism, e_step, saving
 from lmmbook.certificate import CLOSE
 from lmmbook.course import Course
 from lmmbook.formula import Design
@@ -94,6 +95,18 @@ class Fit:
         """Randomised probability integral transform, ``[rows]``; see `criticism.pit`."""
         return criticism.pit(*self._fitted, data, seed)
 
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the fit to one file, for `lmmbook.load`, with all but the rows of its data.
+
+        An interrupted save leaves an older file as it was.
+
+        Raises
+        ------
+        ValueError
+            If the family is `families.Custom`: a file does not hold Python functions.
+        """
+        saving.write(path, {f.name: getattr(self, f.name) for f in fields(self)})
+
     @property
     def _fitted(self) -> tuple[Design, pd.Series, dict[str, np.ndarray]]:
         return self.design, self.parameters["estimate"], self.posterior
@@ -113,6 +126,29 @@ class Fit:
             f"(at most {CLOSE}, Monte Carlo error included, counts as converged).\n"
             "Next: .effects, .predict(data), .draws(data, n, seed), .log_score(data), .trace"
         )
+
+
+def load(path: str | os.PathLike[str]) -> Fit:
+    """Read a fit that `Fit.save` wrote; here, it says the same to the last bit.
+
+    Its ``design`` knows how many rows there were, but not what was in them: there is NaN. Loading
+    runs no code of the file's. Predicting calls the functions in its formula, so look at
+    ``.design.formula`` first if the file is a stranger's.
+
+    Raises
+    ------
+    ValueError
+        If the file is no fit, is damaged, or has a format newer than this version knows; or the
+        formula has a function that is not known here.
+
+    Examples
+    --------
+    >>> load(os.devnull)
+    Traceback (most recent call last):
+        ...
+    ValueError: /dev/null: expected a file that Fit.save wrote, got File is not a zip file
+    """
+    return Fit(**saving.read(path))
 
 
 def gather(course: Course, converged: bool) -> Fit:
