@@ -71,7 +71,7 @@ def _encode(column: pd.Series) -> tuple[np.ndarray, pd.Index]:
         del own
     # A pass through NumPy, so that labels do not depend on how pandas stores them.
     order, labels = pd.factorize(pd.Index(np.asarray(unsorted)), sort=True)
-    if labels.dtype.kind in "iu" and not (labels.dtype.kind == "u" and labels.dtype.itemsize == 8):
+    if labels.dtype.kind in "iu" and labels[-1] <= np.iinfo(np.int64).max:
         labels = labels.astype(np.int64)
     return order.astype(np.int32)[codes], labels
 

@@ -97,7 +97,7 @@ class _Numbers:
     def __init__(self, rows: int, kind: np.dtype, exact: bool) -> None:
         narrow = [np.dtype(n) for n in NARROW.get(kind.kind, ())]
         self.kinds = [n for n in narrow if n.itemsize < kind.itemsize and not exact] + [kind]
-        self.values = np.empty(rows, self.kinds[0])
+        self.values = np.zeros(rows, self.kinds[0])  # rows to come are cast too when it widens
 
     def put(self, start: int, values: Any) -> None:
         found = values.to_numpy(zero_copy_only=False)

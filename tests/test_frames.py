@@ -118,6 +118,17 @@ def test_strings_as_a_response_are_sorted(data, tmp_path):
         assert list(found.family.categories) == sorted(set(data["town"]))
 
 
+@pytest.mark.parametrize("kind", ["int8", "uint8", "int32", "uint64"])
+def test_how_wide_integers_are_does_not_matter(data, kind):
+    """From -100 to 100 is further than int8 goes; and far apart they take another way."""
+    for far in (1, 10**6 if np.dtype(kind).itemsize > 1 else 1):
+        wide = data["x"].clip(0) * far if kind[0] == "u" else data["x"] * far
+        same(
+            build_design("y ~ 1 + (1|x:kind) + (1|x)", data.assign(x=wide.astype(kind))),
+            build_design("y ~ 1 + (1|x:kind) + (1|x)", data.assign(x=wide)),
+        )
+
+
 # What is in memory
 
 
@@ -298,6 +309,8 @@ def test_nesting_that_breaks_in_a_late_row_is_seen():
         broken = parent.copy()
         broken[row] = (broken[row] + 1) % 10
         assert directions.parents(factor_of(child), factor_of(broken)) is None
+    moved = np.where((child == 7) & (np.arange(3000) >= 1000), 9, parent)  # between two pieces
+    assert directions.parents(factor_of(child), factor_of(moved)) is None
 
 
 @pytest.mark.usefixtures("small_pieces")
