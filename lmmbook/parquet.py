@@ -53,6 +53,7 @@ def read(path: str, columns: Columns) -> tuple[pd.DataFrame, dict[str, int]]:
     formula computes with them; strings become an unordered Categorical, unless it does. With values
     missing, the data frame is empty.
     """
+    import pyarrow as pa
     from pyarrow import parquet
 
     with parquet.ParquetFile(path) as file:
@@ -72,6 +73,7 @@ def read(path: str, columns: Columns) -> tuple[pd.DataFrame, dict[str, int]]:
                 if not count:
                     stores[name].put(start, values)
             start += len(piece)
+    pa.default_memory_pool().release_unused()  # it keeps what pieces took, for more to come
     if any(missing.values()):
         return pd.DataFrame(), missing
     return pd.DataFrame({c: stores.pop(c).column() for c in columns.names}, copy=False), missing
