@@ -11,10 +11,13 @@ from __future__ import annotations
 from itertools import combinations, permutations, product
 from typing import NamedTuple
 
-from lmmbook.factors import Factor
+from lmmbook.factors import Factor, parents
 from lmmbook.formula import Design
+from lmmbook.frames import pieces
 
 import numpy as np
+
+__all__ = ["Freed", "Translation", "freed", "parents", "ratio_within", "translations", "units"]
 
 
 class Translation(NamedTuple):
@@ -60,7 +63,9 @@ class Freed(NamedTuple):
 
 def units(factor: Factor) -> np.ndarray:
     """``[columns]``: the size of an effect that changes the ratings by one, root mean square."""
-    return 1.0 / np.sqrt((factor.z**2).mean(0))
+    z = factor.z[:1] if factor.z.strides[0] == 0 else factor.z
+    squares = sum((z[piece] ** 2).sum(0) for piece in pieces(len(z)))
+    return 1.0 / np.sqrt(squares / len(z))
 
 
 def ratio_within(
@@ -73,17 +78,33 @@ def ratio_within(
     >>> ratio_within(np.array([0, 0, 1]), 2, np.array([2.0, 4.0, 5.0]), np.array([1.0, 2.0, 1.0]))
     array([2., 5.])
     """
-    square = np.bincount(codes, bottom**2, levels)
-    ratio = np.bincount(codes, top * bottom, levels) / np.where(square > 0, square, 1.0)
-    off = np.abs(top - ratio[codes] * bottom).max()
-    return ratio if off <= 1e-9 * np.abs(top).max() else None
+    if top.strides == bottom.strides == (0,) and top[0] == bottom[0] == 1.0:  # lone intercepts
+        ratio = np.zeros(levels)
+        ratio[codes[:1] if codes.strides == (0,) else codes] = 1.0
+        return ratio
+    largest = max(float(top.max()), -float(top.min()))
+    first = next(pieces(len(top)))
+    if first.stop < len(top):
+        # Of the first rows no other w is closer, in least squares, than the w of all rows. If that
+        # is within the tolerance in each row, then so is theirs but for the root of their number.
+        _, off = _ratio(codes[first], levels, top[first], bottom[first])
+        if off > 2e-9 * largest * np.sqrt(first.stop):
+            return None
+    ratio, off = _ratio(codes, levels, top, bottom)
+    return ratio if off <= 1e-9 * largest else None
 
 
-def parents(child: Factor, parent: Factor) -> np.ndarray | None:
-    """``[child levels]``: the level of ``parent`` each lies in, or None if it is not nested."""
-    one = np.zeros(child.levels, np.int32)
-    one[child.codes] = parent.codes  # of several parents, the last row's
-    return one if np.array_equal(one[child.codes], parent.codes) else None
+def _ratio(
+    codes: np.ndarray, levels: int, top: np.ndarray, bottom: np.ndarray
+) -> tuple[np.ndarray, float]:
+    """The least squares w of `ratio_within`, and how far off it is at most."""
+    square, product = np.zeros(levels), np.zeros(levels)
+    for piece in pieces(len(top), at_least=levels):
+        square += np.bincount(codes[piece], bottom[piece] ** 2, levels)
+        product += np.bincount(codes[piece], top[piece] * bottom[piece], levels)
+    ratio = product / np.where(square > 0, square, 1.0)
+    off = [np.abs(top[p] - ratio[codes[p]] * bottom[p]).max() for p in pieces(len(top))]
+    return ratio, float(max(off))
 
 
 def translations(design: Design) -> list[Translation]:
@@ -94,11 +115,13 @@ def translations(design: Design) -> list[Translation]:
         parent = parents(factors[inner], factors[outer])
         if parent is not None:
             own = np.arange(factors[outer].levels, dtype=np.int32)
-            found += _between(factors, inner, outer, factors[inner].codes, parent, own)
+            child = factors[inner]
+            found += _between(factors, inner, outer, child.codes, child.levels, parent, own)
     for inner, outer in combinations(range(len(factors)), 2):
         # As if both were nested in a single level.
         nowhere = [np.zeros(factors[k].levels, np.int32) for k in (inner, outer)]
-        found += _between(factors, inner, outer, np.zeros(design.rows, int), *nowhere)
+        everywhere = np.broadcast_to(np.int32(0), design.rows)
+        found += _between(factors, inner, outer, everywhere, 1, *nowhere)
     return found
 
 
@@ -107,6 +130,7 @@ def _between(
     inner: int,
     outer: int,
     codes: np.ndarray,
+    levels: int,
     groups_inner: np.ndarray,
     groups_outer: np.ndarray,
 ) -> list[Translation]:
@@ -114,7 +138,7 @@ def _between(
     found = []
     child, parent = factors[inner], factors[outer]
     for a, b in product(range(len(child.effects)), range(len(parent.effects))):
-        weights = ratio_within(codes, codes.max() + 1, parent.z[:, b], child.z[:, a])
+        weights = ratio_within(codes, levels, parent.z[:, b], child.z[:, a])
         if weights is not None:
             by_level = np.broadcast_to(weights, child.levels) if len(weights) == 1 else weights
             found.append(

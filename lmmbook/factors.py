@@ -1,7 +1,7 @@
 """Grouping factors: which rows belong together, and which effects vary between the groups.
 
 Chapters 01 and 09. One integer code a row says all there is to say about a grouping, where a matrix
-of zeros and ones would need rows x levels numbers. The codes come from pandas.
+of zeros and ones would need rows x levels numbers. The codes come from `labels`.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
+from lmmbook.frames import all_finite, ones, pieces
+from lmmbook.labels import encode
 from lmmbook.syntax import Bar
 
 import numpy as np
 import pandas as pd
 from formulae.environment import Environment
-from formulae.matrices import CommonEffectsMatrix, DesignMatrices
+from formulae.matrices import CommonEffectsMatrix
 
 DEPENDENT = 1e-5  # eigenvalue of columns of length one; a year such as 2026 has to be centred
 
@@ -41,7 +43,8 @@ class Factor:
     effects
         ``[columns]``, names of a level's effects: ``("Intercept",)``, ``("Intercept", "Days")``.
     z
-        ``[rows, columns]`` float64: what multiplies a level's effects, ones for an intercept.
+        ``[rows, columns]`` float64: what multiplies a level's effects, ones for an intercept. For a
+        lone intercept it is one 1.0 seen from every row, which cannot be written to.
     blocks
         Which columns are correlated: a partition of ``0 .. columns - 1``.
     """
@@ -67,10 +70,10 @@ class Factor:
 
     def on(self, data: pd.DataFrame) -> Factor:
         """The factor over new rows, with levels that are new appended after the known ones."""
-        of_rows = labels_of(data, self.columns)
-        labels = self.labels.append(of_rows.unique().difference(self.labels))
-        codes = labels.get_indexer(of_rows).astype(np.int32)
-        z = np.hstack([_evaluate(common, data) for common in self._common])
+        own, found = encode(data, self.columns)
+        labels = self.labels.append(found.difference(self.labels))
+        codes = labels.get_indexer(found).astype(np.int32)[own]
+        z = _stack([_evaluate(common, data) for common in self._common])
         return Factor(
             self.name, self.columns, labels, codes, self.effects, z, self.blocks, self._common
         )
@@ -93,43 +96,55 @@ def build_factors(
         by_group.setdefault(frozenset(bar.group), []).append(bar)
     factors = tuple(_factor(bars, data, environment) for bars in by_group.values())
     for first, second in combinations(factors, 2):
-        if first.levels == second.levels:
-            pairs = np.unique(np.stack([first.codes, second.codes]), axis=1).shape[1]
-            if pairs == first.levels:
-                raise ValueError(
-                    f"groups {first.name!r} and {second.name!r}: expected different groupings, "
-                    "got the same one under two names"
-                )
+        # Each level occurs, so nested in as many levels is one to one.
+        if first.levels == second.levels and parents(first, second) is not None:
+            raise ValueError(
+                f"groups {first.name!r} and {second.name!r}: expected different groupings, "
+                "got the same one under two names"
+            )
     return factors
+
+
+def parents(child: Factor, parent: Factor) -> np.ndarray | None:
+    """``[child levels]``: the level of ``parent`` each lies in, or None if it is not nested."""
+    one = np.full(child.levels, -1, np.int32)
+    for piece in pieces(len(child.codes)):  # most that are not nested show it in the first
+        own, above = child.codes[piece], parent.codes[piece]
+        before = one[own]
+        one[own] = above
+        if not (np.array_equal(one[own], above) and ((before < 0) | (before == above)).all()):
+            return None
+    return np.maximum(one, 0)
 
 
 def _factor(bars: Sequence[Bar], data: pd.DataFrame, environment: Environment) -> Factor:
     columns = bars[0].group
-    name, of_rows = ":".join(columns), labels_of(data, columns)
-    codes, labels = pd.factorize(of_rows, sort=True)
+    name = ":".join(columns)
+    codes, labels = encode(data, columns)
     if len(labels) < 2:
         raise ValueError(f"group {name!r}: expected at least two levels, got {len(labels)}")
     effects: list[str] = []
     blocks: list[tuple[int, ...]] = []
     matrices: list[CommonEffectsMatrix | None] = []
+    of_bars: list[np.ndarray] = []
     for bar in bars:
-        common = None if bar.effects is None else _common(bar.effects, data, environment)
-        own = ["Intercept"] if common is None else list(common.as_dataframe().columns)
+        if bar.effects is None:
+            common, own, columns_of_bar = None, ["Intercept"], ones(len(data))
+        else:
+            common, own, columns_of_bar = evaluate(bar.effects, data, environment)
         block = tuple(range(len(effects), len(effects) + len(own)))
         blocks += [block] if bar.correlated else [(column,) for column in block]
         effects += own
         matrices.append(common)
-    z = np.hstack([_evaluate(common, data, new=False) for common in matrices])
+        of_bars.append(columns_of_bar)
+    z = _stack(of_bars)
     _check_effects(name, effects, z)
     if len(labels) * len(effects) >= len(data):
         raise ValueError(
             f"group {name!r}: expected fewer random effects than rows, got {len(labels)} levels "
             f"with {len(effects)} effect(s) each for {len(data)} rows"
         )
-    return Factor(
-        name, columns, pd.Index(labels), codes.astype(np.int32),
-        tuple(effects), z, tuple(blocks), tuple(matrices),
-    )  # fmt: skip
+    return Factor(name, columns, labels, codes, tuple(effects), z, tuple(blocks), tuple(matrices))
 
 
 def _check_effects(name: str, effects: list[str], z: np.ndarray) -> None:
@@ -139,16 +154,19 @@ def _check_effects(name: str, effects: list[str], z: np.ndarray) -> None:
     offsets = [effect for effect in effects if effect.startswith("offset(")]
     if offsets:
         raise ValueError(f"group {name!r}: expected effects, got {offsets}; an offset is fixed")
-    if not np.isfinite(z).all():
+    if not all_finite(z):
         raise ValueError("data: expected finite numbers, got infinite values")
     check_independent(f"effects of group {name!r}", z, effects)
 
 
 def check_independent(what: str, columns: np.ndarray, names: Sequence[str]) -> None:
     """Refuse ``[rows, columns]`` that single precision cannot tell from linearly dependent."""
-    length = np.sqrt((columns**2).sum(0))
-    unit = columns / np.where(length > 0, length, 1.0)
-    smallest = np.linalg.eigvalsh(unit.T @ unit).min()
+    if columns.strides[0] == 0:  # all rows are one
+        columns = columns[:1]
+    gram = columns.T @ columns  # without a copy of the columns
+    length = np.sqrt(np.diag(gram))
+    length = np.where(length > 0, length, 1.0)
+    smallest = np.linalg.eigvalsh(gram / length / length[:, np.newaxis]).min()
     if smallest < DEPENDENT:
         raise ValueError(
             f"{what}: expected linearly independent columns, got {list(names)}, which are "
@@ -157,30 +175,52 @@ def check_independent(what: str, columns: np.ndarray, names: Sequence[str]) -> N
         )
 
 
-def _common(effects: Any, data: pd.DataFrame, environment: Environment) -> CommonEffectsMatrix:
-    return DesignMatrices(effects, data, environment).common
+def evaluate(
+    description: Any, data: pd.DataFrame, environment: Environment
+) -> tuple[CommonEffectsMatrix, list[str], np.ndarray]:
+    """What ``formulae`` makes of the fixed part of a description.
+
+    Returns
+    -------
+    Its terms, which remember how to do the same with new rows but no longer hold a row themselves;
+    the names of the columns; and the columns, ``[rows, columns]`` float64.
+    """
+    description.eval(data, environment)
+    terms = description.common_terms
+    common = CommonEffectsMatrix(terms)
+    widths = [1 if term.data.ndim == 1 else term.data.shape[1] for term in terms]
+    names = [label for term in terms for label in term.labels]
+    columns = ones(len(data)) if names == ["Intercept"] else np.empty((len(data), len(names)))
+    start = 0
+    for term, width in zip(terms, widths, strict=True):
+        if columns.flags.writeable:
+            columns[:, start : start + width] = term.data.reshape(len(data), -1)
+        common.slices[term.name] = slice(start, start + width)
+        start += width
+        _forget_rows(term)
+    common.design_matrix, common.evaluated, common.env = columns[:0].copy(), True, environment
+    return common, names, columns
 
 
-def _evaluate(
-    common: CommonEffectsMatrix | None, data: pd.DataFrame, new: bool = True
-) -> np.ndarray:
-    """``[rows, columns]``; None stands for a lone intercept, a column of ones."""
+def _forget_rows(term: Any) -> None:
+    """Keep of a term's arrays no more than their shapes, which `evaluate_new_data` goes by."""
+    term.data = term.data[:0].copy()
+    for part in getattr(term, "components", ()):
+        part.value = part.value[:0].copy()
+        if part.kind == "offset":  # of which it asks whether it is a constant
+            if part._intermediate_data.kind == "variable":
+                part._intermediate_data.x = part.value
+        else:
+            part._intermediate_data = None
+
+
+def _evaluate(common: CommonEffectsMatrix | None, data: pd.DataFrame) -> np.ndarray:
+    """``[rows, columns]`` of new rows; None stands for a lone intercept, a column of ones."""
     if common is None:
-        return np.ones((len(data), 1))
-    if new:
-        common = common.evaluate_new_data(data)
-    return np.asarray(common.design_matrix, float).reshape(len(data), -1)
+        return ones(len(data))
+    new = common.evaluate_new_data(data).design_matrix
+    return np.asarray(new, float).reshape(len(data), -1)
 
 
-def labels_of(data: pd.DataFrame, columns: tuple[str, ...]) -> pd.Index:
-    """``[rows]`` labels; an interaction's are ``"a:b"``, as lme4 writes them."""
-    plain = [pd.Index(np.asarray(data[c])) for c in columns]
-    if len(plain) == 1:
-        return plain[0]
-    joined = pd.Index([":".join(map(str, row)) for row in zip(*plain, strict=True)])
-    if joined.nunique() < len(data[list(columns)].drop_duplicates()):
-        raise ValueError(
-            f"group {':'.join(columns)!r}: expected labels that stay apart when joined by ':', "
-            "got labels with ':' in them that do not; rename them"
-        )
-    return joined
+def _stack(columns: list[np.ndarray]) -> np.ndarray:
+    return columns[0] if len(columns) == 1 else np.hstack(columns)

@@ -1,25 +1,28 @@
 """From a formula and a data frame to arrays: a design.
 
 Chapter 01. ``formulae`` parses the formula and builds the fixed-effect columns. The grouping
-factors we take from pandas ourselves (`factors`). All checks of the input live here and there, so
-that bad input is refused before any long work starts.
+factors we take from pandas ourselves (`factors`), and the data from wherever they are (`frames`).
+All checks of the input live here and there, so that bad input is refused before any long work
+starts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lmmbook.factors import Factor, build_factors, check_independent
+from lmmbook.factors import Factor, build_factors, check_independent, evaluate
 from lmmbook.families import Gaussian
+from lmmbook.frames import Data, all_finite, to_frame
+from lmmbook.labels import encode
 from lmmbook.likelihood import Family
-from lmmbook.syntax import parse
+from lmmbook.syntax import Columns, columns_of, parse
 
 import numpy as np
 import pandas as pd
 from formulae.environment import Environment
-from formulae.matrices import CommonEffectsMatrix, DesignMatrices, ResponseMatrix
+from formulae.matrices import CommonEffectsMatrix, ResponseMatrix
+from formulae.terms.variable import Variable
 
 GAUSSIAN = Gaussian()
 
@@ -37,9 +40,11 @@ class Design:
     response
         ``[rows]`` float64, as the family takes it: for categories 0, 1, ...
     offset
-        ``[rows]`` float64, what is added to the linear predictor with a coefficient of 1.
+        ``[rows]`` float64, what is added to the linear predictor with a coefficient of 1. Where
+        there is none, it is one 0.0 seen from every row.
     fixed
-        ``[rows, columns]`` float64: the fixed-effect columns, the intercept's among them.
+        ``[rows, columns]`` float64: the fixed-effect columns, the intercept's among them. A lone
+        intercept is one 1.0 seen from every row. Arrays may be those of the data: do not write.
     fixed_names
         ``[columns]``: ``Intercept``, ``service``, ``temp[warm]``, ...
     factors
@@ -63,7 +68,7 @@ class Design:
         """Number of rows."""
         return len(self.fixed)
 
-    def on(self, data: pd.DataFrame) -> Design:
+    def on(self, data: Data) -> Design:
         """The same design for new rows, for prediction; the response may be missing.
 
         Levels of a grouping factor that were not in the training data are appended to its labels,
@@ -73,10 +78,12 @@ class Design:
         Raises
         ------
         TypeError, ValueError
-            If ``data`` is no data frame, is empty, or lacks a column or a value that is needed.
+            If ``data`` is nothing that `build_design` takes, is empty, or lacks a column or a value
+            that is needed.
         """
-        columns = [*self._columns, *(c for f in self.factors for c in f.columns)]
-        _check_frame(data, dict.fromkeys(columns))
+        parts = [self._common, *(common for f in self.factors for common in f._common if common)]
+        terms = [term for part in parts for term in part.terms.values()]
+        data = to_frame(data, columns_of(terms, [c for f in self.factors for c in f.columns]))
         for column, seen in self._categories.items():
             unseen = set(data[column].unique()) - seen
             if unseen:
@@ -85,17 +92,17 @@ class Design:
                     f"{sorted(map(str, seen))}, got also {sorted(map(str, unseen))}"
                 )
         factors = tuple(f.on(data) for f in self.factors)
-        fixed = np.asarray(self._common.evaluate_new_data(data).design_matrix, float)
-        if not all(np.isfinite(x).all() for x in (fixed, *(f.z for f in factors))):
+        columns = np.asarray(self._common.evaluate_new_data(data).design_matrix, float)
+        if not all(all_finite(x) for x in (columns, *(f.z for f in factors))):
             raise ValueError("data: expected finite numbers, got infinite values")
-        is_offset = _offsets(self._common)
+        labels = [label for term in self._common.terms.values() for label in term.labels]
         return Design(
-            self.formula, self.family, np.full(len(data), np.nan),
-            fixed[:, is_offset].sum(1), fixed[:, ~is_offset], self.fixed_names, factors,
+            self.formula, self.family, np.broadcast_to(np.nan, len(data)),
+            *_offset_apart(columns, labels), factors,
             self._common, self._response, self._columns, self._categories,
         )  # fmt: skip
 
-    def codes(self, data: pd.DataFrame) -> np.ndarray:
+    def codes(self, data: Data) -> np.ndarray:
         """``[rows]``: the response of new rows, as `response` has it.
 
         Raises
@@ -104,12 +111,12 @@ class Design:
             If ``data`` lacks it, or it is not one for this family. A response that the formula
             transforms, as in ``np.log(y)``, has to be a column of its own.
         """
-        _check_frame(data, [self._response])
-        return self.family.codes(data[self._response])
+        column = self._response
+        return self.family.codes(to_frame(data, Columns((column,)))[column])
 
 
 def build_design(
-    formula: str, data: pd.DataFrame, family: Family = GAUSSIAN
+    formula: str, data: Data, family: Family = GAUSSIAN
 ) -> Design:  # fmt: skip
     """Parse ``formula`` and read what it needs from ``data``.
 
@@ -122,14 +129,20 @@ def build_design(
       ``x`` too (as in MixedModels.jl; lme4 keeps the latter correlated);
     - ``offset(x)``: x is added to the linear predictor as it is.
 
+    ``data`` is a data frame, a mapping from names to arrays ``[rows]``, or the path of a Parquet
+    file, of which only the columns in the formula are read, in pieces. Large arrays that the design
+    can take as they are, such as a response of float64, it shares with the data.
+
     Raises
     ------
     TypeError
-        If ``data`` is not a data frame.
+        If ``data`` is none of these.
     ValueError
         If the formula cannot be read, or the data do not fit it: an unknown column, a missing or
         infinite value, no rows, a response that the family refuses, fixed effects that are linearly
         dependent, or anything that `lmmbook.factors.build_factors` refuses.
+    FileNotFoundError, ModuleNotFoundError
+        If there is no such file, or no pyarrow, which reads it.
 
     Examples
     --------
@@ -141,30 +154,33 @@ def build_design(
     description, bars = parse(formula)
     described = [description, *(bar.effects for bar in bars if bar.effects is not None)]
     terms = [term for part in described for term in part.common_terms]
-    # formulae names a literal "", as the 2 in poly(x, 2)
-    covariates = sorted(set().union(*(term.var_names for term in terms)) - {""})
-    response_columns = sorted(description.var_names - {""} - set(covariates))
-    group_columns = [column for bar in bars for column in bar.group]
-    _check_frame(data, dict.fromkeys([*response_columns, *covariates, *group_columns]))
+    fixed_and_slopes = columns_of(terms)
+    covariates = fixed_and_slopes.names
+    response_columns = columns_of([description.response.term]).names
+    in_order = [
+        *(column for column in response_columns if column not in covariates),
+        *covariates,
+        *(column for bar in bars for column in bar.group),
+    ]
+    needed = columns_of([description.response.term, *terms])
+    needed = needed._replace(names=tuple(dict.fromkeys(in_order)))
+    data = _sort_labels(to_frame(data, needed), fixed_and_slopes)
 
-    environment = Environment.capture()
+    # Not the names around here: they would hold on to the data as long as the design lives.
+    environment = Environment([{"np": np, "pd": pd}])
     try:
-        matrices = DesignMatrices(description, data, environment)
+        response = _response(description.response, data, environment)
+        common, labels, columns = evaluate(description, data, environment)
         factors = build_factors(bars, data, environment)
     except KeyError as error:
         raise ValueError(
             f"formula {formula!r}: expected functions that are known here, such as np.log, "
             f"got {error}"
         ) from error
-    response = _response(matrices.response, data)
     family = family.bind(response)
-    common = matrices.common
-    columns = np.asarray(common.design_matrix, float)
-    is_offset = _offsets(common)
-    offset, fixed = columns[:, is_offset].sum(1), columns[:, ~is_offset]
-    if not np.isfinite(columns).all():
+    if not all_finite(columns):
         raise ValueError("data: expected finite numbers, got infinite values")
-    names = tuple(np.array(common.as_dataframe().columns)[~is_offset].tolist())
+    offset, fixed, names = _offset_apart(columns, labels)
     if family.categories and "Intercept" not in names:
         raise ValueError(
             f"formula: expected an intercept (the categories share it out), got {formula!r}"
@@ -177,12 +193,17 @@ def build_design(
     }  # fmt: skip
     return Design(
         formula, family, family.codes(response), offset, fixed, names, factors,
-        common, matrices.response.name, tuple(covariates), categories,
+        common, description.response.term.name, covariates, categories,
     )  # fmt: skip
 
 
-def _response(matrix: ResponseMatrix, data: pd.DataFrame) -> pd.Series:
+def _response(response: Any, data: pd.DataFrame, environment: Environment) -> pd.Series:
     """The response as it stands in the data, or as the formula transforms it."""
+    [part] = response.term.components
+    if isinstance(part, Variable) and part.reference is None:
+        return data[part.name]
+    matrix = ResponseMatrix(response)
+    matrix.evaluate(data, environment)
     values = np.asarray(matrix.design_matrix)
     if matrix.name in data.columns and not (matrix.kind == "categoric" and values.ndim == 1):
         return data[matrix.name]
@@ -194,22 +215,35 @@ def _response(matrix: ResponseMatrix, data: pd.DataFrame) -> pd.Series:
     return pd.Series(values.astype(float), data.index, name=matrix.name)
 
 
-def _offsets(common: CommonEffectsMatrix) -> np.ndarray:
-    """``[columns]``, whether a column is an offset."""
-    return np.array([name.startswith("offset(") for name in common.as_dataframe().columns])
+def _offset_apart(
+    columns: np.ndarray, labels: list[str]
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """The offset ``[rows]``, the other columns ``[rows, fixed]``, and their names."""
+    is_offset = np.array([label.startswith("offset(") for label in labels])
+    if not is_offset.any():
+        return np.broadcast_to(0.0, len(columns)), columns, tuple(labels)
+    names = tuple(np.array(labels)[~is_offset].tolist())
+    return columns[:, is_offset].sum(1), columns[:, ~is_offset], names
 
 
-def _check_frame(data: pd.DataFrame, columns: Sequence[str] | dict[str, None]) -> None:
-    if not isinstance(data, pd.DataFrame):
-        raise TypeError(f"data: expected a pandas DataFrame, got {type(data).__name__}")
-    unknown = [c for c in columns if c not in data.columns]
-    if unknown:
-        raise ValueError(f"data: expected columns {unknown}, got {list(data.columns)}")
-    if len(data) == 0:
-        raise ValueError("data: expected at least one row, got an empty data frame")
-    missing = {c: int(n) for c in columns if (n := data[c].isna().sum())}
-    if missing:
-        raise ValueError(f"data: expected no missing values, got {missing} (column: rows missing)")
+def _sort_labels(data: pd.DataFrame, columns: Columns) -> pd.DataFrame:
+    """The data, with labels in the order that ``formulae`` would sort them in row by row."""
+    found = {}
+    for name in set(columns.names) - columns.called:
+        kind = data[name].dtype
+        if isinstance(kind, pd.CategoricalDtype) and kind.ordered:
+            continue  # in an order of its own
+        if isinstance(kind, pd.CategoricalDtype) or pd.api.types.is_string_dtype(data[name]):
+            codes, labels = encode(data, [name])
+            sorted_labels = pd.CategoricalDtype(labels, ordered=True)
+            found[name] = pd.Categorical.from_codes(codes, dtype=sorted_labels)
+    if not found:
+        return data
+    return pd.DataFrame(
+        {name: found[name] if name in found else data[name] for name in data.columns},
+        data.index,
+        copy=False,
+    )
 
 
 def _is_numeric(column: pd.Series) -> bool:

@@ -6,12 +6,14 @@ the tree ourselves and hand the rest back, because its own matrix for them has a
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from formulae.expr import Binary, Grouping, Literal, QuotedName, Variable
 from formulae.parser import ParseError, Parser
 from formulae.resolver import Resolver
 from formulae.scanner import ScanError, Scanner
+from formulae.terms.variable import Variable as Column
 from formulae.token import Token
 
 INDEPENDENT = "||"
@@ -33,6 +35,49 @@ class Bar(NamedTuple):
     group: tuple[str, ...]
     effects: Any
     correlated: bool
+
+
+class Columns(NamedTuple):
+    """Columns of the data, and what a formula does with them besides taking them as they are.
+
+    Attributes
+    ----------
+    names
+        All columns, each once.
+    called
+        Those that a function takes, as in ``np.log(x)``: it has to be given what the data have.
+    multiplied
+        Those in products, as in ``x:z``: small integers would overflow there.
+    """
+
+    names: tuple[str, ...]
+    called: frozenset[str] = frozenset()
+    multiplied: frozenset[str] = frozenset()
+
+
+def columns_of(terms: Iterable[Any], others: Sequence[str] = ()) -> Columns:
+    """The columns of some of ``formulae``'s terms, sorted, and after them the ``others``.
+
+    Examples
+    --------
+    >>> columns = columns_of(parse("y ~ np.log(x) + z:w + (1|g)")[0].common_terms, ["g"])
+    >>> columns.names, sorted(columns.called), sorted(columns.multiplied)
+    (('w', 'x', 'z', 'g'), ['x'], ['w', 'z'])
+    """
+    called: set[str] = set()
+    multiplied: set[str] = set()
+    taken: set[str] = set()
+    for term in terms:
+        parts = getattr(term, "components", ())  # an intercept has none
+        for part in parts:
+            if not isinstance(part, Column):
+                called |= part.var_names
+            if len(parts) > 1:
+                multiplied |= part.var_names
+            taken |= part.var_names
+    literal = {""}  # what formulae names a literal, as the 2 in poly(x, 2)
+    names = dict.fromkeys([*sorted(taken - literal), *others])
+    return Columns(tuple(names), frozenset(called - literal), frozenset(multiplied - literal))
 
 
 def parse(formula: str) -> tuple[Any, list[Bar]]:
