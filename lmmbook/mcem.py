@@ -30,6 +30,7 @@ import tensorflow as tf
 # What TensorFlow says on one worker when another one is gone.
 GONE = (tf.errors.UnavailableError, tf.errors.DeadlineExceededError, tf.errors.AbortedError)
 CHEAP = 30_000  # ratings x chains x factors to go through in a sweep, that nobody waits for
+DEAR = 3_000_000  # and ratings x factors beyond which every chain is felt
 
 
 def fit(
@@ -61,7 +62,7 @@ def fit(
         An integer from 0 to 2**31 - 1. The same seed gives the same result on the same machine.
     chains
         Independent HMC chains, at least 2. By default as many as the smallest factor needs: 8, or
-        up to 64 where a factor has few levels or the data few rows.
+        up to 64 where a factor has few levels or the data few rows; 4 for millions of rows.
     max_sweeps
         The budget: at most this many updates of all random effects in each chain, at least 520.
         Most fits need a few hundred, more where a covariance may be singular.
@@ -133,12 +134,13 @@ def _gone(folder: str | Path | None) -> str:
 
 
 def default_chains(design: Design) -> int:
-    """8 to 64: the fewer levels the smallest factor has, the more chains average out its noise. And
-    on few data chains cost next to nothing."""
+    """4 to 64: the fewer levels the smallest factor has, the more chains average out its noise. On
+    few data chains cost next to nothing; on many, time and memory."""
     fewest = min(f.levels for f in design.factors)
     work = design.rows * len(design.factors)
     wanted = max(100 / fewest, CHEAP / work)
-    return int(2 ** np.clip(np.ceil(np.log2(wanted)), 3, 6))
+    least = 2 if work > DEAR else 3
+    return int(2 ** np.clip(np.ceil(np.log2(wanted)), least, 6))
 
 
 def _check_integer(name: str, value: object, low: int, high: float = math.inf) -> None:
