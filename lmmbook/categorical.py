@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lmmbook.likelihood import Derivatives, Family, all_occur, known, numeric, positions_of
+from lmmbook.derivatives import Derivatives
+from lmmbook.likelihood import Family, all_occur, known, numeric, positions_of
 
 import numpy as np
 import pandas as pd

@@ -19,7 +19,8 @@ from typing import Any
 from lmmbook.categorical import Categorical
 from lmmbook.cumulative import Cumulative
 from lmmbook.custom import Custom
-from lmmbook.likelihood import Derivatives, Family, numbers, refuse
+from lmmbook.derivatives import Derivatives
+from lmmbook.likelihood import Family, numbers, refuse
 from lmmbook.ordered_logistic import OrderedLogistic
 
 import numpy as np

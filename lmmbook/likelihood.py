@@ -6,22 +6,14 @@ Chapter 06. `families` has the likelihoods that come with the book.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
+
+from lmmbook.derivatives import ByRegression, Derivatives, derivatives_at, summed
 
 import numpy as np
 import pandas as pd
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
-
-
-class Derivatives(NamedTuple):
-    """Of a row's log density in its linear predictor and the auxiliary parameters, in that order.
-
-    Each is of the predictor's shape: ``first`` a list, ``second[i][j]`` symmetric.
-    """
-
-    first: list[tf.Tensor]
-    second: list[list[tf.Tensor]]
 
 
 class Family:
@@ -101,6 +93,22 @@ class Family:
             first = inner.gradient(total, at, unconnected_gradients=zero)
         second = [outer.gradient(f, at, unconnected_gradients=zero) for f in first]
         return Derivatives(first, second)
+
+    def summed(
+        self,
+        rows: tuple[tf.Tensor, ...],
+        predictor: tf.Tensor,
+        auxiliary: tf.Tensor,
+        fixed: tf.Tensor,
+        counted: tf.Tensor,
+    ) -> ByRegression:
+        """`derivatives` summed over rows, for the M-step and the certificate.
+
+        ``predictor`` is ``[rows, chains]``, ``fixed`` ``[rows, fixed]``; ``counted`` [rows] is 1
+        where a row counts, or 0. This serves all families; `Cumulative` has a faster way.
+        """
+        derivatives = derivatives_at(self, rows, predictor, auxiliary)
+        return summed(derivatives, fixed, counted)
 
     def mean(self, predictor: np.ndarray, auxiliary: np.ndarray) -> np.ndarray:
         """The mean of the response, of the shape of ``predictor``."""

@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 
 from lmmbook import complete_data, expansion
 from lmmbook.arrays import Arrays, Layout, Parameters, one_hot
+from lmmbook.derivatives import ByRegression
 from lmmbook.predictor import HERE, Where, is_gaussian, shifted
-from lmmbook.row_sums import ByRegression, LeftOver, regression_sums
+from lmmbook.row_sums import LeftOver, regression_sums
 
 import tensorflow as tf
 import tf_keras

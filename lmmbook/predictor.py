@@ -15,8 +15,8 @@ from collections.abc import Callable
 from typing import Any
 
 from lmmbook.arrays import Arrays, Layout, Parameters, to_levels, to_rows
+from lmmbook.derivatives import derivatives_at
 from lmmbook.families import Gaussian
-from lmmbook.likelihood import Derivatives
 
 import tensorflow as tf
 
@@ -142,16 +142,6 @@ def _value_and_slope(
     return [tf.reshape(x, predictor.shape) for x in flat]
 
 
-def derivatives_of(
-    layout: Layout, parameters: Parameters, rows: tuple[tf.Tensor, ...], predictor: tf.Tensor
-) -> Derivatives:
-    """`Family.derivatives` at a predictor ``[rows, chains]``, and of that shape."""
-    if is_gaussian(layout):
-        return layout.family.derivatives(rows, predictor, parameters.auxiliary)
-    flat = layout.family.derivatives(rows, tf.reshape(predictor, [-1]), parameters.auxiliary)
-    return tf.nest.map_structure(lambda x: tf.reshape(x, predictor.shape), flat)
-
-
 def curvatures(
     layout: Layout,
     arrays: Arrays,
@@ -189,7 +179,7 @@ def _curvatures(
     rows: tuple[tf.Tensor, ...],
     predictor: tf.Tensor,
 ) -> tuple[tf.Tensor, dict[int, tf.Tensor]]:
-    second = derivatives_of(layout, parameters, rows, predictor).second
+    second = derivatives_at(layout.family, rows, predictor, parameters.auxiliary).second
     weights = tf.maximum(-tf.reduce_mean(second[0][0], axis=1), 0.0)
     found = {}
     for k, has in enumerate(arrays.factors):

@@ -6,22 +6,23 @@ precision. The functions are called by way of a `predictor.Where`.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from lmmbook.arrays import Arrays, Layout, Parameters, to_rows
-from lmmbook.likelihood import Derivatives
-from lmmbook.predictor import derivatives_of, is_gaussian
+from lmmbook.derivatives import (
+    ByRegression,
+    Derivatives,
+    derivatives_at,
+    matrix,
+    no_sums,
+    total,
+)
+from lmmbook.predictor import is_gaussian
 
 import tensorflow as tf
 
-
-def total(values: tf.Tensor, axis: int | None = None) -> tf.Tensor:
-    """A sum over rows or levels, float64.
-
-    In single precision a running total of millions of terms can stop growing: 16,777,216 plus one
-    is 16,777,216. XLA converts each number as it is added, and stores none of them.
-    """
-    return tf.reduce_sum(tf.cast(values, tf.float64), axis)
+BLOCK = 2**20  # rows x chains: 4 MB in each of the arrays that belong to a block
 
 
 class LeftOver(NamedTuple):
@@ -30,6 +31,18 @@ class LeftOver(NamedTuple):
 
     products: tf.Tensor
     square: tf.Tensor
+
+
+class ByStretch(NamedTuple):
+    """As `ByRegression`, through the scale of standardised effects, u = (I + S) scale v:
+    ``gradient`` [chains, stretches], and information with the fixed effects ``mixed``
+    [fixed, stretches], ``among`` themselves, and with the auxiliary parameters ``aside``
+    [stretches, auxiliary]."""
+
+    gradient: tf.Tensor
+    mixed: tf.Tensor
+    among: tf.Tensor
+    aside: tf.Tensor
 
 
 def regression_sums(
@@ -41,38 +54,15 @@ def regression_sums(
 ) -> tuple[None, LeftOver | ByRegression]:
     """What the M-step of fixed effects and auxiliary parameters needs of the rows."""
     if not is_gaussian(layout):
-        derivatives = derivatives_of(layout, parameters, rows, predictor)
-        return None, by_regression(arrays, derivatives)
+        family, own = layout.family, parameters.auxiliary
+        return None, in_blocks(
+            arrays, rows, predictor, no_sums(layout.chains, layout.fixed, family.auxiliary),
+            lambda a, r, p, counted: family.summed(r, p, own, a.fixed, counted),
+        )  # fmt: skip
     left = arrays.response[:, tf.newaxis] - predictor  # small numbers keep float32's digits
     mean = tf.reduce_mean(left, axis=1)
     products = [total(column * mean) for column in tf.unstack(arrays.fixed, axis=1)]
     return None, LeftOver(tf.stack(products), total(tf.square(left)) / layout.chains)
-
-
-class ByRegression(NamedTuple):
-    """As in a regression without random effects: sums over rows, float64, of derivatives in fixed
-    effects and auxiliary parameters.
-
-    ``gradient`` [chains, fixed + auxiliary]; information, averaged over the chains, of the fixed
-    effects ``own`` [fixed, fixed], between them and the auxiliary ``beside`` [fixed, auxiliary],
-    and of those ``last`` [auxiliary, auxiliary].
-    """
-
-    gradient: tf.Tensor
-    own: tf.Tensor
-    beside: tf.Tensor
-    last: tf.Tensor
-
-
-class ByStretch(NamedTuple):
-    """The same through the scale of standardised effects, u = (I + S) scale v: ``gradient``
-    [chains, stretches], and information with the fixed effects ``mixed`` [fixed, stretches],
-    ``among`` themselves, and with the auxiliary parameters ``aside`` [stretches, auxiliary]."""
-
-    gradient: tf.Tensor
-    mixed: tf.Tensor
-    among: tf.Tensor
-    aside: tf.Tensor
 
 
 def likelihood_sums(
@@ -90,67 +80,90 @@ def likelihood_sums(
     ``stretches`` [entries, columns, columns] and ``standardised``, a scalar, 1 where the stretches
     are asked for, are one a factor; see `complete_data`.
     """
-    derivatives = derivatives_of(layout, parameters, rows, predictor)
+    family, own = layout.family, parameters.auxiliary
     stretched = sum(s.shape[0] for s in stretches)
-    # Few fits have a factor standardised, and its derivatives cost more than all the rest.
-    stretch = tf.cond(
-        tf.add_n(standardised) > 0,
-        lambda: _by_stretch(arrays, effects, derivatives, stretches, standardised),
-        lambda: ByStretch(
-            tf.zeros([layout.chains, stretched], tf.float64),
-            tf.zeros([layout.fixed, stretched], tf.float64),
-            tf.zeros([stretched, stretched], tf.float64),
-            tf.zeros([stretched, layout.family.auxiliary], tf.float64),
-        ),
-    )
-    return None, (by_regression(arrays, derivatives), stretch)
-
-
-def by_regression(arrays: Arrays, derivatives: Derivatives) -> ByRegression:
-    """From the derivatives of each row, ``[rows, chains]``."""
-    first, second = derivatives
-    columns, auxiliary = tf.unstack(arrays.fixed, axis=1), len(first) - 1
-    gradient = [total(column[:, tf.newaxis] * first[0], 0) for column in columns]
-    gradient += [total(f, 0) for f in first[1:]]
-    weights = [-tf.reduce_mean(h, axis=1) for h in second[0]]  # each [rows]
-    own = [[total(a * b * weights[0]) for b in columns] for a in columns]
-    beside = [[total(a * w) for w in weights[1:]] for a in columns]
-    last = [[-total(h) / first[0].shape[1] for h in row[1:]] for row in second[1:]]
-    return ByRegression(
-        tf.stack(gradient, axis=1),
-        tf.stack(own),
-        _matrix(beside, len(columns), auxiliary),
-        _matrix(last, auxiliary, auxiliary),
+    none = ByStretch(
+        tf.zeros([layout.chains, stretched], tf.float64),
+        tf.zeros([layout.fixed, stretched], tf.float64),
+        tf.zeros([stretched, stretched], tf.float64),
+        tf.zeros([stretched, family.auxiliary], tf.float64),
     )
 
+    def of_block(
+        block: Arrays, given: tuple[tf.Tensor, ...], at: tf.Tensor, counted: tf.Tensor
+    ) -> tuple[ByRegression, ByStretch]:
+        def by_stretch() -> ByStretch:
+            derivatives = derivatives_at(family, given, at, own)
+            moves = [  # the linear predictor's derivatives, each [rows, chains]
+                asked * to_rows(has, tf.einsum("ij,lcj->lci", stretch, u))
+                for has, u, of_factor, asked in zip(
+                    block.factors, effects, stretches, standardised, strict=True
+                )
+                for stretch in tf.unstack(of_factor)
+            ]
+            return _by_stretch(block.fixed, moves, derivatives, counted)
 
-def _matrix(entries: list[list[tf.Tensor]], rows: int, columns: int) -> tf.Tensor:
-    """``[rows, columns]`` float64, which may be empty."""
-    return tf.stack(entries) if rows and columns else tf.zeros([rows, columns], tf.float64)
+        # Few fits have a factor standardised, and its derivatives cost more than all the rest.
+        stretch = tf.cond(tf.add_n(standardised) > 0, by_stretch, lambda: none)
+        return family.summed(given, at, own, block.fixed, counted), stretch
+
+    zeros = no_sums(layout.chains, layout.fixed, family.auxiliary), none
+    return None, in_blocks(arrays, rows, predictor, zeros, of_block)
 
 
 def _by_stretch(
-    arrays: Arrays,
-    effects: list[tf.Tensor],
-    derivatives: Derivatives,
-    stretches: list[tf.Tensor],
-    standardised: list[tf.Tensor],
+    fixed: tf.Tensor, moves: list[tf.Tensor], derivatives: Derivatives, counted: tf.Tensor
 ) -> ByStretch:
-    moves = [  # the linear predictor's derivatives, each [rows, chains]
-        asked * to_rows(has, tf.einsum("ij,lcj->lci", stretch, u))
-        for has, u, of_factor, asked in zip(
-            arrays.factors, effects, stretches, standardised, strict=True
-        )
-        for stretch in tf.unstack(of_factor)
-    ]
     first, second = derivatives
-    columns = tf.unstack(arrays.fixed, axis=1)
+    columns, chains = tf.unstack(fixed, axis=1), first[0].shape[1]
+    moves = [move * counted[:, tf.newaxis] for move in moves]
     weighted = [-move * second[0][0] for move in moves]
-    chains = first[0].shape[1]
     aside = [[-total(move * h) for h in second[0][1:]] for move in moves]
     return ByStretch(
         tf.stack([total(move * first[0], 0) for move in moves], axis=1),
         tf.stack([[total(c[:, tf.newaxis] * w) for w in weighted] for c in columns]) / chains,
         tf.stack([[total(move * w) for w in weighted] for move in moves]) / chains,
-        _matrix(aside, len(moves), len(first) - 1) / chains,
+        matrix(aside, len(moves), len(first) - 1) / chains,
     )
+
+
+def in_blocks(
+    arrays: Arrays,
+    rows: tuple[tf.Tensor, ...],
+    predictor: tf.Tensor,
+    zeros: Any,
+    function: Callable[[Arrays, tuple[tf.Tensor, ...], tf.Tensor, tf.Tensor], Any],
+) -> Any:
+    """``function(arrays, rows, predictor, counted)``, a nest of sums like ``zeros``, over blocks of
+    rows.
+
+    Derivatives of all rows in all parameters, at once, would be the largest thing in memory by far.
+    The last block begins early, to be as long as the others; rows that it has in common with the
+    one before are not ``counted`` [rows] again.
+    """
+    count, chains = predictor.shape
+    size = max(1, BLOCK // chains)
+    if count <= size:
+        return function(arrays, rows, predictor, tf.ones([count]))
+
+    def of_block(i: tf.Tensor) -> Any:
+        start = tf.minimum(i * size, count - size)
+
+        def cut(x: tf.Tensor) -> tf.Tensor:
+            each = x.shape[0] // count  # numbers a row: one, or one a chain
+            begin = tf.concat([[start * each], tf.zeros([x.shape.rank - 1], tf.int32)], axis=0)
+            return tf.slice(x, begin, [size * each, *x.shape[1:]])
+
+        factors = [
+            has._replace(codes=cut(has.codes), z=None if has.z is None else cut(has.z))
+            for has in arrays.factors
+        ]
+        block = arrays._replace(fixed=cut(arrays.fixed), factors=factors)
+        counted = tf.cast(start + tf.range(size) >= i * size, tf.float32)
+        return function(block, tuple(cut(r) for r in rows), cut(predictor), counted)
+
+    def body(i: tf.Tensor, sums: Any) -> tuple[tf.Tensor, Any]:
+        return i + 1, tf.nest.map_structure(tf.add, sums, of_block(i))
+
+    blocks = -(-count // size)
+    return tf.while_loop(lambda i, _: i < blocks, body, (tf.constant(0), zeros))[1]

@@ -1,0 +1,89 @@
+"""Derivatives of a likelihood, row by row and summed over rows.
+
+Chapters 04 and 06. The M-step and the certificate need the sums.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+
+class Derivatives(NamedTuple):
+    """Of a row's log density in its linear predictor and the auxiliary parameters, in that order.
+
+    Each is of the predictor's shape: ``first`` a list, ``second[i][j]`` symmetric.
+    """
+
+    first: list[tf.Tensor]
+    second: list[list[tf.Tensor]]
+
+
+class ByRegression(NamedTuple):
+    """As in a regression without random effects: sums over rows, float64, of derivatives in fixed
+    effects and auxiliary parameters.
+
+    ``gradient`` [chains, fixed + auxiliary]; information, averaged over the chains, of the fixed
+    effects ``own`` [fixed, fixed], between them and the auxiliary ``beside`` [fixed, auxiliary],
+    and of those ``last`` [auxiliary, auxiliary].
+    """
+
+    gradient: tf.Tensor
+    own: tf.Tensor
+    beside: tf.Tensor
+    last: tf.Tensor
+
+
+def no_sums(chains: int, fixed: int, auxiliary: int) -> ByRegression:
+    """Zeros, to begin a sum with."""
+    return ByRegression(
+        tf.zeros([chains, fixed + auxiliary], tf.float64),
+        tf.zeros([fixed, fixed], tf.float64),
+        tf.zeros([fixed, auxiliary], tf.float64),
+        tf.zeros([auxiliary, auxiliary], tf.float64),
+    )
+
+
+def derivatives_at(
+    family: Any,
+    rows: tuple[tf.Tensor, ...],
+    predictor: tf.Tensor,
+    auxiliary: tf.Tensor,
+) -> Derivatives:
+    """`Family.derivatives` at a predictor ``[rows, chains]``, and of that shape."""
+    if rows[0].shape.rank == 2:  # Gaussian ratings, [rows, 1]
+        return family.derivatives(rows, predictor, auxiliary)
+    flat = family.derivatives(rows, tf.reshape(predictor, [-1]), auxiliary)
+    return tf.nest.map_structure(lambda x: tf.reshape(x, predictor.shape), flat)
+
+
+def summed(derivatives: Derivatives, fixed: tf.Tensor, counted: tf.Tensor) -> ByRegression:
+    """Sums over rows; ``fixed`` is ``[rows, fixed]``, ``counted`` [rows] 1 where a row counts."""
+    first, second = tf.nest.map_structure(lambda x: x * counted[:, tf.newaxis], derivatives)
+    columns, auxiliary, chains = tf.unstack(fixed, axis=1), len(first) - 1, first[0].shape[1]
+    gradient = [total(column[:, tf.newaxis] * first[0], 0) for column in columns]
+    gradient += [total(f, 0) for f in first[1:]]
+    weights = [-tf.reduce_mean(h, axis=1) for h in second[0]]  # each [rows]
+    beside = [[total(a * w) for w in weights[1:]] for a in columns]
+    last = [[-total(h) / chains for h in row[1:]] for row in second[1:]]
+    return ByRegression(
+        tf.stack(gradient, axis=1),
+        tf.stack([[total(a * b * weights[0]) for b in columns] for a in columns]),
+        matrix(beside, len(columns), auxiliary),
+        matrix(last, auxiliary, auxiliary),
+    )
+
+
+def total(values: tf.Tensor, axis: int | None = None) -> tf.Tensor:
+    """A sum over rows or levels, float64.
+
+    In single precision a running total of millions of terms can stop growing: 16,777,216 plus one
+    is 16,777,216. XLA converts each number as it is added, and stores none of them.
+    """
+    return tf.reduce_sum(tf.cast(values, tf.float64), axis)
+
+
+def matrix(entries: list[list[tf.Tensor]], rows: int, columns: int) -> tf.Tensor:
+    """``[rows, columns]`` float64, which may be empty."""
+    return tf.stack(entries) if rows and columns else tf.zeros([rows, columns], tf.float64)
