@@ -22,6 +22,7 @@ import tensorflow as tf
 from scipy import sparse
 
 WEAK = 2.0  # information on the logarithm of an sd; with less, it may as well be zero
+AT_ONCE = 4_000_000  # numbers are looked at, so that there is no second copy of all draws
 DRAWS = 100  # of each chain, at most, are looked at
 
 
@@ -54,9 +55,11 @@ def weak_blocks(
     found = {}
     for k, (factor, scale) in enumerate(zip(design.factors, parameters.scales, strict=True)):
         lower = np.asarray(scale, float)
-        away = kept[k] - kept[k].mean((0, 2), keepdims=True)
-        count = away.shape[0] * away.shape[2] - 1
-        within = np.einsum("dlci,dlcj->ij", away, away) / count / factor.levels
+        within = np.zeros_like(lower)
+        for part in np.array_split(kept[k], -(-kept[k].size // AT_ONCE), axis=1):
+            away = part - part.mean((0, 2), keepdims=True)
+            within += np.einsum("dlci,dlcj->ij", away, away)
+        within /= (kept[k].shape[0] * kept[k].shape[2] - 1) * factor.levels
         for block in factor.blocks:
             own = np.ix_(block, block)
             standard = np.linalg.inv(lower[own])

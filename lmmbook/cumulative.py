@@ -151,8 +151,8 @@ class Cumulative(Family):
         fixed: tf.Tensor,
         counted: tf.Tensor,
     ) -> ByRegression:
-        """As `Family.summed`, by category: each row knows only the two thresholds around it. That is
-        a handful of numbers, where derivatives in the parameters of ten categories would be 54."""
+        """As `Family.summed`, by category: a row knows only the two thresholds around it. That is a
+        handful of numbers, where derivatives in the parameters of ten categories would be 54."""
         chains, categories = predictor.shape[1], self.auxiliary + 2
         first, by_a, by_b, curve_a, curve_b, bend = (
             tf.reshape(x, predictor.shape) * counted[:, tf.newaxis]

@@ -224,6 +224,10 @@ class Engine:
             )
         return frame
 
+    def effects(self) -> list[tf.Tensor]:
+        """The effects as they are now, ``[levels, chains, columns]`` a factor."""
+        return self.where.together(self.state.effects)
+
     def values(self) -> dict[str, Any]:
         """The parameters as they are now, by name."""
         return from_parameters(self.design, self.parameters)

@@ -37,6 +37,10 @@ class Where:
         """Go through all levels of factor k."""
         return function(*static, *tensors)
 
+    def together(self, effects: list[Any]) -> list[tf.Tensor]:
+        """Effects ``[levels, chains, columns]`` a factor, with those of all devices."""
+        return effects
+
     def parts(self, value: Any) -> list[tf.Tensor]:
         """A value as plain tensors, one a device of this process."""
         return [value]

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 
 from lmmbook import boundary, covariance, criticism, e_step, saving
+from lmmbook.boundary import AT_ONCE
 from lmmbook.certificate import CLOSE
 from lmmbook.course import Course
 from lmmbook.formula import Design
@@ -172,7 +173,7 @@ def gather(course: Course, converged: bool) -> Fit:
         index=pd.Index(names, name="parameter"),
     )
     # Draws are there from the first certificate on; before, the chains' present state is one each.
-    kept = engine.kept or [u.numpy()[np.newaxis] for u in engine.state.effects]
+    kept = engine.kept or [u.numpy()[np.newaxis] for u in engine.effects()]
     for factor, columns in course.at_boundary:
         of = design.factors[factor]
         own = covariance.names_of_block(of, columns)
@@ -182,7 +183,7 @@ def gather(course: Course, converged: bool) -> Fit:
             kept[factor][..., list(columns)] = 0.0
     posterior, effects = {}, {}
     for of, draws in zip(design.factors, kept, strict=True):
-        flat = np.moveaxis(draws, 2, 1).reshape(-1, of.levels, len(of.effects))
+        flat = np.moveaxis(draws, 2, 1).reshape(-1, of.levels, len(of.effects))  # a copy
         effects[of.name] = _summary(of.labels, of.name, of.effects, flat)
         posterior[of.name] = flat[..., 0] if of.intercept_only else flat
     return Fit(
@@ -196,11 +197,10 @@ def _summary(
     labels: pd.Index, name: str, columns: tuple[str, ...], draws: np.ndarray
 ) -> pd.DataFrame:
     """Mean and sd over ``[draws, levels, columns]``, a row a level."""
-    parts = {
-        column: pd.DataFrame(
-            {"mean": draws[..., j].mean(0), "sd": draws[..., j].std(0)},
-            index=pd.Index(labels, name=name),
-        )
-        for j, column in enumerate(columns)
-    }
+    parts = {}
+    for j, column in enumerate(columns):
+        # Some levels at a time, so that there is no second copy of all draws.
+        some = np.array_split(draws[..., j], -(-draws[..., j].size // AT_ONCE), axis=1)
+        mean, sd = (np.concatenate([f(x, axis=0) for x in some]) for f in (np.mean, np.std))
+        parts[column] = pd.DataFrame({"mean": mean, "sd": sd}, index=pd.Index(labels, name=name))
     return parts["Intercept"] if columns == ("Intercept",) else pd.concat(parts, axis=1)

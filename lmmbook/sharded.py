@@ -31,6 +31,7 @@ class Sharded(Where):
     def __init__(self, strategy: tf.distribute.Strategy, shared: int) -> None:
         self.strategy, self.shared = strategy, shared
         self._compiled = lru_cache(maxsize=None)(_compiled)
+        self._gather = tf.function(partial(strategy.gather, axis=0), autograph=False)
 
     def rows(self, function: Callable, static: tuple, *tensors: Any) -> tuple[Any, Any]:
         """Compiled, on each device; what stays is one value a device, sums are of all of them."""
@@ -53,6 +54,10 @@ class Sharded(Where):
         if value is None:
             return None
         return self.strategy.reduce(tf.distribute.ReduceOp.SUM, value, axis=None)
+
+    def together(self, effects: list[Any]) -> list[tf.Tensor]:
+        """The shared ones are sent to all."""
+        return [self._gather(u) if k == self.shared else u for k, u in enumerate(effects)]
 
     def each(self, values: list[Any]) -> Any:
         """One value a device, from a list for all devices of all processes."""
@@ -110,18 +115,9 @@ class Program:
             state, rows, predictor, output = sweep(
                 arrays, state, rows, predictor, gains[i], adaptation, home, own_seed
             )
-            effects = self.together(output.effects) if bool(tf.reduce_any(measure)) else []
+            effects = self.where.together(output.effects) if bool(tf.reduce_any(measure)) else []
             outputs.append(output._replace(effects=effects))
         return state, tf.nest.map_structure(lambda *x: tf.stack(x), *outputs)
-
-    def together(self, effects: list[Any]) -> list[tf.Tensor]:
-        """Effects ``[levels, chains, columns]``, those of all devices one after another."""
-        shared = self.where.shared
-        gather = self._graph(self._gather)
-        return [gather(u) if k == shared else u for k, u in enumerate(effects)]
-
-    def _gather(self, layout: Layout, value: Any, where: Sharded) -> tf.Tensor:
-        return where.strategy.gather(value, axis=0)
 
     def _graph(self, function: Callable, **flags: bool) -> Callable:
         """The function as one graph, kept."""

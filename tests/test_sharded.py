@@ -1,0 +1,347 @@
+"""One fit on several devices: the same sums, the same answer, and a clear end if one is gone.
+
+TensorFlow is told of its devices before it starts. So each test here is a script of its own, run
+in one process, or in two that find each other on the loopback interface.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+TWO_DEVICES = """
+import sys
+import lmmbook as lmm
+import tensorflow as tf
+[cpu] = tf.config.list_physical_devices("CPU")
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+strategy = tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])
+"""
+
+DATA = """
+import numpy as np
+import pandas as pd
+from lmmbook import simulate
+FORMULA = "y ~ x + (1|g) + (1|h)"
+
+
+def crossed(family, rows=3000):
+    thresholds = [2.0, 2.8, 3.5] if family == "cumulative" else None
+    factors = {"g": (25, 0.4), "h": (300, 0.7)}
+    data, truth = simulate.crossed(rows, factors, thresholds=thresholds, seed=0)
+    return data, truth
+"""
+
+
+def run(script: str, *arguments: str, timeout: float = 300) -> str:
+    """Its output; a script that fails fails the test."""
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        capture_output=True, text=True, timeout=timeout, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+SAME_SUMS = (
+    TWO_DEVICES
+    + DATA
+    + """
+from functools import partial
+from lmmbook import arrays, complete_data, expansion, families, levels, m_step, predictor, program
+from lmmbook import row_sums, sharded
+from lmmbook.formula import build_design
+from lmmbook.translation import translate
+
+family = sys.argv[1]
+data, truth = crossed(family)
+data["z"] = np.random.default_rng(1).normal(size=len(data))
+data["half"] = data["h"] % 2  # h is nested in it
+formula = "y ~ x + z + (1 + z|h) + (1|g) + (1|half)"
+design = build_design(formula, data, families.resolve(family))
+layout, whole = arrays.on_device(design, 4)
+where, shares = sharded.share_out(strategy, layout, whole)
+assert where.shared == 0
+truth |= {"z": 0.1, "sd(z|h)": 0.3, "cor(Intercept,z|h)": 0.2, "sd(half)": 0.3}
+values = arrays.to_parameters(design, truth)
+rng = np.random.default_rng(2)
+effects = [
+    tf.constant(rng.normal(0, 0.5, (f.levels, 4, len(f.effects))), tf.float32)
+    for f in design.factors
+]
+rows_on = [len(part) for part in where.parts(shares.response)]
+levels_on = [len(part) for part in where.parts(shares.factors[0].cross)]
+assert sum(rows_on) == 3000 and sum(levels_on) == 300, (rows_on, levels_on)
+assert min(rows_on) > 1300, rows_on
+cuts = np.cumsum([0, *levels_on])
+own = where.whole([effects[0][a:b] for a, b in zip(cuts[:-1], cuts[1:])])
+home = complete_data.as_written(layout)
+home = home._replace(standardised=[tf.constant(1.0) for _ in effects])
+seed = tf.constant([3, 4])
+
+
+def everything(arrays_, effects_, where):
+    state = program.State(values, effects_, [], [])
+    state, rows, at = program.begin(layout, arrays_, state, True, where)
+    _, sums = where.rows(row_sums.regression_sums, (layout,), arrays_, values, rows, at)
+    given = layout, arrays_, values, effects_, rows, at
+    score = complete_data.score_and_information(*given, home, where)
+    moved = m_step.closed_form(*given, tf.constant(0.7), where=where)
+    u, _ = levels.update(
+        layout, arrays_, values, 1, effects_[1], rows, at, state.curvature[1],
+        tf.fill([25], 0.7), seed, where,
+    )
+    there = effects_
+    for t in range(len(layout.translations)):
+        there = translate(layout, arrays_, values, t, there, seed + t, where)
+    small = sums, score, moved[0], moved[1][1:], state.curvature[1:], u, there[1:]
+    return small, (moved[1][0], there[0])
+
+
+one = tf.function(partial(everything, where=predictor.HERE), autograph=False)(whole, effects)
+two = tf.function(partial(everything, where=where), autograph=False)(shares, [own, *effects[1:]])
+two = two[0], [tf.concat(where.parts(x), axis=0) for x in two[1]]
+assert len(layout.translations) >= 4
+for a, b in zip(tf.nest.flatten(one), tf.nest.flatten(two), strict=True):
+    a, b = np.asarray(a), np.asarray(b)
+    np.testing.assert_allclose(b, a, rtol=2e-5, atol=2e-5 * np.abs(a).max(initial=0))
+print("same", len(tf.nest.flatten(one)))
+"""
+)
+
+
+@pytest.mark.parametrize("family", ["gaussian", "cumulative"])
+def test_two_devices_give_the_sums_the_m_step_and_the_moves_of_one(family):
+    """Of the same draws, within single precision: sums, score and information, the new parameters
+    and effects, an HMC move of a factor that both devices have ratings of, and all moves that no
+    rating sees."""
+    assert run(SAME_SUMS, family).startswith("same")
+
+
+SAME_ANSWER = (
+    TWO_DEVICES
+    + DATA
+    + """
+family = sys.argv[1]
+data, truth = crossed(family)
+one = lmm.fit(FORMULA, data, family, seed=1)
+two = lmm.fit(FORMULA, data, family, seed=1, strategy=strategy)
+again = lmm.fit(FORMULA, data, family, seed=1, strategy=strategy)
+pd.testing.assert_frame_equal(two.parameters, again.parameters)
+assert one.converged and two.converged
+a, b = one.parameters, two.parameters
+logs = a.index.str.startswith("sd(")
+away = np.where(logs, np.log(b.estimate / a.estimate), b.estimate - a.estimate)
+noise = np.hypot(a.mcse, b.mcse)
+print((away / noise).round(2).to_dict())
+assert (np.abs(away) < 5 * noise + 0.02 * a.std_error).all()
+np.testing.assert_allclose(np.log(b.std_error / a.std_error), 0.0, atol=0.25)
+for name in ("g", "h"):
+    u, v = one.effects[name], two.effects[name]
+    assert list(u.index) == list(v.index)
+    mcse = np.hypot(u["sd"], v["sd"]) / np.sqrt(len(one.posterior[name]) / 8)
+    shift = (u["mean"] - v["mean"]).mean()  # all effects move with the intercept
+    assert (np.abs(u["mean"] - v["mean"] - shift) < 5 * mcse).all()
+np.testing.assert_allclose(two.predict(data), one.predict(data), atol=0.2)
+"""
+)
+
+
+@pytest.mark.parametrize("family", ["gaussian", "cumulative"])
+def test_two_devices_give_the_answer_of_one(family):
+    """Within 5 Monte Carlo standard errors, and so do the effects, level by level; the same seed
+    gives the same answer."""
+    run(SAME_ANSWER, family)
+
+
+GO_ON = (
+    TWO_DEVICES
+    + DATA
+    + """
+from lmmbook import checkpoint, engine
+checkpoint.EVERY = 0.0
+data, _ = crossed("cumulative", 1000)
+given = dict(formula=FORMULA, data=data, family="cumulative", seed=1, strategy=strategy)
+whole = lmm.fit(**given)
+sweeps, made = engine.Engine._sweeps, 0
+
+
+class Stopped(Exception):
+    pass
+
+
+def counted(*arguments):
+    global made
+    made += 1
+    if made in (2, 5, 8):
+        raise Stopped
+    return sweeps(*arguments)
+
+
+engine.Engine._sweeps = counted
+for _ in range(3):
+    try:
+        lmm.fit(**given, checkpoint=sys.argv[1])
+        raise AssertionError("expected to be stopped")
+    except Stopped:
+        pass
+fit = lmm.fit(**given, checkpoint=sys.argv[1])
+pd.testing.assert_frame_equal(fit.parameters, whole.parameters)
+pd.testing.assert_frame_equal(fit.trace, whole.trace)
+for name, draws in whole.posterior.items():
+    np.testing.assert_array_equal(draws, fit.posterior[name])
+"""
+)
+
+
+def test_on_two_devices_too_a_fit_goes_on_from_its_checkpoint(tmp_path):
+    run(GO_ON, str(tmp_path))
+
+
+TOO_MANY = (
+    TWO_DEVICES
+    + DATA
+    + """
+data = pd.DataFrame({"y": np.random.default_rng(0).normal(size=50), "g": np.arange(50) % 2})
+strategy = tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])
+lmm.fit("y ~ 1 + (1|g)", data, seed=0, strategy=strategy, max_sweeps=520)
+from lmmbook import sharded
+class Three:
+    num_replicas_in_sync = 3
+try:
+    from lmmbook import arrays
+    from lmmbook.formula import build_design
+    sharded.share_out(Three(), *arrays.on_device(build_design("y ~ 1 + (1|g)", data), 2))
+except ValueError as error:
+    print(error)
+"""
+)
+
+
+def test_more_devices_than_levels_are_refused():
+    said = run(TOO_MANY)
+    assert (
+        "strategy: expected at most as many devices as the largest factor has levels, 2, got 3"
+        in said
+    )
+
+
+# Two processes
+
+WORKER = (
+    """
+import sys
+import lmmbook as lmm
+import tensorflow as tf
+strategy = tf.distribute.MultiWorkerMirroredStrategy()
+"""
+    + DATA
+    + """
+from lmmbook import checkpoint, engine
+checkpoint.EVERY = 0.0
+family, folder, slow = sys.argv[1:]
+sweeps = engine.Engine._sweeps
+
+
+def told(*arguments):
+    import time
+    print("chunk", flush=True)
+    time.sleep(float(slow))
+    return sweeps(*arguments)
+
+
+engine.Engine._sweeps = told
+data, _ = crossed(family)
+fit = lmm.fit(FORMULA, data, family, seed=1, strategy=strategy, checkpoint=folder or None)
+sums = {name: draws.astype(float).sum() for name, draws in fit.posterior.items()}
+print("answer", fit.parameters.to_json(double_precision=15), fit.converged, sums)
+"""
+)
+
+
+class Pair:
+    """Two workers, which write what they say to files."""
+
+    def __init__(self, folder: Path, family: str, checkpoints: str = "", slow: float = 0.0) -> None:
+        folder.mkdir()
+        with socket.socket() as one, socket.socket() as two:
+            for s in (one, two):
+                s.bind(("127.0.0.1", 0))
+            hosts = [f"127.0.0.1:{s.getsockname()[1]}" for s in (one, two)]
+        self.logs = [folder / f"{i}.log" for i in (0, 1)]
+        self.processes = []
+        for i, log in enumerate(self.logs):
+            task = {"cluster": {"worker": hosts}, "task": {"type": "worker", "index": i}}
+            with log.open("w") as file:
+                self.processes.append(
+                    subprocess.Popen(
+                        [sys.executable, "-c", WORKER, family, checkpoints, str(slow)],
+                        stdout=file, stderr=subprocess.STDOUT,
+                        env=os.environ | {"TF_CONFIG": json.dumps(task)},
+                    )
+                )  # fmt: skip
+
+    def said(self, i: int) -> str:
+        return self.logs[i].read_text()
+
+    def wait(self, timeout: float = 300) -> list[int]:
+        try:
+            return [p.wait(timeout) for p in self.processes]
+        finally:
+            for p in self.processes:
+                p.kill()
+
+    def answers(self) -> list[str]:
+        assert self.wait() == [0, 0], self.said(0)[-2000:] + self.said(1)[-2000:]
+        return [self.said(i).split("answer ")[1] for i in (0, 1)]
+
+
+@pytest.mark.parametrize("family", ["gaussian", "cumulative"])
+def test_two_processes_have_the_same_answer_and_it_is_that_of_two_devices(family, tmp_path):
+    """To the last printed digit: they add up the same numbers."""
+    one, two = Pair(tmp_path / "pair", family).answers()
+    assert one == two
+    script = (
+        TWO_DEVICES
+        + DATA
+        + (
+            "data, _ = crossed(sys.argv[1])\n"
+            "fit = lmm.fit(FORMULA, data, sys.argv[1], seed=1, strategy=strategy)\n"
+            "print(fit.parameters.to_json(double_precision=15))"
+        )
+    )
+    devices, processes = json.loads(run(script, family)), json.loads(one.split("} ")[0] + "}")
+    for name, value in devices["estimate"].items():
+        assert processes["estimate"][name] == pytest.approx(value, abs=1e-4)
+
+
+def test_a_worker_that_dies_is_reported_and_the_fit_goes_on_when_all_are_started_again(tmp_path):
+    """The other one says so within a minute, and does not hang; and after a restart both end at the
+    answer of a fit that was left alone."""
+    whole = Pair(tmp_path / "whole", "gaussian").answers()
+    folder = str(tmp_path / "checkpoints")
+    pair = Pair(tmp_path / "broken", "gaussian", folder, slow=0.5)
+    limit = time.monotonic() + 200
+    while pair.said(1).count("chunk") < 5:
+        assert time.monotonic() < limit, pair.said(1)[-2000:]
+        time.sleep(0.1)
+    pair.processes[1].send_signal(signal.SIGKILL)
+    began = time.monotonic()
+    codes = pair.wait(timeout=60)
+    assert time.monotonic() - began < 60
+    assert codes[0] == 1
+    assert codes[1] == -signal.SIGKILL
+    expected = "RuntimeError: lmmbook.fit: expected all workers to answer, but one is gone"
+    assert expected in pair.said(0)
+    assert f"they go on from the last checkpoint in {folder!r}" in pair.said(0)
+    again = Pair(tmp_path / "again", "gaussian", folder)
+    assert again.answers() == whole
+    assert 0 < again.said(0).count("chunk") < 8
