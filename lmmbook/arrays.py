@@ -25,6 +25,8 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
+STRETCH = 2**16  # rows
+
 
 class FactorLayout(NamedTuple):
     """Sizes of a factor, and which of its columns (and which fixed effects) belong together."""
@@ -189,7 +191,24 @@ def to_levels(arrays: FactorArrays, values: tf.Tensor) -> tf.Tensor:
     values = values[..., tf.newaxis]
     if arrays.z is not None:
         values = values * arrays.z[:, tf.newaxis, :]
-    return tf.math.unsorted_segment_sum(values, arrays.codes, arrays.cross.shape[0])
+    return sum_by_level(values, arrays.codes, arrays.cross.shape[0])
+
+
+def sum_by_level(values: tf.Tensor, codes: tf.Tensor, levels: int) -> tf.Tensor:
+    """``[levels, ...]`` from ``[rows, ...]``.
+
+    TensorFlow keeps a running total for each level, and in single precision that forgets what is
+    small beside it: over five million rows, enough to matter. So where levels are few we keep
+    several, one for each stretch of rows, and add those up in double precision.
+    """
+    rows = values.shape[0]
+    parts = max(1, min(rows // STRETCH, rows // (8 * levels)))  # no more than an eighth of the rows
+    if parts == 1:
+        return tf.math.unsorted_segment_sum(values, codes, levels)
+    stretch = tf.range(rows) // -(-rows // parts)
+    totals = tf.math.unsorted_segment_sum(values, codes + levels * stretch, levels * parts)
+    totals = tf.reshape(tf.cast(totals, tf.float64), [parts, levels, *values.shape[1:]])
+    return tf.cast(tf.reduce_sum(totals, axis=0), values.dtype)
 
 
 def standardise(scale: tf.Tensor, effects: tf.Tensor) -> tf.Tensor:

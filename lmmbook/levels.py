@@ -201,7 +201,7 @@ def _any_family(
     """Log density ``[levels, chains]`` of whitened effects at the start, and anywhere: their prior,
     and what all their rows add to what they said at the start."""
     scale, static, given = parameters.scales[k], (layout, k), (arrays, parameters, rows, predictor)
-    value, slopes = where.rows(value_and_slopes, static, *given)
+    before, slopes = where.rows(value_and_slopes, static, *given)
 
     # Left to itself, differentiation would send a vector of ones down to the rows and back.
     @tf.custom_gradient
@@ -210,7 +210,7 @@ def _any_family(
 
     @tf.custom_gradient
     def anywhere(proposed: tf.Tensor) -> tuple:
-        _, (added, slopes) = where.rows(changes_and_slopes, static, *given, value, proposed - u)
+        _, (added, slopes) = where.rows(changes_and_slopes, static, *given, before, proposed - u)
         return added, lambda upstream: upstream[..., tf.newaxis] * slopes
 
     def target(likelihood: LogDensity, w: tf.Tensor) -> tf.Tensor:
