@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from lmmbook import covariance
 from lmmbook.families import Gaussian
 from lmmbook.formula import Design
+from lmmbook.frames import Data
 from lmmbook.predictive import Posterior, ask, batches, columns_of, is_discrete, linear, log_prob
 
 import numpy as np
@@ -25,9 +26,7 @@ import tensorflow as tf
 from scipy.special import logsumexp
 
 
-def predict(
-    design: Design, estimates: pd.Series, posterior: Posterior, data: pd.DataFrame
-) -> np.ndarray:
+def predict(design: Design, estimates: pd.Series, posterior: Posterior, data: Data) -> np.ndarray:
     """Posterior predictive mean of each row of ``data``, ``[rows]``, in units of the response.
 
     The mean given the effects, averaged over posterior draws. For a Gaussian response one forward
@@ -45,7 +44,7 @@ def predict(
         beta, _, _ = covariance.split_values(design, dict(estimates))
         means = [columns_of(f, posterior[f.name]).mean(0, keepdims=True) for f in new.factors]
         return linear(new, beta, [np.pad(u, ((0, 0), (0, 1), (0, 0))) for u in means])[:, 0]
-    total, count = np.zeros(len(data)), 0
+    total, count = np.zeros(new.rows), 0
     for predictor, own in batches(new, estimates, posterior):
         total += ask(family, "mean", family.mean, predictor, own).sum(1)
         count += predictor.shape[1]
@@ -58,7 +57,7 @@ def probabilities(
     design: Design,
     estimates: pd.Series,
     posterior: Posterior,
-    data: pd.DataFrame,
+    data: Data,
     cuts: Sequence[float] | None = None,
 ) -> np.ndarray:
     """Posterior predictive probabilities, ``[rows, categories]``; each row sums to 1.
@@ -103,7 +102,7 @@ def draws(
     design: Design,
     estimates: pd.Series,
     posterior: Posterior,
-    data: pd.DataFrame,
+    data: Data,
     n: int,
     seed: int,
 ) -> np.ndarray:
@@ -138,9 +137,7 @@ def draws(
     return labels[values.astype(int)]
 
 
-def log_score(
-    design: Design, estimates: pd.Series, posterior: Posterior, data: pd.DataFrame
-) -> np.ndarray:
+def log_score(design: Design, estimates: pd.Series, posterior: Posterior, data: Data) -> np.ndarray:
     """Log predictive density, or mass, of each row's own response, ``[rows]``; in nats.
 
     The logarithm of the mean over posterior draws: the logarithmic score (Good 1952; Gneiting &
@@ -154,7 +151,7 @@ def log_score(
     """
     new, family = design.on(data), design.family
     response = design.codes(data)[:, np.newaxis]
-    total, count = np.full(len(data), -np.inf), 0
+    total, count = np.full(new.rows, -np.inf), 0
     for predictor, own in batches(new, estimates, posterior):
         value = log_prob(family, predictor, own, response)
         total = np.logaddexp(total, logsumexp(value, axis=1))
@@ -163,7 +160,7 @@ def log_score(
 
 
 def pit(
-    design: Design, estimates: pd.Series, posterior: Posterior, data: pd.DataFrame, seed: int
+    design: Design, estimates: pd.Series, posterior: Posterior, data: Data, seed: int
 ) -> np.ndarray:
     """Probability integral transform of each row's own response, ``[rows]``, between 0 and 1.
 
@@ -179,7 +176,7 @@ def pit(
     """
     new, family = design.on(data), design.family
     response = design.codes(data)[:, np.newaxis]
-    up_to, equal, count = np.zeros(len(data)), np.zeros(len(data)), 0
+    up_to, equal, count = np.zeros(new.rows), np.zeros(new.rows), 0
     for predictor, own in batches(new, estimates, posterior):
         if family.categories is not None:
             share = family.probabilities(predictor, own).sum(1)
@@ -191,7 +188,7 @@ def pit(
             if is_discrete(distribution):
                 equal += np.exp(log_prob(family, predictor, own, response)).sum(1)
         count += predictor.shape[1]
-    uniform = np.random.default_rng(seed).uniform(size=len(data))
+    uniform = np.random.default_rng(seed).uniform(size=new.rows)
     return np.clip((up_to - (1 - uniform) * equal) / count, 0.0, 1.0)
 
 

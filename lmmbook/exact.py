@@ -16,6 +16,7 @@ from lmmbook.climb import Ascent
 from lmmbook.covariance import names as names_of
 from lmmbook.covariance import parameter_names, to_matrix
 from lmmbook.formula import Design, build_design
+from lmmbook.frames import Data
 from lmmbook.marginal import Marginal
 from lmmbook.uncertainty import parameter_table
 
@@ -44,9 +45,7 @@ class ExactFit:
     log_likelihood: float
 
 
-def log_likelihood(
-    formula: str, data: pd.DataFrame, parameters: Mapping[str, float] | pd.Series
-) -> float:
+def log_likelihood(formula: str, data: Data, parameters: Mapping[str, float] | pd.Series) -> float:
     """Exact marginal log-likelihood ``log p(ratings; parameters)`` of the Gaussian model.
 
     Parameters
@@ -69,7 +68,7 @@ def log_likelihood(
 
 
 def effects(
-    formula: str, data: pd.DataFrame, parameters: Mapping[str, float] | pd.Series
+    formula: str, data: Data, parameters: Mapping[str, float] | pd.Series
 ) -> dict[str, pd.DataFrame]:
     """Exact conditional mean and sd of every random effect, given the ratings and the parameters.
 
@@ -92,7 +91,7 @@ def effects(
 
 
 def fit(
-    formula: str, data: pd.DataFrame, family: str | families.Family = "gaussian"
+    formula: str, data: Data, family: str | families.Family = "gaussian"
 ) -> ExactFit:  # fmt: skip
     """Maximise the exact marginal likelihood (ML, not lme4's default REML).
 

@@ -20,11 +20,11 @@ from lmmbook import families
 from lmmbook.course import FEWEST_SWEEPS, Course
 from lmmbook.engine import Engine, OutOfBudget
 from lmmbook.formula import Design, build_design
+from lmmbook.frames import Data
 from lmmbook.progress import Progress
 from lmmbook.result import Fit, gather
 
 import numpy as np
-import pandas as pd
 import tensorflow as tf
 
 # What TensorFlow says on one worker when another one is gone.
@@ -35,7 +35,7 @@ DEAR = 3_000_000  # and ratings x factors beyond which every chain is felt
 
 def fit(
     formula: str,
-    data: pd.DataFrame,
+    data: Data,
     family: str | families.Family = "gaussian",
     *,
     seed: int,
@@ -53,7 +53,8 @@ def fit(
         As in lme4: ``"ratings ~ service + (1|students) + (1|instructors)"``; see
         `lmmbook.formula.build_design`.
     data
-        One row an observation.
+        One row an observation: a pandas data frame, a mapping of NumPy arrays, or the path of a
+        Parquet file, which is read in pieces.
     family
         The likelihood: ``"gaussian"``, ``"cumulative"`` (ordered categories), ``"bernoulli"``,
         ``"poisson"``, ``"categorical"``, or an object from `lmmbook.families`, such as

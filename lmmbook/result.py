@@ -14,6 +14,7 @@ from lmmbook.boundary import AT_ONCE
 from lmmbook.certificate import CLOSE
 from lmmbook.course import Course
 from lmmbook.formula import Design
+from lmmbook.frames import Data
 from lmmbook.model import LinearMixedEffectModel
 
 import numpy as np
@@ -72,27 +73,27 @@ class Fit:
         model.assign(self.parameters["estimate"])
         return model
 
-    def predict(self, data: pd.DataFrame) -> np.ndarray:
+    def predict(self, data: Data) -> np.ndarray:
         """Posterior predictive mean of each row, ``[rows]``; see `criticism.predict`."""
         return criticism.predict(*self._fitted, data)
 
     def probabilities(
-        self, data: pd.DataFrame, cuts: Sequence[float] | None = None
+        self, data: Data, cuts: Sequence[float] | None = None
     ) -> np.ndarray:  # fmt: skip
         """Posterior predictive probabilities, ``[rows, categories]``, or ``[rows, cuts + 1]``
         between cuts of a response without categories; see `criticism.probabilities`."""
         return criticism.probabilities(*self._fitted, data, cuts)
 
-    def draws(self, data: pd.DataFrame, n: int, seed: int) -> np.ndarray:
+    def draws(self, data: Data, n: int, seed: int) -> np.ndarray:
         """Posterior predictive draws, ``[n, rows]``; see `criticism.draws`."""
         return criticism.draws(*self._fitted, data, n, seed)
 
-    def log_score(self, data: pd.DataFrame) -> np.ndarray:
+    def log_score(self, data: Data) -> np.ndarray:
         """Log predictive density or mass of each row's response, ``[rows]``; see
         `criticism.log_score`."""
         return criticism.log_score(*self._fitted, data)
 
-    def pit(self, data: pd.DataFrame, seed: int) -> np.ndarray:
+    def pit(self, data: Data, seed: int) -> np.ndarray:
         """Randomised probability integral transform, ``[rows]``; see `criticism.pit`."""
         return criticism.pit(*self._fitted, data, seed)
 
