@@ -55,7 +55,8 @@ def work_a_row(family: str, factors: int, chains: int) -> tuple[float, float]:
 
     Gaussian, a factor: to scatter what is left, a response, a code, and the predictors; to gather
     what moved, a code, and the predictors there and back. Cumulative: the predictor, two
-    thresholds and a log density for the start and for each leapfrog step, and the same gather.
+    thresholds, a log density and a slope for the start and for each leapfrog step, and the same
+    gather.
     """
     number = 4  # bytes of a float32 or an int32
     if family == "gaussian":
@@ -63,8 +64,8 @@ def work_a_row(family: str, factors: int, chains: int) -> tuple[float, float]:
         gather = number * (1 + 2 * chains), chains
         passes = [scatter, gather]
     else:
-        start = number * (1 + 4 * chains), (EVALUATION + 1) * chains
-        step = number * (1 + 4 * chains), (EVALUATION + 4) * chains  # move, differ, scatter both
+        start = number * (1 + 5 * chains), (EVALUATION + 1) * chains
+        step = number * (1 + 5 * chains), (EVALUATION + 10) * chains  # move, differ, scatter both
         gather = number * (1 + 2 * chains), chains
         passes = [start, *LEAPFROG_STEPS * [step], gather]
     return factors * float(sum(p[0] for p in passes)), factors * float(sum(p[1] for p in passes))

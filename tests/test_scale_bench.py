@@ -70,8 +70,8 @@ def test_a_gaussian_row_by_hand():
 
 
 def test_a_cumulative_row_by_hand():
-    """One factor, one chain: code and four numbers, three times; then the move."""
-    assert scale.work_a_row("cumulative", 1, 1) == (3 * 20 + 12, 71 + 2 * 74 + 1)
+    """One factor, one chain: code and five numbers, three times; then the move."""
+    assert scale.work_a_row("cumulative", 1, 1) == (3 * 24 + 12, 71 + 2 * 80 + 1)
     assert scale.LEAPFROG_STEPS == LEAPFROG_STEPS
 
 
