@@ -23,11 +23,11 @@ PACKAGE := $(shell find lmmbook -type f -not -name '*.pyc' 2>/dev/null)
 SITE_SOURCES := $(wildcard *.md references.bib _config.yml _toc.yml) \
 	$(shell find _ext _static _vendor -type f -not -name '*.pyc' 2>/dev/null)
 
-.PHONY: help setup book test test-full bench lint url clean distclean
+.PHONY: help setup book test test-full bench bench-scale bench-gpu lint url clean distclean
 
 help: ## list the targets
 	@echo 'make TARGET, where TARGET is one of'
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo 'PYTHON=python3.12 in front of it chooses the Python that .venv is made with.'
 
 setup: $(INSTALLED) ## create .venv with the pinned packages and lmmbook itself
@@ -46,6 +46,12 @@ test-full: lint _build/built ## check everything, slow tests too (at most 60 min
 bench: $(INSTALLED) ## time the fit beside the tutorial and other tools; the book draws the result
 	$(VENV_PYTHON) bench/run.py --out bench/results.json
 	cp bench/results.json lmmbook/datasets/bench.json
+
+bench-scale: $(INSTALLED) ## time millions of ratings on this CPU (2 hours, 16 GB); chapter 8 draws the result
+	$(VENV_PYTHON) bench/scale.py --full --out lmmbook/datasets/scale.json
+
+bench-gpu: $(INSTALLED) ## the same on a GPU, which nobody has done yet; chapter 8 draws it if it is there
+	$(VENV_PYTHON) bench/scale.py --gpu --full --out lmmbook/datasets/scale_gpu.json
 
 lint: $(INSTALLED) ## check style and types
 	$(VENV_PYTHON) -m ruff check --output-format concise .

@@ -77,6 +77,13 @@ PROMISED = {
         "The tutorial's algorithm, repaired, against the exact maximum": 0.031,  # one likewise
         "lmm.fit with the residual sd fixed, against the exact maximum": 0.0062,
     },
+    "08_scale": {
+        "Total of the differences, in float32 against float64": 0.001,
+        "Statistics of two halves, added, against those of all rows": 0.1,  # of tens of thousands
+        "Bytes a row, here and in the recorded file": 0.0,
+        "A million ratings: the fit less the truth, in standard errors": 3.0,
+        "Largest difference of a parameter from the unbroken fit": 0.0,
+    },
     "10_speed": {"The exact maximum, here and in the file": 0.001},
 }
 
@@ -109,6 +116,7 @@ FIGURES = {
         "instructor effects of both fits",
     ],
     "07_autopsy": ["Four panels of the published run", "against the ratings a department"],
+    "08_scale": ["Milliseconds a sweep against ratings, 4 chains"],
     "10_speed": [
         "Seconds for a fit, cold and warm",
         "Milliseconds a sweep against rows",
