@@ -9,7 +9,7 @@ import textwrap
 from pathlib import Path
 
 import lmmbook
-from lmmbook import directions, frames, parquet
+from lmmbook import criticism, directions, families, frames, parquet
 from lmmbook.factors import Factor
 from lmmbook.formula import Design, build_design
 from lmmbook.syntax import Columns
@@ -335,3 +335,22 @@ def test_lone_intercepts_have_the_ratio_that_columns_of_ones_have():
     codes, one = np.array([0, 2, 2]), frames.ones(3)[:, 0]
     for ones in (one, np.ones(3)):
         assert directions.ratio_within(codes, 4, ones, ones).tolist() == [1.0, 0.0, 1.0, 0.0]
+
+
+def test_predictions_take_arrays_and_files_too(tmp_path):
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"x": rng.normal(size=60), "g": rng.integers(0, 6, 60)})
+    frame["y"] = rng.integers(0, 2, 60)
+    design = build_design("y ~ x + (1|g)", frame, families.Bernoulli())
+    estimates = pd.Series({"Intercept": 0.1, "x": 0.5, "sd(g)": 0.4})
+    fitted = design, estimates, {"g": rng.normal(0, 0.4, (20, 6))}
+    path = tmp_path / "new.parquet"
+    frame.to_parquet(path)
+    arrays = {name: column.to_numpy() for name, column in frame.items()}
+    for data in (arrays, path):
+        for function, rest in [
+            (criticism.predict, ()), (criticism.log_score, ()), (criticism.pit, (1,)),
+            (criticism.draws, (3, 1)),
+        ]:  # fmt: skip
+            one, other = (function(*fitted, d, *rest) for d in (frame, data))
+            np.testing.assert_array_equal(other, one)
