@@ -28,7 +28,7 @@ data, _ = simulate.crossed(rows, factors, thresholds=thresholds, seed=0)
 design = build_design("y ~ x + (1|a) + (1|b) + (1|c)", data, lmm.families.resolve(family))
 engine = Engine(design, chains, 1000, seed=0)
 engine.em("approach", np.ones(1))
-engine.measure(1, np.eye(complete_data.coordinates(engine.layout)))
+engine.measure(40, np.eye(complete_data.coordinates(engine.layout)))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """
 SMALL, LARGE = 400_000, 1_400_000
