@@ -89,7 +89,7 @@ def coordinates(layout: Layout) -> int:
     return offsets(layout)[-1] + layout.family.auxiliary
 
 
-class OfPrior(NamedTuple):
+class LevelSums(NamedTuple):
     """Sums over a factor's levels, float64, with x a level's standardised effects: their number;
     x x' ``[chains, columns, columns]``; weights' x ``[chains, freed, columns]``; and weights'
     weights ``[freed, freed]``."""
@@ -132,7 +132,7 @@ def score_and_information(
     for k, (of, has, scale) in enumerate(
         zip(layout.factors, arrays.factors, parameters.scales, strict=True)
     ):
-        _, sums = where.levels(k, prior_sums, (), has, scale, effects[k])
+        _, sums = where.levels(k, level_sums, (), has, scale, effects[k])
         s, h = _prior(of, has.units, scale, sums, home.freed[k], home.standardised[k])
         positions = [*of.freed_fixed, *range(begins[k], begins[k + 1])]
         place = tf.cast(one_hot(positions, size), tf.float64)
@@ -147,11 +147,11 @@ def join(first: tf.Tensor, across: tf.Tensor, last: tf.Tensor) -> tf.Tensor:
     return tf.concat([top, tf.concat([tf.transpose(across), last], axis=1)], axis=0)
 
 
-def prior_sums(has: FactorArrays, scale: tf.Tensor, u: tf.Tensor) -> tuple[None, OfPrior]:
-    """Of log p(effects) of one factor, its effects ``[levels, chains, columns]``."""
+def level_sums(has: FactorArrays, scale: tf.Tensor, u: tf.Tensor) -> tuple[None, LevelSums]:
+    """What the M-step and the certificate need of effects ``u`` ``[levels, chains, columns]``."""
     standard = tf.cast(standardise(scale, u), tf.float64)
     weights = tf.cast(has.weights, tf.float64)
-    return None, OfPrior(
+    return None, LevelSums(
         tf.constant(u.shape[0], tf.float64),
         tf.einsum("lci,lcj->cij", standard, standard),
         tf.einsum("lf,lcj->cfj", weights, standard),
@@ -163,7 +163,7 @@ def _prior(
     of: FactorLayout,
     units: tf.Tensor,
     scale: tf.Tensor,
-    sums: OfPrior,
+    sums: LevelSums,
     freed: tf.Tensor,
     standardised: tf.Tensor,
 ) -> tuple[tf.Tensor, tf.Tensor]:

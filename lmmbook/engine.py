@@ -44,10 +44,12 @@ class Engine:
 
     Attributes
     ----------
-    kept
-        Draws of the effects at the present parameters, ``[draws, levels, chains, columns]`` a
-        factor: those of the last `measure`, thinned to at most `KEPT` sweeps x chains and
-        `KEPT_NUMBERS`.
+    arrays, whole
+        All that the program is given; and what of it is not rows, on one device.
+    room, kept_sweeps
+        Room for the draws of the last `measure`, and how many sweeps of it are filled.
+    measured
+        How many times `measure` was called.
     """
 
     def __init__(
@@ -62,25 +64,28 @@ class Engine:
     ) -> None:
         self.design, self.chains, self.seed = design, chains, seed
         self.progress = progress or Progress(False)
-        self.layout, self.whole = on_device(design, chains)
+        self.where: Where = HERE
         if strategy is None:
-            self.where: Where = HERE
-            self.arrays = self.whole
-            self.program = program.compiled(self.layout)
+            self.layout, self.arrays = on_device(design, chains)
+            self.whole, self.program = self.arrays, program.compiled(self.layout)
         else:
-            self.where, self.arrays = sharded.share_out(strategy, self.layout, self.whole)
-            self.whole = sharded.without_rows(self.whole)
+            with tf.device("CPU:0"):  # no single device need have room for all rows
+                self.layout, whole = on_device(design, chains)
+            self.where, self.arrays = sharded.share_out(strategy, self.layout, whole)
+            self.whole = sharded.without_rows(whole)
             self.program = sharded.Program(self.layout, self.where)
         self.chunk = program.sweeps_of(self.layout)
         parameters = to_parameters(design, start_values(design))
         self.state = self._graph(program.start, self.layout)(self.arrays, parameters)
         self.sweeps_left, self.max_sweeps, self.calls = max_sweeps, max_sweeps, 0
         self.trace: list[pd.DataFrame] = []
-        self.kept: list[np.ndarray] = []
+        self.room: list[np.ndarray] = []
         self.kept_sweeps, self.measured = 0, 0
         devices = 1 if strategy is None else strategy.num_replicas_in_sync
         identity = {} if folder is None else checkpoint.identity_of(design, chains, seed, devices)
-        self.journal = checkpoint.Journal(folder, identity, *sharded.worker_of(self.where))
+        self.journal = checkpoint.Journal(
+            folder, identity, self.where.worker, self.where.smallest
+        )  # fmt: skip
         if self.journal.restored:
             self.state = checkpoint.from_disk(self.state, self.journal.restored, self.where)
 
@@ -88,6 +93,13 @@ class Engine:
     def parameters(self) -> Parameters:
         """The parameters as they are now."""
         return self.state.parameters
+
+    @property
+    def kept(self) -> list[np.ndarray]:
+        """Draws of the effects at the present parameters, ``[draws, levels, chains, columns]`` a
+        factor: those of the last `measure`, thinned to at most `KEPT` sweeps x chains and
+        `KEPT_NUMBERS`."""
+        return [room[: self.kept_sweeps] for room in self.room]
 
     @property
     def unit(self) -> float:
@@ -113,7 +125,7 @@ class Engine:
         never = np.zeros(self.chunk, bool)
         before = len(self.trace)
         for part in self._parts(gains):
-            self._call(phase, part, never, home)
+            self._call(phase, part, never, never, home)
         return pd.concat(self.trace[before:], ignore_index=True)
 
     def measure(self, draws: int, estimated: np.ndarray) -> certificate.Certificate:
@@ -130,7 +142,7 @@ class Engine:
         self._make_room(sum((sweeps >= SETTLE) & (sweeps % every == 0)).sum())
         for part, now in zip(parts, sweeps, strict=True):
             measured = now >= SETTLE
-            output = self._call("draws", part, measured, home, measured & (now % every == 0))
+            output = self._call("draws", part, measured, measured & (now % every == 0), home)
             if measured.any():
                 scores.append(output["score"][measured])
                 information += output["information"].sum(0)
@@ -142,14 +154,14 @@ class Engine:
     def _make_room(self, sweeps: int) -> None:
         """For the draws of a new `measure`, or those of the checkpoint, if they are its."""
         self.measured, self.kept_sweeps = self.measured + 1, 0
-        self.kept = [
+        self.room = [
             np.empty((sweeps, of.levels, self.chains, of.columns), np.float32)
             for of in self.layout.factors
         ]
         restored = self.journal.restored
         if restored and self.measured == restored["measured"]:
             self.kept_sweeps = len(restored["kept0"])
-            for k, room in enumerate(self.kept):
+            for k, room in enumerate(self.room):
                 room[: self.kept_sweeps] = restored[f"kept{k}"]
 
     def _parts(self, gains: np.ndarray) -> list[np.ndarray]:
@@ -161,11 +173,11 @@ class Engine:
         return np.split(filled.astype(np.float32), chunks)
 
     def _call(
-        self, phase: str, gains: np.ndarray, measure: np.ndarray, home: complete_data.Home,
-        keep: np.ndarray | None = None,
+        self, phase: str, gains: np.ndarray, measure: np.ndarray, keep: np.ndarray,
+        home: complete_data.Home,
     ) -> checkpoint.Entry:  # fmt: skip
-        """One chunk, on the device or from the checkpoint; what it gave back, and its ``frame``."""
-        entry = self.journal.recall(lambda: self._sweeps(gains, measure, home, keep))
+        """One chunk, on the device or from the checkpoint; what it gave back."""
+        entry = self.journal.recall(lambda: self._sweeps(gains, measure, keep, home))
         shapes = self.state.parameters
         flat = [entry[f"parameters{i}"] for i in range(len(tf.nest.flatten(shapes)))]
         parameters = tf.nest.pack_sequence_as(shapes, flat)
@@ -182,13 +194,12 @@ class Engine:
     def save(self) -> None:
         """Write a checkpoint, if there is a folder for it."""
         if self.journal.folder is not None:
-            kept = {f"kept{k}": room[: self.kept_sweeps] for k, room in enumerate(self.kept)}
+            kept = {f"kept{k}": draws for k, draws in enumerate(self.kept)}
             state = checkpoint.to_disk(self.state, self.where)
             self.journal.save(state | kept | {"measured": np.array(self.measured)})
 
     def _sweeps(
-        self, gains: np.ndarray, measure: np.ndarray, home: complete_data.Home,
-        keep: np.ndarray | None,
+        self, gains: np.ndarray, measure: np.ndarray, keep: np.ndarray, home: complete_data.Home
     ) -> checkpoint.Entry:  # fmt: skip
         """One chunk on the device."""
         self.state, output = self.program(
@@ -200,9 +211,9 @@ class Engine:
             home,
             tfp.random.sanitize_seed([self.seed, self.calls]),
         )
-        if keep is not None and keep.any():
+        if keep.any():
             to = self.kept_sweeps + keep.sum()
-            for room, u in zip(self.kept, output.effects, strict=True):
+            for room, u in zip(self.room, output.effects, strict=True):
                 room[self.kept_sweeps : to] = u.numpy()[keep]
             self.kept_sweeps = to
         flat = tf.nest.flatten(output.parameters)
@@ -223,10 +234,6 @@ class Engine:
                 f"{phase}: expected finite values, got {frame.iloc[-1].to_dict()}"
             )
         return frame
-
-    def effects(self) -> list[tf.Tensor]:
-        """The effects as they are now, ``[levels, chains, columns]`` a factor."""
-        return self.where.together(self.state.effects)
 
     def values(self) -> dict[str, Any]:
         """The parameters as they are now, by name."""

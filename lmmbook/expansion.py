@@ -5,9 +5,8 @@ Chapter 04. Location expansion (PX-EM: Liu, Rubin & Wu 1998). `m_step` calls thi
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-from lmmbook.arrays import FactorArrays, FactorLayout, one_hot, standardise
+from lmmbook.arrays import FactorArrays, FactorLayout, one_hot
+from lmmbook.complete_data import LevelSums
 
 import numpy as np
 import tensorflow as tf
@@ -15,46 +14,19 @@ import tensorflow as tf
 SHRINK = 0.25  # a variance shrinks at most to this fraction of itself in one M-step
 
 
-class Sums(NamedTuple):
-    """Over a factor's levels, float64, with x a level's standardised effects.
-
-    ``levels``, their number; ``halves`` [2, freed, columns], weights' times the mean of x over each
-    half of the chains; ``gram`` [freed, freed], weights' weights; ``second`` [columns, columns],
-    the mean of x x' over the chains.
-    """
-
-    levels: tf.Tensor
-    halves: tf.Tensor
-    gram: tf.Tensor
-    second: tf.Tensor
-
-
-def sums_of(has: FactorArrays, scale: tf.Tensor, u: tf.Tensor) -> tuple[None, Sums]:
-    """What the M-step needs of effects ``u`` ``[levels, chains, columns]``."""
-    standard = tf.cast(standardise(scale, u), tf.float64)
-    weights, half = tf.cast(has.weights, tf.float64), u.shape[1] // 2
-    halves = [
-        tf.matmul(weights, tf.reduce_mean(part, axis=1), transpose_a=True)
-        for part in (standard[:, :half], standard[:, half:])
-    ]
-    second = tf.einsum("lci,lcj->ij", standard, standard) / u.shape[1]
-    gram = tf.matmul(weights, weights, transpose_a=True)
-    return None, Sums(tf.constant(u.shape[0], tf.float64), tf.stack(halves), gram, second)
-
-
 def step(
-    of: FactorLayout, chains: int, scale: tf.Tensor, sums: Sums, gain: tf.Tensor, expand: bool
+    of: FactorLayout, chains: int, scale: tf.Tensor, sums: LevelSums, gain: tf.Tensor, expand: bool
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """The new Cholesky factor of the covariance, and the coefficients ``[freed]`` to fold."""
     coefficients, square = tf.zeros([len(of.freed_fixed)]), 0.0
     if expand and of.freed_fixed:
         coefficients, square = mean_of(of, chains, scale, sums)
-    relative = tf.cast(sums.second / sums.levels - square, tf.float32)
+    relative = tf.cast(tf.reduce_mean(sums.second, axis=0) / sums.levels - square, tf.float32)
     return _towards(scale, relative * _within_blocks(of), gain), gain * coefficients
 
 
 def mean_of(
-    of: FactorLayout, chains: int, scale: tf.Tensor, sums: Sums
+    of: FactorLayout, chains: int, scale: tf.Tensor, sums: LevelSums
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """The mean that a factor's effects may have: coefficients ``[freed]``, and an estimate
     ``[columns, columns]`` of what it adds to ``mean(x x')``.
@@ -67,20 +39,25 @@ def mean_of(
     standard deviations to zero. The means of the two halves of the chains err independently, so
     their product has the right expectation.
     """
+    half = chains // 2
+    # [2, freed, columns], of each half of the chains
+    halves = tf.stack(
+        [tf.reduce_mean(part, 0) for part in (sums.weighted[:half], sums.weighted[half:])]
+    )
     place = tf.cast(one_hot(of.freed_columns, of.columns), tf.float64)  # [freed, columns]
     pulled = tf.transpose(
         tf.linalg.triangular_solve(tf.cast(scale, tf.float64), tf.transpose(place))
     )
     normal = sums.gram * tf.matmul(pulled, pulled, transpose_b=True)
-    solved = tf.linalg.solve(normal, tf.transpose(tf.reduce_sum(sums.halves * pulled, 2)))
+    solved = tf.linalg.solve(normal, tf.transpose(tf.reduce_sum(halves * pulled, 2)))
     # The mean of x in level l is weights[l] @ (pulled * solved), for each half of the chains.
     first, second = (pulled * solved[:, i, tf.newaxis] for i in (0, 1))
     product = (
-        tf.matmul(first, sums.halves[1], transpose_a=True)
-        + tf.matmul(second, sums.halves[0], transpose_a=True)
+        tf.matmul(first, halves[1], transpose_a=True)
+        + tf.matmul(second, halves[0], transpose_a=True)
         - tf.matmul(first, tf.matmul(sums.gram, second), transpose_a=True)
     )
-    share = (chains // 2) / chains
+    share = half / chains
     coefficients = share * solved[:, 0] + (1 - share) * solved[:, 1]
     return tf.cast(coefficients, tf.float32), (product + tf.transpose(product)) / 2 / sums.levels
 

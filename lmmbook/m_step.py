@@ -101,7 +101,7 @@ def closed_form(
     for k, (of, has, scale, u) in enumerate(
         zip(layout.factors, arrays.factors, parameters.scales, effects, strict=True)
     ):
-        _, found = where.levels(k, expansion.sums_of, (), has, scale, u)
+        _, found = where.levels(k, complete_data.level_sums, (), has, scale, u)
         scale, coefficients = expansion.step(of, layout.chains, scale, found, gain, expand)
         u, _ = where.levels(k, expansion.without_mean, (of,), has, u, coefficients)
         # What is folded changes no linear predictor.

@@ -101,17 +101,12 @@ def fit(
     design = build_design(formula, data, family)
     chains = default_chains(design) if chains is None else chains
     shown = Progress(progress)
-    reason = None
     try:
         course = Course(Engine(design, chains, max_sweeps, seed, shown, strategy, checkpoint))
-        course.run()
-        course.engine.save()
-    except OutOfBudget:
-        course.engine.save()
-        reason = f"{max_sweeps:,} sweeps were not enough: try a larger max_sweeps"
-    except KeyboardInterrupt:
-        reason = "it was interrupted"
+        reason = _run(course)
     except GONE as error:
+        if strategy is None:
+            raise
         raise RuntimeError(_gone(checkpoint)) from error
     finally:
         shown.close()
@@ -122,6 +117,19 @@ def fit(
             stacklevel=2,
         )
     return gather(course, converged=reason is None)
+
+
+def _run(course: Course) -> str | None:
+    """Run it, and say what kept it from converging, if anything did."""
+    try:
+        course.run()
+    except OutOfBudget:
+        course.engine.save()
+        return f"{course.engine.max_sweeps:,} sweeps were not enough: try a larger max_sweeps"
+    except KeyboardInterrupt:
+        return "it was interrupted"
+    course.engine.save()
+    return None
 
 
 def _gone(folder: str | Path | None) -> str:

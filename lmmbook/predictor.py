@@ -3,10 +3,10 @@
 Chapters 03, 06 and 08. What `levels`, `m_step` and `complete_data` need of a likelihood, for arrays
 on the device.
 
-There may be millions of rows, shared out among devices. So whatever goes through them all is a
-function, here, in `m_step` or in `complete_data`, that returns two things: what *stays* where the
-rows are, and *sums*, which are small. It is called by way of a `Where`, which adds up the sums of
-all devices. Here is the one of a single device, `HERE`, with nothing to add; `sharded` has another.
+There may be millions of rows, shared out among devices. So whatever goes through all rows, or all
+levels, is a function that returns two things: what *stays* where they are, and *sums*, which are
+small. It is called by way of a `Where`, which adds up the sums of all devices. Here is the one of a
+single device, `HERE`, with nothing to add; `sharded` has another.
 """
 
 from __future__ import annotations
@@ -28,10 +28,19 @@ SMALL_MOVE = 0.01
 class Where:
     """Where rows and levels are: all of them on one device.
 
-    Both methods call ``function(*static, *tensors)``, which returns what stays and what is summed.
+    `rows` and `levels` call ``function(*static, *tensors)``, which returns what stays and what is
+    summed.
+
+    Attributes
+    ----------
+    shared
+        The factor whose levels are shared out, as their rows are; None if there is none.
+    worker
+        Which of several processes this is.
     """
 
-    shared: int | None = None  # the factor whose levels are shared out, as their rows are
+    shared: int | None = None
+    worker: int = 0
 
     def rows(self, function: Callable, static: tuple, *tensors: Any) -> tuple[Any, Any]:
         """Go through all rows."""
@@ -52,6 +61,10 @@ class Where:
     def whole(self, parts: list[Any]) -> Any:
         """The inverse of `parts`."""
         return parts[0]
+
+    def smallest(self, number: int) -> int:
+        """Of the numbers that all processes give."""
+        return number
 
 
 HERE = Where()
@@ -198,7 +211,7 @@ def _curvatures(
     for k, has in enumerate(arrays.factors):
         z = tf.ones([predictor.shape[0], 1]) if has.z is None else has.z
         products = weights[:, tf.newaxis, tf.newaxis] * z[:, :, tf.newaxis] * z[:, tf.newaxis, :]
-        found[k] = tf.math.unsorted_segment_sum(products, has.codes, has.cross.shape[0])
+        found[k] = sum_by_level(products, has.codes, has.cross.shape[0])
     return (None if shared is None else found.pop(shared)), found
 
 

@@ -174,7 +174,9 @@ def gather(course: Course, converged: bool) -> Fit:
         index=pd.Index(names, name="parameter"),
     )
     # Draws are there from the first certificate on; before, the chains' present state is one each.
-    kept = engine.kept or [u.numpy()[np.newaxis] for u in engine.effects()]
+    kept = engine.kept
+    if not engine.kept_sweeps:
+        kept = [u.numpy()[np.newaxis] for u in engine.where.together(engine.state.effects)]
     for factor, columns in course.at_boundary:
         of = design.factors[factor]
         own = covariance.names_of_block(of, columns)

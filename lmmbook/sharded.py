@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache, partial
-from itertools import pairwise
 from typing import Any
 
 from lmmbook import complete_data, program
@@ -30,6 +29,8 @@ class Sharded(Where):
 
     def __init__(self, strategy: tf.distribute.Strategy, shared: int) -> None:
         self.strategy, self.shared = strategy, shared
+        resolver = strategy.cluster_resolver
+        self.worker = (resolver and resolver.task_id) or 0
         self._compiled = lru_cache(maxsize=None)(_compiled)
         self._gather = tf.function(partial(strategy.gather, axis=0), autograph=False)
 
@@ -59,19 +60,17 @@ class Sharded(Where):
         """The shared ones are sent to all."""
         return [self._gather(u) if k == self.shared else u for k, u in enumerate(effects)]
 
-    def each(self, values: list[Any]) -> Any:
-        """One value a device, from a list for all devices of all processes."""
-        return self._placed(lambda index, _: values[index])
-
     def parts(self, value: Any) -> list[tf.Tensor]:
         """A value as plain tensors, one a device of this process; one if it is the same on all."""
         return list(self.strategy.experimental_local_results(value))
 
     def whole(self, parts: list[Any]) -> Any:
         """The inverse of `parts`, for values that are not the same."""
-        return self._placed(lambda _, place: parts[place])
+        return self.placed(lambda _, place: parts[place])
 
-    def _placed(self, value_of: Callable[[int, int], Any]) -> Any:
+    def placed(self, value_of: Callable[[int, int], Any]) -> Any:
+        """One value a device: ``value_of`` gets its number among the devices of all processes, and
+        among those of this one, which alone are asked for."""
         devices = self.strategy.extended.worker_devices
         places = iter(range(len(devices)))
 
@@ -84,8 +83,8 @@ class Sharded(Where):
         return self.strategy.experimental_distribute_values_from_function(place)
 
     def smallest(self, number: int) -> int:
-        """Of the numbers that all processes give."""
-        given = self._placed(lambda *_: tf.constant([number]))
+        """By way of all devices."""
+        given = self.placed(lambda *_: tf.constant([number]))
         return int(tf.reduce_min(self.strategy.gather(given, axis=0)))
 
 
@@ -104,7 +103,7 @@ class Program:
         elsewhere there are none among the results."""
         begin = self._graph(program.begin, refresh=bool(adaptation > 0))
         state, rows, predictor = begin(arrays, state)
-        outputs = []
+        outputs, together = [], bool(tf.reduce_any(measure))
         for i, own_seed in enumerate(tfp.random.split_seed(seed, n=len(gains))):
             sweep = self._graph(
                 program.one_sweep,
@@ -115,7 +114,7 @@ class Program:
             state, rows, predictor, output = sweep(
                 arrays, state, rows, predictor, gains[i], adaptation, home, own_seed
             )
-            effects = self.where.together(output.effects) if bool(tf.reduce_any(measure)) else []
+            effects = self.where.together(output.effects) if together else []
             outputs.append(output._replace(effects=effects))
         return state, tf.nest.map_structure(lambda *x: tf.stack(x), *outputs)
 
@@ -126,15 +125,6 @@ class Program:
             own = partial(function, self.layout, where=self.where, **flags)
             self._graphs[key] = tf.function(own, autograph=False)
         return self._graphs[key]
-
-
-def worker_of(where: Where) -> tuple[int, Callable[[int], int]]:
-    """Which process this is, and a function that gives all of them their smallest number."""
-    if not isinstance(where, Sharded):
-        return 0, int
-    resolver = where.strategy.cluster_resolver
-    task = None if resolver is None else resolver.task_id
-    return (0, int) if task is None else (task, where.smallest)
 
 
 def share_out(
@@ -160,14 +150,14 @@ def share_out(
     # Of levels, each gets one at least.
     cuts = np.clip(wanted, np.arange(1, devices), levels - np.arange(devices - 1, 0, -1))
     cuts = [0, *np.maximum.accumulate(cuts), levels]
-    parts = list(pairwise(cuts))
     where = Sharded(strategy, shared)
-    arrays = where.each(
-        [
-            _shard(layout, whole, shared, i, slice(*part), slice(*np.searchsorted(codes, part)))
-            for i, part in enumerate(parts)
-        ]
-    )
+
+    def shard(device: int, _: int) -> Arrays:
+        of_levels = cuts[device : device + 2]
+        of_rows = slice(*np.searchsorted(codes, of_levels))
+        return _shard(layout, whole, shared, device, slice(*of_levels), of_rows)
+
+    arrays = where.placed(shard)
     # What is not shared out is here once, and not once a device.
     factors, translations = [], []
     for k, (has, of) in enumerate(zip(arrays.factors, whole.factors, strict=True)):

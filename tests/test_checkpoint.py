@@ -8,10 +8,12 @@ from pathlib import Path
 
 import lmmbook as lmm
 from lmmbook import checkpoint, engine, simulate
+from lmmbook.formula import build_design
 
 import numpy as np
 import pandas as pd
 import pytest
+from tensorflow_probability import distributions as tfd
 
 
 class Stopped(Exception):
@@ -91,6 +93,18 @@ def test_a_fit_that_ran_out_goes_on_with_a_larger_budget(tmp_path, chunks):
     assert chunks.made < needed
     assert_same(lmm.fit(formula, data, seed=3, chains=4, checkpoint=tmp_path), whole)
     assert chunks.made == needed
+
+
+def test_where_a_function_lies_in_memory_is_no_part_of_a_fit():
+    """A likelihood of one's own: another process has it at another address."""
+    formula, data = crossed("gaussian")
+
+    def identity():
+        family = lmm.families.Custom(lambda loc: tfd.Logistic(loc, 1.0), {})
+        return checkpoint.identity_of(build_design(formula, data, family), 4, 0, 1)
+
+    assert identity() == identity()
+    assert "lambda" in identity()["family"]
 
 
 @pytest.fixture

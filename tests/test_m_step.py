@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lmmbook import arrays, exact, expansion, families, m_step
+from lmmbook import arrays, complete_data, exact, expansion, families, m_step
 from lmmbook.formula import Design, build_design
 from lmmbook.marginal import Marginal
 from lmmbook.model import LinearMixedEffectModel, features_of
@@ -275,7 +275,7 @@ def test_the_product_of_the_halves_is_unbiased_where_the_square_is_not(tiny_desi
         u = tf.constant(rng.normal(mean, 1.0, (5, 4, 1)), tf.float32)
         # Effects that are 0.7 times as large have a coefficient that is, and the same product.
         scale = tf.constant([[0.7]])
-        _, sums = expansion.sums_of(array.factors[0], scale, 0.7 * u)
+        _, sums = complete_data.level_sums(array.factors[0], scale, 0.7 * u)
         coefficient, product = expansion.mean_of(layout.factors[0], 4, scale, sums)
         products.append(float(product[0, 0]))
         squares.append((float(coefficient[0]) / 0.7) ** 2)

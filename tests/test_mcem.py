@@ -226,6 +226,8 @@ def test_an_interrupt_returns_what_there_is(tiny, monkeypatch, calls):
     assert not fit.converged
     assert np.isfinite(fit.parameters["estimate"]).all()
     assert fit.effects["g"].notna().all(axis=None)
+    draws = fit.posterior["g"]  # those that there are, and no room for more
+    assert len(np.unique(draws, axis=0)) == len(draws)
 
 
 def test_a_parameter_that_is_no_longer_finite_stops_the_fit(tiny, monkeypatch):

@@ -56,7 +56,7 @@ SAME_SUMS = (
     + DATA
     + """
 from functools import partial
-from lmmbook import arrays, complete_data, expansion, families, levels, m_step, predictor, program
+from lmmbook import arrays, complete_data, families, levels, m_step, predictor, program
 from lmmbook import row_sums, sharded
 from lmmbook.formula import build_design
 from lmmbook.translation import translate

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import lmmbook as lmm
-from lmmbook import arrays, complete_data, expansion, predictor, row_sums, simulate
+from lmmbook import arrays, complete_data, predictor, row_sums, simulate
 from lmmbook.derivatives import derivatives_at, summed, total
 from lmmbook.formula import build_design
 
@@ -196,11 +196,10 @@ def test_shares_of_the_levels_add_up():
     """What the M-step and the certificate need of a factor's levels."""
     s = small("gaussian")
     has, scale, u = s.arrays.factors[0], s.values.scales[0], s.effects[0]
-    for sums_of in (expansion.sums_of, complete_data.prior_sums):
-        _, whole = sums_of(has, scale, u)
-        parts = [
-            sums_of(has._replace(weights=has.weights[part]), scale, u[part])[1]
-            for part in (slice(0, 11), slice(11, None))
-        ]
-        for one, *shares in zip(whole, *parts, strict=True):
-            np.testing.assert_allclose(sum(shares), one, rtol=1e-10)
+    _, whole = complete_data.level_sums(has, scale, u)
+    parts = [
+        complete_data.level_sums(has._replace(weights=has.weights[part]), scale, u[part])[1]
+        for part in (slice(0, 11), slice(11, None))
+    ]
+    for one, *shares in zip(whole, *parts, strict=True):
+        np.testing.assert_allclose(sum(shares), one, rtol=1e-10)
