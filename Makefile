@@ -47,7 +47,7 @@ bench: $(INSTALLED) ## time the fit beside the tutorial and other tools; the boo
 	$(VENV_PYTHON) bench/run.py --out bench/results.json
 	cp bench/results.json lmmbook/datasets/bench.json
 
-bench-scale: $(INSTALLED) ## time millions of ratings on this CPU (2 hours, 16 GB); chapter 8 draws the result
+bench-scale: $(INSTALLED) ## time millions of ratings on this CPU (over an hour, 13 GB); chapter 8 draws the result
 	$(VENV_PYTHON) bench/scale.py --full --out lmmbook/datasets/scale.json
 
 bench-gpu: $(INSTALLED) ## the same on a GPU, which nobody has done yet; chapter 8 draws it if it is there

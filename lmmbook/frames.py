@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 Data: TypeAlias = "pd.DataFrame | Mapping[str, np.ndarray] | str | os.PathLike[str]"
-PIECE = 2**19  # rows that are worked on at a time: some MiB
+PIECE = parquet.PIECE  # rows that are worked on at a time: some MiB
 
 
 def pieces(rows: int, at_least: int = 0) -> Iterator[slice]:
