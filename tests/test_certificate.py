@@ -186,12 +186,13 @@ def test_what_is_left_does_not_depend_on_the_coordinates():
     assert certificate.smallest_share(observed, complete - 2 * missing * 10) == -np.inf
 
 
-def test_a_covariate_far_from_zero_keeps_nobody_from_converging():
-    """Age in years, from 18 to 22, is nearly collinear with the intercept. No information is
-    missing for that: only the coordinates are skewed."""
+@pytest.mark.parametrize("born", [0, 1990])
+def test_a_covariate_far_from_zero_keeps_nobody_from_converging(born):
+    """Ages from 18 to 22, or years of birth, are nearly collinear with the intercept. No
+    information is missing for that: only the coordinates are skewed."""
     rng = np.random.default_rng(2)
     data = pd.DataFrame({"person": np.repeat(np.arange(60), 12), "item": np.tile(range(12), 60)})
-    data["age"] = rng.uniform(18, 22, 60)[data["person"]]
+    data["age"] = born + rng.uniform(18, 22, 60)[data["person"]]
     effects = rng.normal(0, 0.5, 60)[data["person"]] + rng.normal(0, 0.5, 12)[data["item"]]
     data["y"] = 0.1 * data["age"] + effects + rng.normal(0, 1, len(data))
     formula = "y ~ age + (1|person) + (1|item)"
