@@ -23,7 +23,7 @@ PACKAGE := $(shell find lmmbook -type f -not -name '*.pyc' 2>/dev/null)
 SITE_SOURCES := $(wildcard *.md references.bib _config.yml _toc.yml) \
 	$(shell find _ext _static _vendor -type f -not -name '*.pyc' 2>/dev/null)
 
-.PHONY: help setup book test test-full bench bench-scale bench-gpu lint url clean distclean
+.PHONY: help setup book course test test-full bench bench-scale bench-gpu lint url clean distclean
 
 help: ## list the targets
 	@echo 'make TARGET, where TARGET is one of'
@@ -36,6 +36,9 @@ book: _build/built ## execute and check the chapters, build the book, say where 
 	@echo
 	@echo 'The book is built. Open _build/html/index.html'
 	@echo '    file://$(CURDIR)/_build/html/index.html'
+
+course: $(INSTALLED) ## write the chapters without their solutions, for students, to _build/course
+	$(VENV_PYTHON) tools/course_notebooks.py
 
 test: lint _build/built ## check everything but the slow statistical tests (at most 15 minutes)
 	$(VENV_PYTHON) -m pytest -m 'not slow' --durations=10

@@ -218,17 +218,33 @@ def _problems_of_checks(name: str, notebook: nbformat.NotebookNode) -> list[str]
 
 
 def _problems_of_exercises(notebook: nbformat.NotebookNode) -> list[str]:
-    right = {
-        record["exercise"]: all(map(holds, record["rows"]))
-        for record in records(notebook, "exercise")
-    }
-    stubs = [title for title in right if not title.endswith("(solution)")]
-    found = [] if stubs else ["no exercise"]
-    for title in stubs:
-        if right[title]:
-            found.append(f"{title}: the empty stub passes")
-        if not right.get(f"{title} (solution)", False):
-            found.append(f"{title}: no solution that passes")
+    """Stubs and usual mistakes have to fail, solutions to pass; their form: `test_exercises.py`."""
+    found = records(notebook, "exercise")
+    rows = {record["exercise"]: record["rows"][0] for record in found}
+    stubs = [title for title in rows if not title.endswith(")")]
+    wanted = [title + end for title in stubs for end in ("", " (a mistake)", " (solution)")]
+    if len(stubs) < 2 or sorted(wanted) != sorted(record["exercise"] for record in found):
+        return [f"expected two or more stubs, with a mistake and a solution each, got {list(rows)}"]
+    return [
+        f"{title}: {problem}" for title in stubs for problem in _problems_of_exercise(title, rows)
+    ]
+
+
+def _problems_of_exercise(title: str, rows: dict[str, dict]) -> list[str]:
+    stub, mistake, solution = (rows[title + end] for end in ("", " (a mistake)", " (solution)"))
+    truth, tolerance = stub["truth"], stub["tolerance"]
+    found = []
+    if stub["value"] is not None or holds(stub):
+        found.append("the empty stub has an answer")
+    if mistake["value"] is None or holds(mistake):
+        found.append("the mistake passes, or is no number")
+    if not holds(solution):
+        found.append("the solution fails")
+    if any((row["truth"], row["tolerance"]) != (truth, tolerance) for row in (mistake, solution)):
+        found.append("stub, mistake and solution have not the same truth and tolerance")
+    for wrong in (0.0, -truth, truth / 2, 2 * truth, truth + 1.5 * tolerance):
+        if holds({"value": wrong, "truth": truth, "tolerance": tolerance}):
+            found.append(f"{wrong} passes, where the truth is {truth}")
     return found
 
 
@@ -348,13 +364,36 @@ def _skip_cell(notebook):
     code_cells(notebook)[2].execution_count = None
 
 
+def _exercise(notebook, end):
+    titles = {record["exercise"]: record["rows"][0] for record in records(notebook, "exercise")}
+    return next(row for title, row in titles.items() if title.endswith(end))
+
+
 def _pass_the_stub(notebook):
-    row = records(notebook, "exercise")[0]["rows"][0]
+    row = _exercise(notebook, "1")
     row["value"] = row["truth"]
 
 
 def _fail_the_solution(notebook):
-    records(notebook, "exercise")[1]["rows"][0]["value"] = None
+    _exercise(notebook, "(solution)")["value"] = None
+
+
+def _pass_the_mistake(notebook):
+    row = _exercise(notebook, "(a mistake)")
+    row["value"] = row["truth"]
+
+
+def _loosen_an_exercise(notebook):
+    for end in ("1", "1 (a mistake)", "1 (solution)"):
+        row = _exercise(notebook, end)
+        row["tolerance"] = 0.6 * abs(row["truth"])
+
+
+def _drop_an_exercise(notebook):
+    for cell in code_cells(notebook):
+        if "(solution)" in cell.source:
+            cell.outputs = []
+            return
 
 
 def _first_figure(notebook):
@@ -378,7 +417,8 @@ def _typed_alt(notebook):
     "break_it",
     [
         _break_value, _loosen_tolerance, _drop_check, _write_to_stderr, _skip_cell,
-        _pass_the_stub, _fail_the_solution, _empty_alt, _typed_alt,
+        _pass_the_stub, _fail_the_solution, _pass_the_mistake, _loosen_an_exercise,
+        _drop_an_exercise, _empty_alt, _typed_alt,
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("name", CHAPTERS)
