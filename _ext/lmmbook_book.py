@@ -8,11 +8,13 @@ the pages free of other hosts, and of buttons that lead nowhere.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import nbformat
 from nbformat import NotebookNode
+from nbformat.v4 import new_output
 from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.errors import ExtensionError
@@ -82,6 +84,19 @@ def alt_text(cell: NotebookNode) -> str | None:
     return str(texts.pop())
 
 
+def add_walks(cell: NotebookNode) -> None:
+    """Put the walks that a figure carries (`lmmbook.walks`) below it, for `_static/walks.js`."""
+    outputs = []
+    for output in cell.get("outputs", []):
+        outputs.append(output)
+        walks = output.get("metadata", {}).get("lmmbook", {}).get("walks")
+        if walks:
+            text = json.dumps(walks, separators=(",", ":")).replace("<", "\\u003c")
+            script = f'<script type="application/json" class="lmmbook-walks">{text}</script>'
+            outputs.append(new_output("display_data", {"text/html": script}))
+    cell.outputs = outputs
+
+
 def prepare(notebook: NotebookNode) -> NotebookNode:
     """Tell myst-nb, in its own cell metadata, how the cells are to look."""
     notebook.metadata.pop("papermill", None)  # else it is taken for the page's front matter
@@ -93,6 +108,7 @@ def prepare(notebook: NotebookNode) -> NotebookNode:
         if alt is not None:
             # "dark-light": the theme leaves the image's colours alone in dark mode.
             settings["image"] = {"alt": alt, "classes": "dark-light"}
+        add_walks(cell)
         if "hide-cell" in cell.metadata.get("tags", []):
             settings.setdefault("code_prompt_show", "Show a solution")
             settings.setdefault("code_prompt_hide", "Hide the solution")
