@@ -38,8 +38,10 @@ class Fit:
     distance
         The largest distance to the maximum, in standard errors of the parameter, as the certificate
         found it before the last, short step there.
-    r_hat, ess
-        Split R-hat and effective sample size of the certificate's draws, of the worst score.
+    r_hat
+        Split R-hat of the certificate's draws, of the worst score.
+    ess
+        Effective sample size, of the same.
     effects
         Factor name to a frame: index the level labels, columns ``mean`` and ``sd`` of the effect
         given the ratings and the estimates. With slopes, columns ``(effect, "mean")`` and
@@ -154,6 +156,8 @@ class Fit:
         ValueError
             If the family is `families.Custom`: a file does not hold Python functions.
 
+        Examples
+        --------
         >>> import tempfile
         >>> data, _ = lmm.simulate.crossed(300, {"g": (30, 0.5)}, seed=0)
         >>> fit = lmm.fit("y ~ x + (1|g)", data, seed=0)
