@@ -329,11 +329,11 @@ def main() -> int:
                 seconds = 0.2 if arguments.quick else 5.0
                 found = run(item=item, seconds=seconds, quick=arguments.quick, **point)
                 result[item].append(point | found)
-            result["measured"][item] = {
-                "date": datetime.date.today().isoformat(),
-                "revision": measure.revision(),
-            }
-            write(arguments.out, result)  # after each item: some take an hour
+                result["measured"][item] = {
+                    "date": datetime.date.today().isoformat(),
+                    "revision": measure.revision(),
+                }
+                write(arguments.out, result)  # after each point: some take an hour
     print(report(result))
     failed = sum("failed" in point for item in only for point in result[item])
     print(f"{failed} points failed" if failed else "nothing failed", file=sys.stderr)

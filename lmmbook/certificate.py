@@ -93,10 +93,7 @@ def certify(
 
     # Both are estimates: the fewer draws, the larger the eigenvalue has to be to be believed.
     # Far from the maximum even the complete data's may be negative.
-    own, smallest = np.diag(complete), -np.inf
-    if own.min() > 0:
-        smallest = np.linalg.eigvalsh(observed / np.sqrt(np.outer(own, own))).min()
-    noise = BELIEVED * np.sqrt(2 / ess)
+    smallest, noise = smallest_share(observed, complete), BELIEVED * np.sqrt(2 / ess)
     definite, indefinite = smallest > max(SINGULAR, noise), smallest < -noise
     names = covariance.parameter_names(design)
     if not definite:
@@ -131,6 +128,20 @@ def certify(
         ess,
         estimated @ step,
     )
+
+
+def smallest_share(observed: np.ndarray, complete: np.ndarray) -> float:
+    """Smallest eigenvalue of ``complete^-1 observed``: what is left where most is missing.
+
+    Of the same size in whatever coordinates, so collinear covariates do not make it smaller. Minus
+    infinity if ``complete`` is not positive definite.
+    """
+    own = np.sqrt(np.abs(np.diag(complete)))
+    values, vectors = np.linalg.eigh(complete / np.outer(own, own))
+    if values.min() <= 0:
+        return -np.inf
+    root = vectors / np.sqrt(values) / own[:, np.newaxis]
+    return float(np.linalg.eigvalsh(root.T @ observed @ root).min())
 
 
 def diagnose(score: np.ndarray) -> tuple[float, float]:

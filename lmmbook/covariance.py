@@ -92,7 +92,10 @@ def name_values(
     the family's own parameters, some of which may stand in the intercept's place.
     """
     by_name = {name: beta[..., c][()] for c, name in enumerate(design.fixed_names)}
-    first, last = design.family.report(by_name.get("Intercept", 0.0), auxiliary)
+    intercept = by_name.get("Intercept", 0.0)
+    if design.origin is not None:
+        intercept = intercept - beta @ design.origin
+    first, last = design.family.report(intercept, auxiliary)
     values: dict[str, Any] = {}
     for name, value in by_name.items():
         values |= first if name == "Intercept" else {name: value}
@@ -106,6 +109,9 @@ def split_values(
 ) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
     """The inverse of `name_values`, for numbers: ``beta``, covariances, ``auxiliary``."""
     intercept, auxiliary = design.family.unreport(values)
-    beta = [intercept if n == "Intercept" else values[n] for n in design.fixed_names]
+    named = [intercept if n == "Intercept" else values[n] for n in design.fixed_names]
+    beta = np.array(named, float)
+    if design.origin is not None:
+        beta[design.fixed_names.index("Intercept")] += beta @ design.origin
     covariances = [to_matrix(factor, values) for factor in design.factors]
-    return np.array(beta, float), covariances, auxiliary
+    return beta, covariances, auxiliary

@@ -20,7 +20,8 @@ import pandas as pd
 from formulae.environment import Environment
 from formulae.matrices import CommonEffectsMatrix
 
-DEPENDENT = 1e-5  # eigenvalue of columns of length one; a year such as 2026 has to be centred
+DEPENDENT = 1e-5  # eigenvalue of columns of length one; a slope's years have to be centred
+FAR = 2.0  # sds of a covariate from zero to its mean
 
 
 @dataclass(frozen=True)
@@ -173,6 +174,19 @@ def check_independent(what: str, columns: np.ndarray, names: Sequence[str]) -> N
             f"dependent or nearly so (smallest eigenvalue {max(smallest, 0.0):.1e}, expected at "
             f"least {DEPENDENT:g}); leave one out, or centre covariates that lie far from zero"
         )
+
+
+def origin_of(columns: np.ndarray, names: Sequence[str]) -> np.ndarray | None:
+    """Means ``[columns]`` of covariates that are far from zero, such as years; zero for others.
+
+    None where there is nothing to take away, or no intercept to take it up.
+    """
+    if "Intercept" not in names:
+        return None
+    means, sds = columns.mean(0), columns.std(0)
+    origin = np.where(np.abs(means) > FAR * sds, means, 0.0)
+    origin[list(names).index("Intercept")] = 0.0
+    return origin if origin.any() else None
 
 
 def evaluate(

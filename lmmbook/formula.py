@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from lmmbook.factors import Factor, build_factors, check_independent, evaluate
+from lmmbook.factors import Factor, build_factors, check_independent, evaluate, origin_of
 from lmmbook.families import Gaussian
 from lmmbook.frames import Data, all_finite, to_frame
 from lmmbook.labels import encode
@@ -49,6 +49,8 @@ class Design:
         ``[columns]``: ``Intercept``, ``service``, ``temp[warm]``, ...
     factors
         One `Factor` a grouping, in the order of the formula.
+    origin
+        ``[columns]``: what has been taken away from ``fixed``, if anything (`regression.centred`).
     """
 
     formula: str
@@ -62,6 +64,7 @@ class Design:
     _response: str = field(repr=False)
     _columns: tuple[str, ...] = field(repr=False)
     _categories: dict[str, set[Any]] = field(repr=False)
+    origin: np.ndarray | None = field(default=None, repr=False)
 
     @property
     def rows(self) -> int:
@@ -187,7 +190,8 @@ def build_design(
         )
     if not names:
         raise ValueError(f"formula: expected at least one fixed effect, got {formula!r}")
-    check_independent("fixed effects", fixed, names)
+    origin = origin_of(fixed, names)
+    check_independent("fixed effects", fixed if origin is None else fixed - origin, names)
     categories = {
         c: set(data[c].unique()) for c in covariates if not _is_numeric(data[c])
     }  # fmt: skip

@@ -16,7 +16,7 @@ import math
 import warnings
 from pathlib import Path
 
-from lmmbook import families
+from lmmbook import families, regression
 from lmmbook.course import FEWEST_SWEEPS, Course
 from lmmbook.engine import Engine, OutOfBudget
 from lmmbook.formula import Design, build_design
@@ -112,7 +112,8 @@ def fit(
     chains = default_chains(design) if chains is None else chains
     shown = Progress(progress)
     try:
-        course = Course(Engine(design, chains, max_sweeps, seed, shown, strategy, checkpoint))
+        inside = regression.centred(design)
+        course = Course(Engine(inside, chains, max_sweeps, seed, shown, strategy, checkpoint))
         reason = _run(course)
     except GONE as error:
         if strategy is None:
@@ -126,7 +127,7 @@ def fit(
             f"{reason}, or a simpler model",
             stacklevel=2,
         )
-    return gather(course, converged=reason is None)
+    return gather(course, design, converged=reason is None)
 
 
 def _run(course: Course) -> str | None:

@@ -1,13 +1,14 @@
-"""The regression without random effects: where a fit starts.
+"""Before the random effects: the coordinates of a fit, and the regression where it starts.
 
-Chapter 06. Newton steps up the log-likelihood of fixed effects and auxiliary parameters, in double
-precision: what R's ``glm`` and ``clm`` do.
+Chapters 06 and 09. Newton steps up the log-likelihood of fixed effects and auxiliary parameters, in
+double precision: what R's ``glm`` and ``clm`` do.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+from lmmbook.factors import origin_of
 from lmmbook.families import Gaussian
 from lmmbook.formula import Design
 
@@ -19,6 +20,19 @@ STEPS = 50
 LONGEST = 2.0  # of the linear predictor, root mean square, or an auxiliary parameter, in one step
 CLOSE = 1e-10  # of the log-likelihood, to be gained
 FLAT = 1e-8  # relative information below which a direction is left alone
+
+
+def centred(design: Design) -> Design:
+    """The design with covariates that are far from zero, such as years, less their means.
+
+    An intercept takes up what was taken away. Those columns are nearly collinear with it: the
+    certificate's homes for both then fit badly together, and single precision loses digits.
+    Parameters by name mean the same as before: `covariance.name_values` knows the ``origin``.
+    """
+    origin = origin_of(design.fixed, design.fixed_names)
+    if origin is None:
+        return design
+    return replace(design, fixed=design.fixed - origin, origin=origin)
 
 
 def fit(design: Design) -> tuple[np.ndarray, np.ndarray, float]:

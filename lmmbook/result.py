@@ -212,12 +212,14 @@ def load(path: str | os.PathLike[str]) -> Fit:
     return Fit(**saving.read(path))
 
 
-def gather(course: Course, converged: bool) -> Fit:
-    """Put a `Fit` together from where a `Course` ended."""
-    engine, design, found = course.engine, course.design, course.found
+def gather(course: Course, design: Design, converged: bool) -> Fit:
+    """Put a `Fit` of ``design``, as the data have it, together from where a `Course` ended."""
+    engine, found = course.engine, course.found
     values = engine.values()
     for block in course.at_boundary:  # tried at next to nothing, and found to be nothing
-        singular = boundary.flattened(design, engine.parameters, block, course.singular[block], 0.0)
+        singular = boundary.flattened(
+            course.design, engine.parameters, block, course.singular[block], 0.0
+        )
         of = design.factors[block[0]]
         read = covariance.from_matrix(of, singular)
         values |= {name: read[name] for name in covariance.names_of_block(of, block[1])}

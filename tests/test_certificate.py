@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 from conftest import conditional_draws
+from scipy import linalg
 
 CHAINS = 3000
 
@@ -171,6 +172,36 @@ def test_without_information_there_is_no_verdict():
     assert not found.converged
     assert found.distance == np.inf
     assert np.all(found.step == 0)
+
+
+def test_what_is_left_does_not_depend_on_the_coordinates():
+    rng = np.random.default_rng(0)
+    complete, missing, turn = (rng.normal(size=(5, 8 - 3 * i)) for i in (0, 0, 1))
+    complete, missing = complete @ complete.T, 0.1 * missing @ missing.T
+    observed = complete - missing
+    share = certificate.smallest_share(observed, complete)
+    assert share == pytest.approx(linalg.eigh(observed, complete, eigvals_only=True)[0])
+    turned = certificate.smallest_share(turn @ observed @ turn.T, turn @ complete @ turn.T)
+    assert turned == pytest.approx(share)
+    assert certificate.smallest_share(observed, complete - 2 * missing * 10) == -np.inf
+
+
+@pytest.mark.parametrize("born", [0, 1990])
+def test_a_covariate_far_from_zero_keeps_nobody_from_converging(born):
+    """Ages from 18 to 22, or years of birth, are nearly collinear with the intercept. No
+    information is missing for that: only the coordinates are skewed."""
+    rng = np.random.default_rng(2)
+    data = pd.DataFrame({"person": np.repeat(np.arange(60), 12), "item": np.tile(range(12), 60)})
+    data["age"] = born + rng.uniform(18, 22, 60)[data["person"]]
+    effects = rng.normal(0, 0.5, 60)[data["person"]] + rng.normal(0, 0.5, 12)[data["item"]]
+    data["y"] = 0.1 * data["age"] + effects + rng.normal(0, 1, len(data))
+    formula = "y ~ age + (1|person) + (1|item)"
+    found, truth = fit(formula, data, seed=1), exact.fit(formula, data).parameters
+    assert found.converged
+    away = found.parameters["estimate"] - truth["estimate"]
+    unit = truth["std_error"].to_numpy().copy()
+    unit[2:] *= truth["estimate"][2:]
+    assert (away.abs() <= 0.2 * unit).all()
 
 
 def test_chains_that_disagree_are_seen():
