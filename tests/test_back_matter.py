@@ -16,7 +16,7 @@ CHAPTERS = {
 SOURCES = {
     name: "\n".join(cell.source for cell in chapter.cells) for name, chapter in CHAPTERS.items()
 }
-LINK = re.compile(r"\[[Cc]hapter (\d+)\]\(chapters/((\d\d)_\w+\.ipynb)\)")
+LINK = re.compile(r"\[(?:[Cc]hapter )?(\d+)\]\(chapters/((\d\d)_\w+\.ipynb)\)")
 
 
 def page(name: str) -> str:
