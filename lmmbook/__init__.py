@@ -1,7 +1,7 @@
 """Linear mixed effects models by Monte Carlo EM: the package that the book builds."""
 
 from lmmbook import _quiet  # noqa: F401  (first: it keeps TensorFlow's start-up quiet)
-from lmmbook import exact, families, figures
+from lmmbook import exact, families, figures, simulate
 from lmmbook.data import COLUMNS, download_insteval, load_insteval, train_test_split
 from lmmbook.e_step import describe_device
 from lmmbook.figures import check, exercise, say, show, use_style, versions
@@ -27,6 +27,7 @@ __all__ = [
     "load_insteval",
     "say",
     "show",
+    "simulate",
     "train_test_split",
     "use_style",
     "versions",

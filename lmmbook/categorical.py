@@ -34,7 +34,7 @@ class Categorical(Family):
     or in the order of a pandas Categorical.
 
     Choose as first and last two categories that the effects tell apart. If the first and the last
-    are alike, no scale fits.
+    are alike, no scale fits. Chapter 06.
 
     Parameters
     ----------

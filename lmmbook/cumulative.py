@@ -40,6 +40,8 @@ class Cumulative(Family):
     ``threshold(1|2)``, ``threshold(2|3)``, ... stand in its place. To the engine they are an
     intercept, minus the first of them, and the logarithms of the gaps between neighbours.
 
+    Chapter 06.
+
     Parameters
     ----------
     categories

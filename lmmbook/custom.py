@@ -20,7 +20,7 @@ from tensorflow_probability import distributions as tfd
 
 @dataclass(frozen=True, eq=False)
 class Custom(Family):
-    """Your own likelihood: any TensorFlow Probability distribution.
+    """Your own likelihood: any TensorFlow Probability distribution. Chapter 06.
 
     Parameters
     ----------

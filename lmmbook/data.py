@@ -53,7 +53,7 @@ class DownloadError(OSError):
 
 
 def load_insteval(path: str | os.PathLike[str] | None = None) -> pd.DataFrame:
-    """Load the InstEval ratings, after checking that they are what was published.
+    """Load the InstEval ratings, after checking that they are what was published. Chapter 01.
 
     Parameters
     ----------
@@ -104,7 +104,7 @@ def load_insteval(path: str | os.PathLike[str] | None = None) -> pd.DataFrame:
 def train_test_split(
     data: pd.DataFrame, test_fraction: float = 0.2, seed: int = 0
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Split the rows at random into a training and a test part.
+    """Split the rows at random into a training and a test part. Chapter 01.
 
     Every row goes to exactly one part, `round(len(data) * test_fraction)` of them to the test
     part, and the same `seed` gives the same split. Rows keep their order and their index.
@@ -140,8 +140,9 @@ def download_insteval(
 ) -> Path:
     """Download InstEval from upstream and return its path, for `load_insteval` to read.
 
-    A file that is there already and has the checksum is returned as it is. Otherwise the file is
-    downloaded under a temporary name and takes its own only after its checksum was verified.
+    Chapter 01 does without: the bundled file holds the same ratings. A file that is there already
+    and has the checksum is returned as it is. Otherwise the file is downloaded under a temporary
+    name and takes its own only after its checksum was verified.
 
     Parameters
     ----------
@@ -160,6 +161,15 @@ def download_insteval(
     DownloadError
         (an OSError) If the download failed, stopped short or brought other bytes. No part of a
         file is left behind then, and an earlier file is untouched.
+    ValueError
+        If ``sha256`` is no checksum.
+
+    Examples
+    --------
+    >>> download_insteval("data", sha256="any")
+    Traceback (most recent call last):
+        ...
+    ValueError: sha256: expected 64 hexadecimal digits, got 'any'
     """
     import pooch  # here, since nobody who reads the bundled file needs it
     import requests.exceptions as failures

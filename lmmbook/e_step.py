@@ -125,7 +125,7 @@ def adapt_step_size(
 
 
 def describe_device() -> str:
-    """One sentence on which device TensorFlow computes, and that a CPU is fine.
+    """One sentence on which device TensorFlow computes, and that a CPU is fine. Chapter 03.
 
     Examples
     --------

@@ -23,10 +23,12 @@ from lmmbook.uncertainty import parameter_table
 import numpy as np
 import pandas as pd
 
+__all__ = ["ExactFit", "effects", "fit", "log_likelihood"]
+
 
 @dataclass(frozen=True)
 class ExactFit:
-    """The maximum-likelihood fit.
+    """The maximum-likelihood fit: what `fit` returns. Chapter 04.
 
     Attributes
     ----------
@@ -39,6 +41,13 @@ class ExactFit:
         residual sd; and a correlation with an sd of zero is itself NaN.
     log_likelihood
         Marginal log-likelihood at the maximum (natural log, constants included).
+
+    Examples
+    --------
+    >>> data, _ = lmm.simulate.crossed(300, {"g": (30, 0.5)}, seed=0)
+    >>> found = lmm.exact.fit("y ~ x + (1|g)", data)
+    >>> list(found.parameters.columns), round(found.log_likelihood)
+    (['estimate', 'std_error', 'at_boundary'], -455)
     """
 
     parameters: pd.DataFrame
@@ -46,7 +55,7 @@ class ExactFit:
 
 
 def log_likelihood(formula: str, data: Data, parameters: Mapping[str, float] | pd.Series) -> float:
-    """Exact marginal log-likelihood ``log p(ratings; parameters)`` of the Gaussian model.
+    """Exact marginal log-likelihood ``log p(ratings; parameters)``, Gaussian. Chapter 04.
 
     Parameters
     ----------
@@ -62,6 +71,13 @@ def log_likelihood(formula: str, data: Data, parameters: Mapping[str, float] | p
     ValueError
         If a parameter is missing or unknown, an sd is negative, the residual sd is not positive, or
         correlations are not those of any covariance matrix.
+
+    Examples
+    --------
+    >>> data, truth = lmm.simulate.crossed(300, {"g": (30, 0.5)}, seed=0)
+    >>> maximum = lmm.exact.fit("y ~ x + (1|g)", data).log_likelihood
+    >>> bool(log_likelihood("y ~ x + (1|g)", data, truth) < maximum)
+    True
     """
     design = build_design(formula, data)
     return Marginal(design).evaluate(*_unpack(design, parameters)).value
@@ -70,10 +86,18 @@ def log_likelihood(formula: str, data: Data, parameters: Mapping[str, float] | p
 def effects(
     formula: str, data: Data, parameters: Mapping[str, float] | pd.Series
 ) -> dict[str, pd.DataFrame]:
-    """Exact conditional mean and sd of every random effect, given the ratings and the parameters.
+    """Exact conditional mean and sd of every random effect, given ratings and parameters.
 
-    Returns one frame per factor: index the level labels, columns ``mean`` and ``sd``; for a factor
-    with slopes, columns ``(effect, "mean")`` and ``(effect, "sd")``. Raises as `log_likelihood`.
+    Chapter 03. One frame per factor comes back: index the level labels, columns ``mean`` and
+    ``sd``; for a factor with slopes, columns ``(effect, "mean")`` and ``(effect, "sd")``. Raises as
+    `log_likelihood`.
+
+    Examples
+    --------
+    >>> data = pd.DataFrame({"y": [4.0, 6.0, 4.0, 2.0], "g": ["a", "a", "b", "b"]})
+    >>> known = {"Intercept": 4.0, "sd(g)": 1.0, "sd(residual)": 1.0}
+    >>> effects("y ~ 1 + (1|g)", data, known)["g"]["mean"].round(3).to_dict()  # two thirds of 1, -1
+    {'a': 0.667, 'b': -0.667}
     """
     design = build_design(formula, data)
     found = Marginal(design).conditional(*_unpack(design, parameters))
@@ -93,7 +117,7 @@ def effects(
 def fit(
     formula: str, data: Data, family: str | families.Family = "gaussian"
 ) -> ExactFit:  # fmt: skip
-    """Maximise the exact marginal likelihood (ML, not lme4's default REML).
+    """Maximise the exact marginal likelihood (ML, not lme4's default REML). Chapter 04.
 
     L-BFGS over roots of the covariances with analytic gradients, the fixed effects profiled out,
     then Newton steps until they are smaller than a millionth of a standard error. Where a maximum
@@ -106,6 +130,12 @@ def fit(
         As `lmmbook.formula.build_design`; or if the family is not Gaussian.
     RuntimeError
         If the optimiser does not reach a maximum.
+
+    Examples
+    --------
+    >>> data = pd.DataFrame({"y": [4.0, 6.0, 4.0, 2.0], "g": ["a", "a", "b", "b"]})
+    >>> fit("y ~ 1 + (1|g)", data).parameters["estimate"].round(3).to_dict()
+    {'Intercept': 4.0, 'sd(g)': 0.0, 'sd(residual)': 1.414}
     """
     family = families.resolve(family)
     if not isinstance(family, families.Gaussian):

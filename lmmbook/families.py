@@ -42,7 +42,7 @@ __all__ = [
 
 
 def resolve(family: str | Family) -> Family:
-    """Turn the ``family`` argument of `lmmbook.fit` into a family object.
+    """Turn the ``family`` argument of `lmmbook.fit` into a family object. Chapter 06.
 
     Raises
     ------
@@ -70,7 +70,7 @@ def resolve(family: str | Family) -> Family:
 
 @dataclass(frozen=True)
 class Gaussian(Family):
-    """Normal likelihood, ``y = linear predictor + residual``.
+    """Normal likelihood, ``y = linear predictor + residual``. Chapter 02.
 
     Parameters
     ----------
@@ -153,7 +153,7 @@ class Gaussian(Family):
 
 @dataclass(frozen=True)
 class Bernoulli(Family):
-    """A response of 0 or 1 (or False and True), ``logit P(1) = linear predictor``.
+    """A response of 0 or 1 (or False and True), ``logit P(1) = linear predictor``. Chapter 06.
 
     Examples
     --------
@@ -205,7 +205,9 @@ class Bernoulli(Family):
 
 @dataclass(frozen=True)
 class Poisson(Family):
-    """A count, ``log mean = linear predictor``. Exposure goes in as ``offset(np.log(exposure))``.
+    """A count, ``log mean = linear predictor``. Chapter 06.
+
+    Exposure goes in as ``offset(np.log(exposure))``.
 
     Examples
     --------

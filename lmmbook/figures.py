@@ -51,12 +51,20 @@ PACKAGES = ("lmmbook", "tensorflow", "tensorflow-probability", "tf-keras", "nump
 
 
 def use_style() -> None:
-    """Set the book's figure style for the figures that follow."""
+    """Set the book's figure style for the figures that follow. Chapter 01 is the first to use it.
+
+    Examples
+    --------
+    >>> with plt.rc_context():  # what is set here ends with the block
+    ...     use_style()
+    ...     plt.rcParams["savefig.transparent"]
+    True
+    """
     plt.style.use(STYLE)
 
 
 def show(fig: Figure, alt: str, walks: Sequence[Walk] = ()) -> None:
-    """Display a figure with its alternative text, and close it.
+    """Display a figure with its alternative text, and close it. See chapter 01.
 
     Parameters
     ----------
@@ -72,6 +80,12 @@ def show(fig: Figure, alt: str, walks: Sequence[Walk] = ()) -> None:
     ------
     ValueError
         If ``alt`` is empty; or as `lmmbook.walks.as_json`.
+
+    Examples
+    --------
+    >>> fig, ax = plt.subplots()
+    >>> show(fig, alt="Two axes, and nothing between them.")
+    Figure: Two axes, and nothing between them.
     """
     if not alt.strip():
         raise ValueError("show(fig, alt=...): expected a sentence that says what the figure shows")
@@ -80,15 +94,22 @@ def show(fig: Figure, alt: str, walks: Sequence[Walk] = ()) -> None:
     metadata: dict[str, Any] = {"lmmbook": {"walks": as_json(walks)}} if walks else {}
     plt.close(fig)
     width = round(fig.get_figwidth() * 100)  # CSS pixels; the picture itself is sharper
+    picture = base64.b64encode(png.getvalue()).decode()
     display(
-        {"image/png": base64.b64encode(png.getvalue()).decode(), "text/plain": f"Figure: {alt}"},
+        _Output({"image/png": picture, "text/plain": f"Figure: {alt}"}),
         raw=True,
         metadata=metadata | {"image/png": {"alt": alt, "width": width}},
     )
 
 
 def say(text: str) -> None:
-    """Display a sentence that code has put numbers into; ``text`` is Markdown."""
+    """Display a sentence that code has put numbers into; ``text`` is Markdown. See chapter 01.
+
+    Examples
+    --------
+    >>> say(f"There are **{6 * 7}** rows.")
+    There are **42** rows.
+    """
     _display(text, text, {})
 
 
@@ -98,7 +119,7 @@ def check(
     truth: float | Mapping[str, float] | pd.Series,
     tolerance: float | Mapping[str, float] | pd.Series,
 ) -> None:
-    """Set a result beside the truth, for the reader and for the tests.
+    """Set a result beside the truth, for the reader and for the tests. See chapter 01.
 
     Parameters
     ----------
@@ -108,6 +129,12 @@ def check(
         Numbers, or mappings from a name to a number, one row each. The check passes if every
         ``|value - truth| <= tolerance``. A check that fails shows so and raises nothing: the tests
         of the book do.
+
+    Examples
+    --------
+    >>> check("Half of four", value=2.001, truth=2.0, tolerance=0.01)
+    Check: Half of four ✓
+    Half of four: 2.001, truth 2
     """
     values, truths, tolerances = (
         dict(v) if isinstance(v, Mapping | pd.Series) else {title: v}
@@ -142,7 +169,12 @@ def check(
 def exercise(title: str, answer: float | None, truth: float, tolerance: float) -> None:
     """Tell the reader whether an answer is right, without giving the truth away.
 
-    ``answer`` is a number, or None for "not answered yet".
+    ``answer`` is a number, or None for "not answered yet". See chapter 01.
+
+    Examples
+    --------
+    >>> exercise("Exercise 1", answer=5.0, truth=4.0, tolerance=0.1)
+    **Exercise 1**: 5 is not right yet ✗
     """
     row = _row(title, math.nan if answer is None else answer, truth, tolerance)
     if answer is None:
@@ -157,7 +189,13 @@ def exercise(title: str, answer: float | None, truth: float, tolerance: float) -
 
 
 def versions() -> None:
-    """Display what the chapter ran with."""
+    """Display what the chapter ran with. Every chapter ends with it, from chapter 01 on.
+
+    Examples
+    --------
+    >>> versions()  # doctest: +ELLIPSIS
+    Made with lmmbook ..., tensorflow ...
+    """
     say("Made with " + ", ".join(f"{name} {version(name)}" for name in PACKAGES) + ".")
 
 
@@ -217,6 +255,12 @@ def _json(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _display(markdown: str, plain: str, metadata: dict[str, Any]) -> None:
-    display(
-        {"text/markdown": markdown, "text/plain": plain}, raw=True, metadata={"lmmbook": metadata}
-    )
+    output = _Output({"text/markdown": markdown, "text/plain": plain})
+    display(output, raw=True, metadata={"lmmbook": metadata})
+
+
+class _Output(dict[str, str]):
+    """What is displayed, by mime type. Outside IPython it is printed, and then as plain text."""
+
+    def __str__(self) -> str:
+        return self["text/plain"]

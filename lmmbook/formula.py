@@ -121,7 +121,7 @@ class Design:
 def build_design(
     formula: str, data: Data, family: Family = GAUSSIAN
 ) -> Design:  # fmt: skip
-    """Parse ``formula`` and read what it needs from ``data``.
+    """Parse ``formula`` and read what it needs from ``data``. Chapter 01.
 
     Understood are fixed effects as ``formulae`` understands them, and random effects as in lme4:
 

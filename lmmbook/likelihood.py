@@ -17,7 +17,7 @@ from tensorflow_probability import distributions as tfd
 
 
 class Family:
-    """What the engine asks of a likelihood.
+    """What the engine asks of a likelihood. Chapter 06.
 
     Attributes
     ----------
@@ -27,6 +27,12 @@ class Family:
         Whether these are estimated, or held fixed.
     categories
         The labels of a response that has categories, in order; None for one that has none.
+
+    Examples
+    --------
+    >>> family = lmm.families.Cumulative().bind(pd.Series([2, 1, 3, 2]))
+    >>> isinstance(family, Family), family.categories, family.auxiliary
+    (True, (1, 2, 3), 1)
     """
 
     auxiliary: int = 0

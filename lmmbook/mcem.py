@@ -45,7 +45,7 @@ def fit(
     strategy: tf.distribute.Strategy | None = None,
     checkpoint: str | Path | None = None,
 ) -> Fit:
-    """Fit a linear mixed model by Monte Carlo EM.
+    """Fit a linear mixed model by Monte Carlo EM. Chapter 04; on several devices, chapter 08.
 
     Parameters
     ----------
@@ -80,8 +80,9 @@ def fit(
 
     Returns
     -------
-    A `Fit`. If the budget ends first, or Ctrl-C, it says ``converged=False``, and a warning says
-    what to do.
+    Fit
+        If the budget ends first, or Ctrl-C, it says ``converged=False``, and a warning says what
+        to do.
 
     Raises
     ------
@@ -92,6 +93,15 @@ def fit(
         If a parameter stops being finite.
     RuntimeError
         If another worker of a ``MultiWorkerMirroredStrategy`` is gone.
+
+    Examples
+    --------
+    >>> data, _ = lmm.simulate.crossed(300, {"g": (30, 0.5)}, seed=0)
+    >>> found = lmm.fit("y ~ x + (1|g)", data, seed=0)
+    >>> exact = lmm.exact.fit("y ~ x + (1|g)", data).parameters
+    >>> apart = np.abs(found.parameters["estimate"] - exact["estimate"])
+    >>> found.converged, bool((apart < 0.2 * exact["std_error"]).all())
+    (True, True)
     """
     family = families.resolve(family)
     _check_integer("seed", seed, 0, 2**31 - 1)

@@ -29,7 +29,7 @@ class LinearMixedEffectModel(tf.Module):
     """Ratings scatter around ``offset + fixed @ beta + sum_k z_k . u_k[code_k]``, ``u_k`` normal.
 
     How they scatter is up to the design's family. A level's effects are ``[columns]``: one for
-    ``(1|g)``, two for ``(1 + x|g)``.
+    ``(1|g)``, two for ``(1 + x|g)``. Chapter 02.
 
     Parameters
     ----------
@@ -55,6 +55,18 @@ class LinearMixedEffectModel(tf.Module):
     when its log density is evaluated. ``tfd.Normal(0., sd)`` does: it keeps ``sd`` and reads it on
     use. Arithmetic does not: ``sd * tf.ones(n)`` is a plain tensor, computed once, and training
     never reaches the variable behind it.
+
+    Examples
+    --------
+    >>> from lmmbook.formula import build_design
+    >>> data = pd.DataFrame({"y": [1.0, 2.0, 3.0, 5.0], "g": ["a", "b", "b", "a"]})
+    >>> design = build_design("y ~ 1 + (1|g)", data)
+    >>> model = LinearMixedEffectModel(design)
+    >>> list(model.parameters())
+    ['Intercept', 'sd(g)', 'sd(residual)']
+    >>> effects, ratings = model(features_of(design)).sample(seed=0)
+    >>> tuple(effects.shape), tuple(ratings.shape)
+    ((2, 1), (4,))
     """
 
     def __init__(self, design: Design) -> None:
@@ -83,9 +95,10 @@ class LinearMixedEffectModel(tf.Module):
 
         Returns
         -------
-        A joint distribution over ``(u_1, ..., u_K, ratings)`` with ``u_k`` of shape ``[levels,
-        columns]`` and ratings ``[rows]``. Chains come first here, ``[chains, levels, columns]``, as
-        TensorFlow Probability wants them; in `levels` they come second.
+        JointDistributionSequential
+            Over ``(u_1, ..., u_K, ratings)`` with ``u_k`` of shape ``[levels, columns]`` and
+            ratings ``[rows]``. Chains come first here, ``[chains, levels, columns]``, as
+            TensorFlow Probability wants them; in `levels` they come second.
         """
         random_effects = [
             _prior(scales, factor.levels)

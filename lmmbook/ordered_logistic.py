@@ -20,7 +20,13 @@ class OrderedLogistic(tfd.OrderedLogistic):
 
         log P = log sigmoid(a) + log sigmoid(-b) + log(1 - exp(b - a)).
 
-    ``cutpoints`` ``[categories - 1]``, increasing; ``loc`` of any shape.
+    ``cutpoints`` ``[categories - 1]``, increasing; ``loc`` of any shape. Chapter 06.
+
+    Examples
+    --------
+    >>> symmetric = OrderedLogistic(cutpoints=[-1.0, 1.0], loc=0.0)
+    >>> symmetric.prob([0.0, 1.0, 2.0]).numpy().round(2)
+    array([0.27, 0.46, 0.27], dtype=float32)
     """
 
     def _log_prob(self, x: tf.Tensor) -> tf.Tensor:

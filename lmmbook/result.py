@@ -23,7 +23,7 @@ import pandas as pd
 
 @dataclass(frozen=True)
 class Fit:
-    """A fitted model.
+    """A fitted model: what `lmmbook.fit` returns. Chapters 04 and 05.
 
     Attributes
     ----------
@@ -38,8 +38,10 @@ class Fit:
     distance
         The largest distance to the maximum, in standard errors of the parameter, as the certificate
         found it before the last, short step there.
-    r_hat, ess
-        Split R-hat and effective sample size of the certificate's draws, of the worst score.
+    r_hat
+        Split R-hat of the certificate's draws, of the worst score.
+    ess
+        Effective sample size, of the same.
     effects
         Factor name to a frame: index the level labels, columns ``mean`` and ``sd`` of the effect
         given the ratings and the estimates. With slopes, columns ``(effect, "mean")`` and
@@ -53,6 +55,13 @@ class Fit:
         chain if there are more chains; fewer where there are more than 100,000 effects, so that
         they take no more than 400 MB. They are the draws that the certificate judged, made where
         the estimates were before that last, short step: ``distance`` standard errors away.
+
+    Examples
+    --------
+    >>> data, _ = lmm.simulate.crossed(300, {"g": (30, 0.5)}, seed=0)
+    >>> fit = lmm.fit("y ~ x + (1|g)", data, seed=0)
+    >>> fit.converged, list(fit.parameters.index), fit.effects["g"].shape
+    (True, ['Intercept', 'x', 'sd(g)', 'sd(residual)'], (30, 2))
     """
 
     parameters: pd.DataFrame
@@ -68,44 +77,94 @@ class Fit:
 
     @property
     def model(self) -> LinearMixedEffectModel:
-        """The model at the estimates, as a TensorFlow module; see chapter 02."""
+        """The model at the estimates, as a TensorFlow module. Chapter 02.
+
+        >>> data, _ = lmm.simulate.crossed(300, {"g": (30, 0.5)}, seed=0)
+        >>> fit = lmm.fit("y ~ x + (1|g)", data, seed=0)
+        >>> len(fit.model.trainable_variables)  # fixed effects, log sd of g, log sd of residuals
+        3
+        """
         model = LinearMixedEffectModel(self.design)
         model.assign(self.parameters["estimate"])
         return model
 
     def predict(self, data: Data) -> np.ndarray:
-        """Posterior predictive mean of each row, ``[rows]``; see `criticism.predict`."""
+        """Posterior predictive mean of each row, ``[rows]``; see `criticism.predict`. Chapter 05.
+
+        >>> data, _ = lmm.simulate.crossed(300, {"g": (30, 0.5)}, seed=0)
+        >>> fit = lmm.fit("y ~ x + (1|g)", data, seed=0)
+        >>> stranger = fit.predict(data.assign(g=-1))  # of a level that nobody has met
+        >>> stranger.shape, len(set(stranger.round(6)))  # one mean for x = 0, and one for x = 1
+        ((300,), 2)
+        """
         return criticism.predict(*self._fitted, data)
 
     def probabilities(
         self, data: Data, cuts: Sequence[float] | None = None
     ) -> np.ndarray:  # fmt: skip
         """Posterior predictive probabilities, ``[rows, categories]``, or ``[rows, cuts + 1]``
-        between cuts of a response without categories; see `criticism.probabilities`."""
+        between cuts of a response without categories; see `criticism.probabilities`. Chapter 05.
+
+        >>> data, _ = lmm.simulate.crossed(300, {"g": (30, 0.5)}, seed=0)
+        >>> fit = lmm.fit("y ~ x + (1|g)", data, seed=0)
+        >>> chances = fit.probabilities(data, cuts=[2.5, 3.5])  # below, between and above
+        >>> chances.shape, bool(np.allclose(chances.sum(axis=1), 1))
+        ((300, 3), True)
+        """
         return criticism.probabilities(*self._fitted, data, cuts)
 
     def draws(self, data: Data, n: int, seed: int) -> np.ndarray:
-        """Posterior predictive draws, ``[n, rows]``; see `criticism.draws`."""
+        """Posterior predictive draws, ``[n, rows]``; see `criticism.draws`. Chapter 05.
+
+        >>> data, _ = lmm.simulate.crossed(300, {"g": (30, 0.5)}, seed=0)
+        >>> fit = lmm.fit("y ~ x + (1|g)", data, seed=0)
+        >>> fit.draws(data, n=5, seed=0).shape
+        (5, 300)
+        """
         return criticism.draws(*self._fitted, data, n, seed)
 
     def log_score(self, data: Data) -> np.ndarray:
         """Log predictive density or mass of each row's response, ``[rows]``; see
-        `criticism.log_score`."""
+        `criticism.log_score`. Chapter 05.
+
+        >>> data, _ = lmm.simulate.crossed(300, {"g": (30, 0.5)}, seed=0)
+        >>> fit = lmm.fit("y ~ x + (1|g)", data, seed=0)
+        >>> nobody = fit.log_score(data.assign(g=-1)).mean()
+        >>> bool(fit.log_score(data).mean() > nobody)  # to know the level helps
+        True
+        """
         return criticism.log_score(*self._fitted, data)
 
     def pit(self, data: Data, seed: int) -> np.ndarray:
-        """Randomised probability integral transform, ``[rows]``; see `criticism.pit`."""
+        """Randomised probability integral transform, ``[rows]``; see `criticism.pit`. Chapter 05.
+
+        >>> data, _ = lmm.simulate.crossed(300, {"g": (30, 0.5)}, seed=0)
+        >>> fit = lmm.fit("y ~ x + (1|g)", data, seed=0)
+        >>> shares = np.histogram(fit.pit(data, seed=0), bins=4, range=(0, 1))[0] / len(data)
+        >>> shares.shape, bool((abs(shares - 0.25) < 0.1).all())
+        ((4,), True)
+        """
         return criticism.pit(*self._fitted, data, seed)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the fit to one file, for `lmmbook.load`, with all but the rows of its data.
 
-        An interrupted save leaves an older file as it was.
+        Chapter 08. An interrupted save leaves an older file as it was.
 
         Raises
         ------
         ValueError
             If the family is `families.Custom`: a file does not hold Python functions.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> data, _ = lmm.simulate.crossed(300, {"g": (30, 0.5)}, seed=0)
+        >>> fit = lmm.fit("y ~ x + (1|g)", data, seed=0)
+        >>> path = os.path.join(tempfile.mkdtemp(), "fit.lmm")
+        >>> fit.save(path)
+        >>> bool((lmm.load(path).predict(data) == fit.predict(data)).all())
+        True
         """
         saving.write(path, {f.name: getattr(self, f.name) for f in fields(self)})
 
@@ -131,7 +190,7 @@ class Fit:
 
 
 def load(path: str | os.PathLike[str]) -> Fit:
-    """Read a fit that `Fit.save` wrote; here, it says the same to the last bit.
+    """Read a fit that `Fit.save` wrote; here, it says the same to the last bit. Chapter 08.
 
     Its ``design`` knows how many rows there were, but not what was in them: there is NaN. Loading
     runs no code of the file's. Predicting calls the functions in its formula, so look at

@@ -23,7 +23,7 @@ def crossed(
     thresholds: Sequence[float] | None = None,
     seed: int,
 ) -> tuple[pd.DataFrame, dict[str, float]]:
-    """Ratings with crossed random effects, and the parameters behind them.
+    """Ratings with crossed random effects, and the parameters behind them. Chapter 08.
 
     Parameters
     ----------
@@ -43,8 +43,9 @@ def crossed(
 
     Returns
     -------
-    A data frame with columns ``y``, ``x`` and the factors', and the truth by the names of
-    `lmmbook.Fit.parameters`.
+    DataFrame, dict
+        The data, with columns ``y``, ``x`` and the factors', and the truth by the names of
+        `lmmbook.Fit.parameters`.
 
     Raises
     ------

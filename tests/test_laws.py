@@ -19,7 +19,7 @@ import tensorflow_probability as tfp
 from conftest import Simulated, assert_conditional
 from scipy import stats
 
-# Simulation-based calibration (Talts et al. 2018; Modrák et al. 2023)
+# Simulation-based calibration (Talts et al. 2018; Modrák et al. 2025)
 
 REPLICATIONS = 6000
 DRAWS = 15  # kept of each replication, so that a rank is one of 16

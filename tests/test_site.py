@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from urllib.parse import unquote, urldefrag, urlparse
 
 import nbformat
@@ -16,6 +17,7 @@ from bs4 import BeautifulSoup, Tag
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from sphinx.errors import ExtensionError
+from test_doctests import CALLABLE, PUBLIC
 
 ROOT = Path(__file__).resolve().parent.parent
 HTML = ROOT / "_build" / "html"
@@ -271,6 +273,41 @@ def test_no_markup_is_left_over(pages: dict[Path, BeautifulSoup]) -> None:
     assert found == []
 
 
+def test_a_page_says_how_long_its_chapter_takes(pages: dict[Path, BeautifulSoup]) -> None:
+    """Under the title, and in the table of the preface; as long as it took."""
+    table = article(pages[HTML / "intro.html"]).find_all("table")[-1]
+    times = {
+        str(row.a["href"]).split("#")[0]: [cell.get_text() for cell in row.find_all("td")[1:]]
+        for row in table.find_all("tr")
+        if row.a
+    }
+    for name in NAMES:
+        line = article(page_of(pages, name)).find("em")
+        assert isinstance(line, Tag)
+        words = re.match(
+            r"About (\d+ minutes) to read; (\d+) (seconds|minutes) to run, on the m", line.text
+        )
+        assert words, line.text
+        assert times[f"chapters/{name}.html"] == [words[1], f"{words[2]} {words[3]}"]
+        seconds = int(words[2]) * (60 if words[3] == "minutes" else 1)
+        executed = nbformat.read(EXECUTED / f"{name}.ipynb", as_version=4)
+        took = executed.metadata["papermill"]["duration"]
+        assert abs(seconds - took) <= max(10, 0.3 * took)
+
+
+def test_the_package_has_an_entry_for_everything_public(pages: dict[Path, BeautifulSoup]) -> None:
+    """With a link to the chapter that explains it, and an example."""
+    content = article(pages[HTML / "api.html"])
+    for name in (name for name in PUBLIC if not isinstance(PUBLIC[name], ModuleType)):
+        heading = content.find("dt", id=name)
+        assert isinstance(heading, Tag), f"{name} has no entry in api.md"
+        entry = heading.find_next_sibling("dd")
+        assert isinstance(entry, Tag)
+        assert entry.select('a[href*="chapters/"]'), f"{name} links no chapter"
+        if name in CALLABLE:
+            assert ">>> " in entry.get_text()
+
+
 def test_the_references_are_all_there(pages: dict[Path, BeautifulSoup]) -> None:
     keys = re.findall(r"^@\w+\{(\w+),", (ROOT / "references.bib").read_text(), re.MULTILINE)
     content = article(pages[HTML / "references.html"])
@@ -377,3 +414,37 @@ def test_buttons_that_lead_nowhere_are_dropped() -> None:
     options = {"repository_url": "https://github.com/someone/lmmbook", **buttons, **kept}
     extension.drop_repository(options)
     assert options.keys() == {"repository_url", *buttons, *kept}
+
+
+def test_the_time_to_read_counts_what_is_seen() -> None:
+    chapter = notebook("x = 1\n\nx\n" * 10, "say(...)", "folded = 1\n" * 100)
+    chapter.cells[0].source = "word " * 400
+    chapter.cells[2].outputs = [new_output("display_data", {"text/markdown": "word " * 200})]
+    chapter.cells[2].metadata["tags"] = ["hide-input"]
+    chapter.cells[3].metadata["tags"] = ["hide-cell"]
+    assert extension.minutes_to_read(chapter) == 600 / extension.WORDS + 20 / extension.LINES
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(1, "10"), (44, "40"), (94, "90"), (95, "2"), (149, "2"), (200, "3")]
+)
+def test_the_time_to_run_is_rounded(seconds: float, words: str) -> None:
+    unit = "seconds" if int(words) >= 10 else "minutes"
+    assert extension.in_words(seconds) == f"{words} {unit}"
+
+
+def test_a_chapter_without_its_duration_stops_the_build() -> None:
+    with pytest.raises(ExtensionError, match="chapters/old: expected the duration"):
+        extension.say_times(notebook("1"), "chapters/old")
+
+
+def test_a_docstring_links_its_chapters_and_no_others() -> None:
+    app = SimpleNamespace(srcdir=ROOT)
+    lines = ["Chapters 04 and 05, not 06. See chapter 01."]
+    extension.link_chapters(app, "function", "f", None, None, lines)
+    assert lines == [
+        ":doc:`Chapters 4 </chapters/04_m_step>` and :doc:`5 </chapters/05_criticism>`, not 06. "
+        "See :doc:`chapter 1 </chapters/01_data>`."
+    ]
+    with pytest.raises(ExtensionError, match="f: expected a chapter of this book, got '99'"):
+        extension.link_chapters(app, "function", "f", None, None, ["Chapter 99."])
