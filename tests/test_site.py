@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlparse
 
 import nbformat
+import pandas as pd
 import pytest
 import yaml
 from bs4 import BeautifulSoup, Tag
@@ -315,6 +316,15 @@ def test_the_computed_alt_text_reaches_the_cell() -> None:
     extension.prepare(chapter)
     settings = [cell.metadata.get("mystnb") for cell in chapter.cells]
     assert settings == [None, {"image": {"alt": "Four bars.", "classes": "dark-light"}}, {}]
+
+
+def test_a_corner_that_heads_nothing_is_no_header() -> None:
+    chapter = notebook("table")
+    table = pd.DataFrame({"sd": [1.0]}, index=pd.Index(["students"], name="factor"))
+    chapter.cells[1].outputs = [new_output("display_data", {"text/html": table.to_html()})]
+    extension.prepare(chapter)
+    shown = BeautifulSoup(chapter.cells[1].outputs[0].data["text/html"], "html.parser")
+    assert [tag.get_text() for tag in shown.find_all("th")] == ["sd", "factor", "students"]
 
 
 @pytest.mark.parametrize(
