@@ -11,6 +11,7 @@ from types import ModuleType, SimpleNamespace
 from urllib.parse import unquote, urldefrag, urlparse
 
 import nbformat
+import pandas as pd
 import pytest
 import yaml
 from bs4 import BeautifulSoup, Tag
@@ -390,6 +391,15 @@ def test_walks_go_below_their_figure_and_cannot_end_the_script() -> None:
     html = script.data["text/html"]
     assert html.count("<") == 2  # those of the script's own tags
     assert json.loads(re.sub(r"<[^>]*>", "", html)) == walks
+
+
+def test_a_corner_that_heads_nothing_is_no_header() -> None:
+    chapter = notebook("table")
+    table = pd.DataFrame({"sd": [1.0]}, index=pd.Index(["students"], name="factor"))
+    chapter.cells[1].outputs = [new_output("display_data", {"text/html": table.to_html()})]
+    extension.prepare(chapter)
+    shown = BeautifulSoup(chapter.cells[1].outputs[0].data["text/html"], "html.parser")
+    assert [tag.get_text() for tag in shown.find_all("th")] == ["sd", "factor", "students"]
 
 
 @pytest.mark.parametrize(
