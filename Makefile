@@ -23,7 +23,8 @@ PACKAGE := $(shell find lmmbook -type f -not -name '*.pyc' 2>/dev/null)
 SITE_SOURCES := $(wildcard *.md references.bib _config.yml _toc.yml) \
 	$(shell find _ext _static _vendor -type f -not -name '*.pyc' 2>/dev/null)
 
-.PHONY: help setup book test test-full test-colab bench bench-scale bench-gpu lint wheel url clean distclean
+.PHONY: help setup book test test-full test-colab bench bench-scale bench-gpu lint wheel url \
+	clean distclean
 
 help: ## list the targets
 	@echo 'make TARGET, where TARGET is one of'
@@ -43,7 +44,7 @@ test: lint _build/built ## check everything but the slow statistical tests (at m
 test-full: lint _build/built ## check everything, slow tests too (at most 60 minutes)
 	$(VENV_PYTHON) -m pytest -m '' --durations=10
 
-test-colab: wheel ## run every chapter as Colab would (RUNTIME=2026.07 for one runtime; about 3 GB each)
+test-colab: wheel ## run every chapter as two Colab runtimes would (RUNTIME=2026.07 for one)
 	$(VENV_PYTHON) tools/colab.py $(addprefix --runtime ,$(RUNTIME))
 
 bench: $(INSTALLED) ## time the fit beside the tutorial and other tools; the book draws the result

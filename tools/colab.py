@@ -19,6 +19,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -113,8 +114,8 @@ def publish(folder: Path) -> str:
 
 def run_alone(
     chapter: Path, build: Path, python: Path, git: dict[str, str], wheel: Path | None
-) -> float:
-    """Execute a chapter; return the peak memory. In a process of its own, which knows only it."""
+) -> tuple[float, float]:
+    """Execute a chapter; return seconds and peak GB. In a process that knows no other."""
 
     def prepare(settings: Path, work: Path) -> None:
         start_up = settings / "profile_default" / "startup" / "00-colab.py"
@@ -125,8 +126,9 @@ def run_alone(
         os.environ.update(git)
         os.environ.pop("LMMBOOK_QUIET")  # Colab does not set it
 
+    began = time.monotonic()
     execute(chapter, build, python, prepare)
-    return kernel_memory()
+    return time.monotonic() - began, kernel_memory()
 
 
 def moved(pins: list[str], there: list[str], source: str) -> list[str]:
@@ -148,18 +150,15 @@ def visit(
     build = BUILD / runtime.name
     pip(python, "uninstall", "--yes", "lmmbook", "formulae")  # of the chapter before
     with ProcessPoolExecutor(1, get_context("spawn")) as process:
-        gigabytes = process.submit(run_alone, chapter, build, python, git, wheel).result()
+        cost = process.submit(run_alone, chapter, build, python, git, wheel).result()
     there = pip(python, "freeze", "--all").splitlines()
     source = "file:///" if wheel else f"git+{git['GIT_CONFIG_VALUE_0']}@"
     wrong = moved(runtime.pins, there, source)
-    seconds = float("nan")
     if (executed := build / "executed" / chapter.name).exists():
-        notebook = nbformat.read(executed, as_version=4)
-        seconds = notebook.metadata.papermill.duration
-        wrong += problems(chapter.stem, notebook)
+        wrong += problems(chapter.stem, nbformat.read(executed, as_version=4))
     else:
         wrong.append("it did not run to its end")
-    return Visit(chapter.stem, "wheel" if wheel else "address", seconds, gigabytes, wrong)
+    return Visit(chapter.stem, "wheel" if wheel else "address", *cost, wrong)
 
 
 def tour(runtime: Runtime, base: str, wanted: list[str], wheel: Path) -> bool:
