@@ -15,6 +15,7 @@ from types import ModuleType, SimpleNamespace
 import nbformat
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from packaging.requirements import Requirement
 from packaging.version import Version
 
@@ -155,3 +156,21 @@ def test_a_chapter_that_adds_its_two_packages_moves_nothing(tool) -> None:
 )
 def test_a_chapter_that_does_anything_else_is_told(there: list[str], tool) -> None:
     assert tool.moved(PINS, there, "git+https://github.com/someone/lmmbook@")
+
+
+XLA = (
+    "WARNING: All log messages before absl::InitializeLog() is called are written to STDERR\n"
+    "I0000 00:00:1.2   3 device_compiler.h:196] Compiled cluster using XLA! This line is logged.\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [(XLA, []), (XLA.splitlines(True)[1], []), (XLA + "a warning\n", ["a warning\n"])],
+)
+def test_only_the_message_of_xla_is_no_problem(text: str, left: list[str], tool) -> None:
+    printed, said = new_output("stream", text="42"), new_output("stream", name="stderr", text=text)
+    cells = [new_markdown_cell("# Title"), new_code_cell(outputs=[printed, said])]
+    first, *others = tool.without_noise(new_notebook(cells=cells)).cells[1].outputs
+    assert first.text == "42"
+    assert [output.text for output in others] == left
