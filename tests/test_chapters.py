@@ -87,6 +87,12 @@ PROMISED = {
         "A million ratings: the fit less the truth, in standard errors": 3.0,
         "Largest difference of a parameter from the unbroken fit": 0.0,
     },
+    "09_your_data": {
+        "What varies within what": 0.0,
+        "Gaussian fit less the exact maximum, in standard errors": 0.2,
+        "Invented answers: the fit less their truth, in standard errors": 4.0,
+        "Predictions of the fit in the file": 0.0,
+    },
     "10_speed": {"The exact maximum, here and in the file": 0.001},
 }
 
@@ -121,6 +127,7 @@ FIGURES = {
     ],
     "07_autopsy": ["Four panels of the published run", "against the ratings a department"],
     "08_scale": ["Milliseconds a sweep against ratings, 4 chains"],
+    "09_your_data": ["chance of at least perhaps when asked what they want"],
     "10_speed": [
         "Seconds for a fit, cold and warm",
         "Milliseconds a sweep against rows",
