@@ -262,15 +262,25 @@ FOR_SCREEN_READERS = {
 }
 
 
+# A signature of several lines is to docutils a list of definitions, with nothing that is defined.
+SIGNATURE = re.compile(r'<dt class="sig .*?</dt>', re.DOTALL)
+PLAIN_LIST = {"<dl>": "<ul>", "</dl>": "</ul>", "<dd>": "<li>", "</dd>": "</li>"}
+
+
+def replaced(text: str, pairs: dict[str, str]) -> str:
+    for old, new in pairs.items():
+        text = text.replace(old, new)
+    return text
+
+
 def mend_pages(app: Sphinx, exception: Exception | None) -> None:
     """Mend in the finished pages what no setting reaches."""
     if exception is not None or app.builder.format != "html":
         return
     for path in Path(app.outdir).rglob("*.html"):
         page = path.read_text(encoding="utf-8")
-        mended = page
-        for old, new in FOR_SCREEN_READERS.items():
-            mended = mended.replace(old, new)
+        mended = replaced(page, FOR_SCREEN_READERS)
+        mended = SIGNATURE.sub(lambda found: replaced(found[0], PLAIN_LIST), mended)
         if mended != page:
             path.write_text(mended, encoding="utf-8")
 
