@@ -23,7 +23,8 @@ PACKAGE := $(shell find lmmbook -type f -not -name '*.pyc' 2>/dev/null)
 SITE_SOURCES := $(wildcard *.md references.bib _config.yml _toc.yml) \
 	$(shell find _ext _static _vendor -type f -not -name '*.pyc' 2>/dev/null)
 
-.PHONY: help setup book test test-full bench bench-scale bench-gpu lint url clean distclean
+.PHONY: help setup book course test test-full test-colab bench bench-scale bench-gpu lint wheel \
+	url clean distclean
 
 help: ## list the targets
 	@echo 'make TARGET, where TARGET is one of'
@@ -37,11 +38,17 @@ book: _build/built ## execute and check the chapters, build the book, say where 
 	@echo 'The book is built. Open _build/html/index.html'
 	@echo '    file://$(CURDIR)/_build/html/index.html'
 
+course: $(INSTALLED) ## write the chapters without their solutions, for students, to _build/course
+	$(VENV_PYTHON) tools/course_notebooks.py
+
 test: lint _build/built ## check everything but the slow statistical tests (at most 15 minutes)
 	$(VENV_PYTHON) -m pytest -m 'not slow' --durations=10
 
 test-full: lint _build/built ## check everything, slow tests too (at most 60 minutes)
 	$(VENV_PYTHON) -m pytest -m '' --durations=10
+
+test-colab: wheel ## run every chapter as two Colab runtimes would (RUNTIME=2026.07 for one)
+	$(VENV_PYTHON) tools/colab.py $(addprefix --runtime ,$(RUNTIME))
 
 bench: $(INSTALLED) ## time the fit beside the tutorial and other tools; the book draws the result
 	$(VENV_PYTHON) bench/run.py --out bench/results.json
@@ -58,13 +65,20 @@ lint: $(INSTALLED) ## check style and types
 	$(VENV_PYTHON) -m ruff format --check .
 	$(VENV_PYTHON) -m mypy lmmbook
 
+wheel: $(INSTALLED) ## make dist/lmmbook-*.whl, the package in one file, to upload to Colab
+	@rm -rf build dist
+	$(VENV_PYTHON) -m pip wheel -qq --disable-pip-version-check \
+	    --no-deps --no-build-isolation --wheel-dir dist .
+	@rm -rf build
+	@ls dist/*.whl
+
 url: $(INSTALLED) ## write the repository's address everywhere: make url URL=https://github.com/...
 	@test -n '$(URL)' || { echo 'Say which: make url URL=https://github.com/SOMEONE/lmmbook'; exit 2; }
 	$(VENV_PYTHON) tools/set_url.py '$(URL)'
 
 clean: ## remove what was built (.venv stays)
-	rm -rf _build
-	@echo 'Removed _build. The environment in .venv stays; `make distclean` removes it too.'
+	rm -rf _build build dist
+	@echo 'Removed what was built. The environment in .venv stays; `make distclean` removes it too.'
 
 distclean: clean ## remove what was built, and .venv
 	rm -rf .venv

@@ -9,6 +9,7 @@ free of other hosts, and of buttons that lead nowhere.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 import nbformat
 from nbformat import NotebookNode
+from nbformat.v4 import new_output
 from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.errors import ExtensionError
@@ -87,17 +89,36 @@ def alt_text(cell: NotebookNode) -> str | None:
     return str(texts.pop())
 
 
+def add_walks(cell: NotebookNode) -> None:
+    """Put the walks that a figure carries (`lmmbook.walks`) below it, for `_static/walks.js`."""
+    outputs = []
+    for output in cell.get("outputs", []):
+        outputs.append(output)
+        walks = output.get("metadata", {}).get("lmmbook", {}).get("walks")
+        if walks:
+            text = json.dumps(walks, separators=(",", ":")).replace("<", "\\u003c")
+            script = f'<script type="application/json" class="lmmbook-walks">{text}</script>'
+            outputs.append(new_output("display_data", {"text/html": script}))
+    cell.outputs = outputs
+
+
 def prepare(notebook: NotebookNode) -> NotebookNode:
     """Tell myst-nb, in its own cell metadata, how the cells are to look."""
     notebook.metadata.pop("papermill", None)  # else it is taken for the page's front matter
     for cell in notebook.cells:
         if cell.cell_type != "code":
             continue
+        for output in cell.get("outputs", []):
+            if "text/html" in output.get("data", {}):
+                # A corner of a pandas table that heads nothing: screen readers would announce it.
+                html = output.data["text/html"]
+                output.data["text/html"] = html.replace("<th></th>", "<td></td>")
         settings: dict[str, Any] = cell.metadata.setdefault("mystnb", {})
         alt = alt_text(cell)
         if alt is not None:
             # "dark-light": the theme leaves the image's colours alone in dark mode.
             settings["image"] = {"alt": alt, "classes": "dark-light"}
+        add_walks(cell)
         if "hide-cell" in cell.metadata.get("tags", []):
             settings.setdefault("code_prompt_show", "Show a solution")
             settings.setdefault("code_prompt_hide", "Hide the solution")
@@ -232,23 +253,31 @@ def set_config(app: Sphinx, config: Config) -> None:
     config.mathjax_path = "mathjax/tex-mml-chtml.js"
 
 
-def strip_summary_labels(app: Sphinx, exception: Exception | None) -> None:
-    """Let screen readers say what a folded cell is.
+# What myst-nb and docutils write for screen readers, and what these can use. The label, alike on
+# all folded cells, would hide the words that say what is folded. A role that browsers have dropped
+# leaves a list of sources without items.
+FOR_SCREEN_READERS = {
+    '<summary aria-label="Toggle hidden content">': "<summary>",
+    'role="doc-biblioentry"': 'role="listitem"',
+}
 
-    myst-nb labels them all "Toggle hidden content", which hides the summary's own words.
-    """
+
+def mend_pages(app: Sphinx, exception: Exception | None) -> None:
+    """Mend in the finished pages what no setting reaches."""
     if exception is not None or app.builder.format != "html":
         return
     for path in Path(app.outdir).rglob("*.html"):
         page = path.read_text(encoding="utf-8")
-        stripped = page.replace('<summary aria-label="Toggle hidden content">', "<summary>")
-        if stripped != page:
-            path.write_text(stripped, encoding="utf-8")
+        mended = page
+        for old, new in FOR_SCREEN_READERS.items():
+            mended = mended.replace(old, new)
+        if mended != page:
+            path.write_text(mended, encoding="utf-8")
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("config-inited", set_config)
     app.connect("source-read", swap_in_executed)
     app.connect("autodoc-process-docstring", link_chapters)
-    app.connect("build-finished", strip_summary_labels)
+    app.connect("build-finished", mend_pages)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

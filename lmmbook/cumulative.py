@@ -19,6 +19,7 @@ from lmmbook.likelihood import (
     numbers,
     numeric,
     positions_of,
+    refuse,
 )
 from lmmbook.ordered_logistic import OrderedLogistic, bounds, log_above_and_below, log_of_both
 
@@ -26,6 +27,8 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
+
+EXPECTED = "whole numbers or an ordered Categorical for cumulative"
 
 
 @dataclass(frozen=True)
@@ -66,18 +69,13 @@ class Cumulative(Family):
         if isinstance(response.dtype, pd.CategoricalDtype):
             if not response.dtype.ordered:
                 raise ValueError(
-                    "response: expected whole numbers or an ordered Categorical for cumulative, "
-                    f"got an unordered one with categories {list(response.dtype.categories)[:5]}"
+                    f"response: expected {EXPECTED}, got an unordered one with categories "
+                    f"{list(response.dtype.categories)[:5]}"
                 )
             categories = list(response.dtype.categories)
         else:
-            values = numbers(response)
-            wrong = values != np.round(values)
-            if wrong.any():
-                raise ValueError(
-                    "response: expected whole numbers or an ordered Categorical for cumulative, "
-                    f"got {response[wrong].unique()[:5].tolist()}"
-                )
+            values = numbers(response, EXPECTED)
+            refuse(response, values != np.round(values), EXPECTED)
             low, high = int(values.min()), int(values.max())
             # More values than rows cannot all occur: enough of them to find the first that do not.
             categories = list(range(low, min(high, low + len(values)) + 1))

@@ -3,7 +3,8 @@
 The ratings come with the package and open without a network. `download_insteval` fetches the
 same table from where it was published; nothing else here touches the network.
 
-InstEval is part of the R package lme4 (GPL >= 2). See NOTICE, and `COPYING` beside the file.
+InstEval is part of the R package lme4 (GPL >= 2), and so is VerbAgg, the file that chapter 9 reads.
+See NOTICE, and `COPYING` beside the files.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import numpy as np
 import pandas as pd
 
 BUNDLED_PATH = Path(__file__).with_name("datasets") / "InstEval.csv.gz"
+VERBAGG_PATH = Path(__file__).with_name("datasets") / "VerbAgg.csv.gz"  # chapter 9's, as a CSV
 BUNDLED_SHA256 = "78dbe99f11bc6b9108f2785823cf2ae86aad35314f2f8a0ae3041873782399c7"  # the CSV
 
 # The address names a commit, not a branch: what is behind it cannot change.

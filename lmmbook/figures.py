@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
+from lmmbook.walks import Walk, as_json
+
 import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import display
@@ -21,13 +23,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 # Mid-grey ink and mid-tone colours on a transparent ground: legible on a white page and on a dark.
+# The colours differ for the colour-blind too, and each has a dash of its own.
 INK = "#7b7b7b"
-COLOURS = ("#3a8fc4", "#d3752e", "#2d9d7f", "#bf62a0", "#8a7fd0", "#a08a2a")
+COLOURS = ("#4a8ee0", "#d3752e", "#0f7657", "#955a95")
+DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1)), (0, (6, 1.5, 1.5, 1.5)))
+# Inches. With text of this size, in points, a phone shows a figure of this width legibly.
+WIDTH, TEXT = 5.5, 12
 STYLE: dict[str, Any] = {
-    "figure.figsize": (7.0, 3.4),
+    "figure.figsize": (WIDTH, 3.2),
     "figure.constrained_layout.use": True,
+    "font.size": TEXT,
     "savefig.transparent": True,
-    "axes.prop_cycle": plt.cycler(color=COLOURS),
+    "axes.prop_cycle": plt.cycler(color=COLOURS, linestyle=DASHES),
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": INK,
@@ -56,7 +63,7 @@ def use_style() -> None:
     plt.style.use(STYLE)
 
 
-def show(fig: Figure, alt: str) -> None:
+def show(fig: Figure, alt: str, walks: Sequence[Walk] = ()) -> None:
     """Display a figure with its alternative text, and close it. See chapter 01.
 
     Parameters
@@ -66,11 +73,13 @@ def show(fig: Figure, alt: str) -> None:
     alt
         What the figure shows, for readers who cannot see it. Compute its numbers: prose that no
         code checks goes stale.
+    walks
+        Paths that the reader of the book's pages can walk by a slider below the figure.
 
     Raises
     ------
     ValueError
-        If ``alt`` is empty.
+        If ``alt`` is empty; or as `lmmbook.walks.as_json`.
 
     Examples
     --------
@@ -82,13 +91,14 @@ def show(fig: Figure, alt: str) -> None:
         raise ValueError("show(fig, alt=...): expected a sentence that says what the figure shows")
     png = io.BytesIO()
     fig.savefig(png, format="png", dpi=180)
+    metadata: dict[str, Any] = {"lmmbook": {"walks": as_json(walks)}} if walks else {}
     plt.close(fig)
     width = round(fig.get_figwidth() * 100)  # CSS pixels; the picture itself is sharper
     picture = base64.b64encode(png.getvalue()).decode()
     display(
         _Output({"image/png": picture, "text/plain": f"Figure: {alt}"}),
         raw=True,
-        metadata={"image/png": {"alt": alt, "width": width}},
+        metadata=metadata | {"image/png": {"alt": alt, "width": width}},
     )
 
 
@@ -204,14 +214,14 @@ def draw_graph(
     roots = [name for name, parents in structure if not parents]
     place = {name: (i - (len(roots) - 1) / 2, 1.0) for i, name in enumerate(roots)}
     place |= {name: (0.0, 0.0) for name, parents in structure if parents}
-    fig, ax = plt.subplots(figsize=(7.0, 2.8))
+    fig, ax = plt.subplots(figsize=(WIDTH, 2.8))
     for name, parents in structure:
         label = f"{name}\n{sizes[name]:,}"
-        box = {"boxstyle": "round,pad=0.6", "fc": COLOURS[0 if parents else 1], "ec": "none"}
-        ax.text(*place[name], label, ha="center", va="center", color="white", bbox=box, zorder=2)
+        box = {"boxstyle": "round,pad=0.6", "fc": "none", "ec": COLOURS[0 if parents else 1]}
+        ax.text(*place[name], label, ha="center", va="center", bbox=box)
         for parent in parents:
             arrow = {"arrowstyle": "-|>", "color": INK, "shrinkA": 26, "shrinkB": 28}
-            ax.annotate("", place[name], place[parent], arrowprops=arrow, zorder=1)
+            ax.annotate("", place[name], place[parent], arrowprops=arrow)
     ax.set(xlim=(-len(roots) / 2, len(roots) / 2), ylim=(-0.35, 1.35))
     ax.axis("off")
     return fig

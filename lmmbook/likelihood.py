@@ -142,12 +142,11 @@ class Family:
         return values.get("Intercept"), np.zeros(0)
 
 
-def numbers(response: pd.Series) -> np.ndarray:
+def numbers(response: pd.Series, expected: str = "one numeric column") -> np.ndarray:
     """``[rows]`` float64, or an error that says what is there instead."""
     if not pd.api.types.is_numeric_dtype(response.dtype):
         raise ValueError(
-            f"response: expected one numeric column, got {response.dtype} "
-            f"({response.iloc[0]!r}, ...)"
+            f"response: expected {expected}, got {response.dtype} ({response.iloc[0]!r}, ...)"
         )
     values = response.to_numpy(float)
     if not np.isfinite(values).all():

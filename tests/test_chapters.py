@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import itertools
 import re
 from pathlib import Path
 
@@ -39,6 +40,8 @@ PROMISED = {
         "EM on the tiny model": 1e-5,
         "Fisher's identity on the tiny model": 0.3,
         "M-step by hand and by package": 0.001,
+        "Log-likelihood below its maximum, by 14 averages and by all ratings": 1e-5,
+        "Where exact EM ends, in standard errors from the exact maximum": 0.001,
         "Louis' information on the tiny model": 3.0,  # 5% of what the complete data know
         "Score of the complete data by hand and by package": 0.001,
         "Newton step in standard errors, one standard error away": 0.25,
@@ -92,13 +95,14 @@ FIGURES = {
     "01_data": ["shares of the ratings", "funnel"],
     "02_model": ["covariance matrices", "Graph of the model", "ratings invented by the model"],
     "03_e_step": [
-        "Trace plot of six instructor effects",
+        "Trace plot of four instructor effects",
         "against the exact mean",
         "gradients that an effective draw",
     ],
     "04_m_step": [
         "Traces of three parameters",
-        "Left: the loss over the iterations",
+        "Map of the exact log-likelihood",
+        "Above: the loss over the iterations",
         "sd(departments) over the iterations",
     ],
     "05_criticism": [
@@ -218,17 +222,33 @@ def _problems_of_checks(name: str, notebook: nbformat.NotebookNode) -> list[str]
 
 
 def _problems_of_exercises(notebook: nbformat.NotebookNode) -> list[str]:
-    right = {
-        record["exercise"]: all(map(holds, record["rows"]))
-        for record in records(notebook, "exercise")
-    }
-    stubs = [title for title in right if not title.endswith("(solution)")]
-    found = [] if stubs else ["no exercise"]
-    for title in stubs:
-        if right[title]:
-            found.append(f"{title}: the empty stub passes")
-        if not right.get(f"{title} (solution)", False):
-            found.append(f"{title}: no solution that passes")
+    """Stubs and usual mistakes have to fail, solutions to pass; their form: `test_exercises.py`."""
+    found = records(notebook, "exercise")
+    rows = {record["exercise"]: record["rows"][0] for record in found}
+    stubs = [title for title in rows if not title.endswith(")")]
+    wanted = [title + end for title in stubs for end in ("", " (a mistake)", " (solution)")]
+    if len(stubs) < 2 or sorted(wanted) != sorted(record["exercise"] for record in found):
+        return [f"expected two or more stubs, with a mistake and a solution each, got {list(rows)}"]
+    return [
+        f"{title}: {problem}" for title in stubs for problem in _problems_of_exercise(title, rows)
+    ]
+
+
+def _problems_of_exercise(title: str, rows: dict[str, dict]) -> list[str]:
+    stub, mistake, solution = (rows[title + end] for end in ("", " (a mistake)", " (solution)"))
+    truth, tolerance = stub["truth"], stub["tolerance"]
+    found = []
+    if stub["value"] is not None or holds(stub):
+        found.append("the empty stub has an answer")
+    if mistake["value"] is None or holds(mistake):
+        found.append("the mistake passes, or is no number")
+    if not holds(solution):
+        found.append("the solution fails")
+    if any((row["truth"], row["tolerance"]) != (truth, tolerance) for row in (mistake, solution)):
+        found.append("stub, mistake and solution have not the same truth and tolerance")
+    for wrong in (0.0, -truth, truth / 2, 2 * truth, truth + 1.5 * tolerance):
+        if holds({"value": wrong, "truth": truth, "tolerance": tolerance}):
+            found.append(f"{wrong} passes, where the truth is {truth}")
     return found
 
 
@@ -240,6 +260,8 @@ def _problems_of_figures(name: str, notebook: nbformat.NotebookNode) -> list[str
                 alts.append(output.metadata.get("image/png", {}).get("alt", ""))
                 if not _alt_is_computed(cell.source):
                     found.append(f"code cell {index}: a figure without a computed alt text")
+                if output.metadata["image/png"]["width"] > 100 * lmm.figures.WIDTH:
+                    found.append(f"code cell {index}: a figure too wide for a phone")
     found += [f"alt text says too little: {alt!r}" for alt in alts if len(alt) < 60]
     found += [f"alt text is no sentence: {alt!r}" for alt in alts if "nan" in alt.split()]
     found += [
@@ -282,6 +304,24 @@ def test_full_fit_against_the_known_maximum():
         assert rows[name]["truth"] == pytest.approx(value, abs=1e-4)
         assert abs(rows[name]["value"] - value) <= 0.2 * std_error + 1e-4
         assert rows[name]["tolerance"] <= 0.21 * std_error
+
+
+def test_exact_em_climbs_at_every_step_and_arrives():
+    """What the slider of chapter 4 shows: a law of EM, and the maximum known from outside."""
+    walks = records(executed("04_m_step"), "walks")[0]["walks"]
+    assert len(walks) == len({str(walk["choices"]) for walk in walks}) == 4
+    for walk in walks:
+        facts = dict(walk["facts"])
+        below = facts["log-likelihood below its maximum"]
+        assert all(later <= sooner for sooner, later in itertools.pairwise(below))
+        assert below[0] > 50
+        assert below[-1] == 0.0
+        for name in ["Intercept", "sd(departments)"]:
+            assert facts[name][-1] == pytest.approx(KNOWN_MAXIMUM[name][0], abs=2e-4)
+        assert facts["standard errors from the maximum"][-1] < 1e-3
+        columns = [walk["left"], walk["top"], *facts.values()]
+        assert {len(column) for column in columns} == {len(walk["steps"])}
+        assert all(0 < place < 100 for place in walk["left"] + walk["top"])
 
 
 def test_table_of_the_readme_against_the_known_maximum():
@@ -348,13 +388,36 @@ def _skip_cell(notebook):
     code_cells(notebook)[2].execution_count = None
 
 
+def _exercise(notebook, end):
+    titles = {record["exercise"]: record["rows"][0] for record in records(notebook, "exercise")}
+    return next(row for title, row in titles.items() if title.endswith(end))
+
+
 def _pass_the_stub(notebook):
-    row = records(notebook, "exercise")[0]["rows"][0]
+    row = _exercise(notebook, "1")
     row["value"] = row["truth"]
 
 
 def _fail_the_solution(notebook):
-    records(notebook, "exercise")[1]["rows"][0]["value"] = None
+    _exercise(notebook, "(solution)")["value"] = None
+
+
+def _pass_the_mistake(notebook):
+    row = _exercise(notebook, "(a mistake)")
+    row["value"] = row["truth"]
+
+
+def _loosen_an_exercise(notebook):
+    for end in ("1", "1 (a mistake)", "1 (solution)"):
+        row = _exercise(notebook, end)
+        row["tolerance"] = 0.6 * abs(row["truth"])
+
+
+def _drop_an_exercise(notebook):
+    for cell in code_cells(notebook):
+        if "(solution)" in cell.source:
+            cell.outputs = []
+            return
 
 
 def _first_figure(notebook):
@@ -370,6 +433,10 @@ def _empty_alt(notebook):
     _first_figure(notebook)[1].metadata["image/png"]["alt"] = ""
 
 
+def _widen_figure(notebook):
+    _first_figure(notebook)[1].metadata["image/png"]["width"] = 700
+
+
 def _typed_alt(notebook):
     _first_figure(notebook)[0].source = 'lmm.show(fig, alt="typed, and checked by nobody")'
 
@@ -378,7 +445,8 @@ def _typed_alt(notebook):
     "break_it",
     [
         _break_value, _loosen_tolerance, _drop_check, _write_to_stderr, _skip_cell,
-        _pass_the_stub, _fail_the_solution, _empty_alt, _typed_alt,
+        _pass_the_stub, _fail_the_solution, _pass_the_mistake, _loosen_an_exercise,
+        _drop_an_exercise, _empty_alt, _widen_figure, _typed_alt,
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("name", CHAPTERS)

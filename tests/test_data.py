@@ -1,6 +1,7 @@
 """The data are what was published, whole, and a bad copy of them never gets in."""
 
 import gzip
+import hashlib
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -11,6 +12,7 @@ from lmmbook.data import (
     BUNDLED_SHA256,
     COLUMNS,
     UPSTREAM_SHA256,
+    VERBAGG_PATH,
     DownloadError,
     download_insteval,
     load_insteval,
@@ -275,3 +277,17 @@ def test_a_download_without_a_checksum_is_refused(server, tmp_path, sha256):
     with pytest.raises(ValueError, match="sha256: expected 64 hexadecimal digits"):
         download_insteval(tmp_path, server.url, sha256=sha256)
     assert server.requests == 0
+
+
+def test_the_file_of_chapter_9_is_what_lme4_says_of_it():
+    """From lme4's help page: 316 people, 24 items, and r2 throws "perhaps" and "yes" together."""
+    content = gzip.decompress(VERBAGG_PATH.read_bytes())
+    assert hashlib.sha256(content).hexdigest().startswith("51f7f5b490c2b62c8f05c11d527b0572")
+    answers = pd.read_csv(VERBAGG_PATH)
+    assert answers.shape == (7584, 9)
+    assert answers.groupby(["id", "item"]).size().eq(1).all()
+    assert answers["id"].nunique() * answers["item"].nunique() == 316 * 24 == len(answers)
+    assert (answers["r2"].eq("N") == answers["resp"].eq("no")).all()
+    assert answers.groupby("item")[["btype", "situ", "mode"]].nunique().eq(1).to_numpy().all()
+    assert answers.groupby("id")[["Anger", "Gender"]].nunique().eq(1).to_numpy().all()
+    assert set(answers["resp"]) == {"no", "perhaps", "yes"}

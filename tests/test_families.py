@@ -372,7 +372,7 @@ def test_reported_intercepts_and_scores_are_those_of_the_log_odds():
         ("cumulative", [1, 2, 4], r"between 1 and 4 to occur.*none of \[3\]"),
         ("cumulative", [0, 10**12, 3], r"every category.*none of \[1, 2"),
         ("cumulative", [2, 2, 2], r"at least two categories, got \[2\]"),
-        ("cumulative", list("aba"), "expected one numeric column"),
+        ("cumulative", list("aba"), r"ordered Categorical.*got str"),
         ("cumulative", pd.Categorical(list("aba")), r"unordered one with categories \['a', 'b'\]"),
         (
             "cumulative",

@@ -11,6 +11,7 @@ from types import ModuleType, SimpleNamespace
 from urllib.parse import unquote, urldefrag, urlparse
 
 import nbformat
+import pandas as pd
 import pytest
 import yaml
 from bs4 import BeautifulSoup, Tag
@@ -126,6 +127,29 @@ def test_a_page_shows_what_its_chapter_computed(
                 assert word in text, f"{word!r} of an output is not on the page"
         elif set(data) == {"text/plain"}:
             assert squeezed(uncoloured(data["text/plain"])) in text
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_picture_that_can_be_walked_has_its_walks_below_it(
+    pages: dict[Path, BeautifulSoup], name: str
+) -> None:
+    """The picture stays for those without scripts; what the script needs is on the page."""
+    chapter = nbformat.read(EXECUTED / f"{name}.ipynb", as_version=4)
+    records = [output.get("metadata", {}) for _, output in outputs(chapter)]
+    walked = [record for record in records if "walks" in record.get("lmmbook", {})]
+    scripts = page_of(pages, name).select("script.lmmbook-walks")
+    assert len(scripts) == len(walked)
+    assert walked or name != "04_m_step"
+    for script, record in zip(scripts, walked, strict=True):
+        assert attribute(script, "type") == "application/json"
+        assert len(script.get_text()) < 100_000  # bytes: the numbers are plain ASCII
+        assert json.loads(script.get_text()) == record["lmmbook"]["walks"]
+        output = script.find_parent(class_="cell_output")
+        assert isinstance(output, Tag)
+        images = output.find_all("img")
+        assert [attribute(image, "alt") for image in images] == [record["image/png"]["alt"]]
+    loaded = [attribute(tag, "src") for tag in page_of(pages, name).find_all("script")]
+    assert any("_static/walks.js" in source for source in loaded)
 
 
 def test_every_image_has_alt_text(pages: dict[Path, BeautifulSoup]) -> None:
@@ -352,6 +376,30 @@ def test_the_computed_alt_text_reaches_the_cell() -> None:
     extension.prepare(chapter)
     settings = [cell.metadata.get("mystnb") for cell in chapter.cells]
     assert settings == [None, {"image": {"alt": "Four bars.", "classes": "dark-light"}}, {}]
+
+
+def test_walks_go_below_their_figure_and_cannot_end_the_script() -> None:
+    chapter = notebook("show(fig)")
+    walks = [{"choices": [["way", "</script><b>"]], "steps": [0]}]
+    shown = figure("A path.")
+    shown.metadata["lmmbook"] = {"walks": walks}
+    said = new_output("display_data", {"text/markdown": "A sentence."})
+    chapter.cells[1].outputs = [shown, said]
+    extension.prepare(chapter)
+    first, script, last = chapter.cells[1].outputs
+    assert (first, last) == (shown, said)
+    html = script.data["text/html"]
+    assert html.count("<") == 2  # those of the script's own tags
+    assert json.loads(re.sub(r"<[^>]*>", "", html)) == walks
+
+
+def test_a_corner_that_heads_nothing_is_no_header() -> None:
+    chapter = notebook("table")
+    table = pd.DataFrame({"sd": [1.0]}, index=pd.Index(["students"], name="factor"))
+    chapter.cells[1].outputs = [new_output("display_data", {"text/html": table.to_html()})]
+    extension.prepare(chapter)
+    shown = BeautifulSoup(chapter.cells[1].outputs[0].data["text/html"], "html.parser")
+    assert [tag.get_text() for tag in shown.find_all("th")] == ["sd", "factor", "students"]
 
 
 @pytest.mark.parametrize(

@@ -15,20 +15,21 @@ import resource
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 CELL_TIMEOUT = 900  # seconds; a cell that hangs must not hang the build
 
 
-def write_kernelspec(folder: Path) -> None:
-    """Describe a kernel named `python3` that is this very interpreter.
+def write_kernelspec(folder: Path, python: str | Path) -> None:
+    """Describe a kernel named `python3` that is this interpreter.
 
     A kernel of that name in the user's home may belong to another environment.
     """
     # Without the log level it tells the terminal, on every start, that loopback is not
     # encrypted, and at times that it was interrupted when it is asked to end.
-    command = [sys.executable, "-m", "ipykernel_launcher", "--log-level=CRITICAL"]
+    command = [str(python), "-m", "ipykernel_launcher", "--log-level=CRITICAL"]
     spec = {
         "argv": [*command, "-f", "{connection_file}"],
         "display_name": "Python 3",
@@ -39,9 +40,9 @@ def write_kernelspec(folder: Path) -> None:
     path.write_text(json.dumps(spec))
 
 
-def set_environment(folder: Path) -> None:
+def set_environment(folder: Path, python: str | Path) -> None:
     """Make the kernel's environment the same for everybody."""
-    write_kernelspec(folder / "jupyter")
+    write_kernelspec(folder / "jupyter", python)
     os.environ["JUPYTER_PATH"] = str(folder / "jupyter")  # searched before all other places
     os.environ["IPYTHONDIR"] = str(folder / "ipython")  # no start-up files of the user's own
     os.environ["PYTHONHASHSEED"] = "0"
@@ -61,8 +62,17 @@ def describe(error: Exception) -> str:
     return re.sub(r"\x1b\[[0-9;]*m", "", f"{type(error).__name__}: {error}").strip()
 
 
-def execute(chapter: Path, build: Path) -> bool:
-    """Execute `chapter` into `build`/executed; return whether all of it ran."""
+def execute(
+    chapter: Path,
+    build: Path,
+    python: str | Path = sys.executable,
+    prepare: Callable[[Path, Path], None] = lambda settings, work: None,
+) -> bool:
+    """Execute `chapter` into `build`/executed; return whether all of it ran.
+
+    `python` runs the kernel. `prepare` may add to the environment, and to two folders: that of
+    IPython's settings, and the empty one where the chapter runs.
+    """
     executed = build / "executed" / chapter.name
     failed = build / "failed" / chapter.name
     for path in (executed, failed):
@@ -70,10 +80,13 @@ def execute(chapter: Path, build: Path) -> bool:
         path.unlink(missing_ok=True)  # from here on, the old result is no result
 
     # On the same disk as the result, so that the renaming is one step.
-    with tempfile.TemporaryDirectory(dir=build, prefix="executing-") as name:
+    with (
+        tempfile.TemporaryDirectory(dir=build, prefix="executing-") as name,
+        tempfile.TemporaryDirectory(prefix="lmmbook-") as work,
+    ):
         folder = Path(name)
-        (folder / "work").mkdir()
-        set_environment(folder)
+        set_environment(folder, python)
+        prepare(folder / "ipython", Path(work))
         # After the environment is set: these read it when they are imported.
         import papermill
         from papermill.log import logger
@@ -88,7 +101,7 @@ def execute(chapter: Path, build: Path) -> bool:
                 output,
                 kernel_name="python3",
                 progress_bar=False,
-                cwd=folder / "work",  # empty, so that no chapter reads a file beside itself
+                cwd=work,  # empty, and elsewhere: no chapter reads a file beside itself
                 execution_timeout=CELL_TIMEOUT,
             )
         except Exception as exception:  # a failing cell, a dead kernel, a broken notebook

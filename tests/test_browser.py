@@ -1,0 +1,287 @@
+"""Every page of the built site in a real browser: what it loads, shows, and is like to use.
+
+tests/test_site.py reads the HTML; here Chromium runs it. No browser is ever downloaded: where
+none is installed, these tests are skipped, and say so.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import pytest
+import yaml
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, Response, sync_playwright
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).resolve().parent.parent
+HTML = ROOT / "_build" / "html"
+AXE = (ROOT / "tests" / "vendor" / "axe.min.js").read_text(encoding="utf-8")
+TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
+CHAPTERS = [entry["file"] for entry in TOC["chapters"]]
+OTHERS = ["genindex", "search"]  # the theme's; index.html only sends the reader on to the root
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
+FLAGS = [
+    "--no-sandbox",  # in a container Chromium runs as root
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-sync",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--no-first-run",
+]
+DESK, PHONE, PAPER = (1280, 900), (390, 844), (680, 960)  # CSS pixels; A4 without its margins
+LIMIT = 1_500_000  # bytes of a page's own HTML and images; scripts, styles and fonts are shared
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """Serves files, without a log."""
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[str]:
+    """The address of the built site, served by this machine to itself."""
+    if not (ROOT / "_build" / "built").exists():
+        pytest.fail("The site has not been built, or its build failed. Run `make book`.")
+    handler = partial(Quiet, directory=str(HTML))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    found = next(filter(None, map(shutil.which, CHROMIUM)), None)
+    if found is None:
+        pytest.skip(f"no browser is installed: none of {', '.join(CHROMIUM)} is on the PATH")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@dataclass
+class Visit:
+    """An open page, and what has gone on in it."""
+
+    page: Page
+    requests: list[Request] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+
+    def note_request(self, request: Request) -> None:
+        self.requests.append(request)
+
+    def note_failure(self, request: Request) -> None:
+        self.faults.append(f"no answer: {request.url}")
+
+    def note_response(self, response: Response) -> None:
+        if response.status >= 400:
+            self.faults.append(f"{response.status}: {response.url}")
+
+    def note_console(self, message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            self.faults.append(f"{message.type}: {message.text}")
+
+    def note_error(self, error: Exception) -> None:
+        self.faults.append(f"script: {error}")
+
+    def show(self, size: tuple[int, int], theme: str = "light", folds: bool = False) -> None:
+        """On a screen of this size, for a reader whose system is set to this theme."""
+        self.page.emulate_media(media="screen", color_scheme=theme, reduced_motion="reduce")
+        self.page.set_viewport_size({"width": size[0], "height": size[1]})
+        self.page.wait_for_function("t => document.documentElement.dataset.theme == t", arg=theme)
+        self.page.evaluate(
+            "to => document.querySelectorAll('details').forEach(d => d.open = to)", folds
+        )
+        self.page.wait_for_timeout(500)  # the theme sees to what scrolls a little later
+
+    def print(self) -> None:
+        """On paper, by a reader whose screen is dark."""
+        self.show(PAPER, "dark")
+        self.page.emulate_media(media="print")
+        self.page.wait_for_function("document.documentElement.dataset.theme == 'light'")
+
+
+@pytest.fixture(scope="module")
+def visit(request: pytest.FixtureRequest, browser: Browser, site: str) -> Iterator[Visit]:
+    """A page of the site, opened once for all its tests."""
+    context = browser.new_context()
+    context.set_default_timeout(120_000)  # milliseconds; a machine may be busy
+    visit = Visit(context.new_page())
+    visit.page.on("request", visit.note_request)
+    visit.page.on("requestfailed", visit.note_failure)
+    visit.page.on("response", visit.note_response)
+    visit.page.on("console", visit.note_console)
+    visit.page.on("pageerror", visit.note_error)
+    visit.page.goto(f"{site}/{request.param}.html")
+    visit.page.wait_for_load_state("networkidle")
+    visit.page.evaluate("window.MathJax?.startup?.promise.then(() => null)")
+    yield visit
+    context.close()
+
+
+ours = pytest.mark.parametrize("visit", [TOC["root"], *CHAPTERS], indirect=True, scope="module")
+each = pytest.mark.parametrize(
+    "visit", [TOC["root"], *CHAPTERS, *OTHERS], indirect=True, scope="module"
+)
+
+
+def too_wide(visit: Visit, selector: str) -> list[str]:
+    """What of this kind has more in it than it can show at once."""
+    return visit.page.eval_on_selector_all(
+        f"article :is({selector})",
+        "all => all.filter(e => e.scrollWidth > e.clientWidth).map(e => e.textContent.trim())",
+    )
+
+
+def test_every_page_is_visited() -> None:
+    built = {
+        str(path.relative_to(HTML).with_suffix(""))
+        for path in HTML.rglob("*.html")
+        if "_static" not in path.parts
+    }
+    assert built == {TOC["root"], *CHAPTERS, *OTHERS, "index"}
+
+
+@each
+def test_a_page_loads_without_error_and_without_a_network(visit: Visit) -> None:
+    visit.show(DESK, "light", folds=True)
+    visit.show(PHONE, "dark", folds=True)
+    hosts = {urlparse(r.url).hostname for r in visit.requests if not r.url.startswith("data:")}
+    assert hosts == {"127.0.0.1"}
+    assert visit.faults == []
+
+
+@each
+def test_no_page_is_heavy(visit: Visit) -> None:
+    own = [r.response() for r in visit.requests if r.resource_type in ("document", "image")]
+    assert sum(len(answer.body()) for answer in own if answer) <= LIMIT
+
+
+@each
+def test_every_link_within_the_site_arrives(visit: Visit) -> None:
+    """As the browser resolves it: the page is there, and so is the place on the page."""
+    dead = visit.page.evaluate(
+        """async () => {
+            const pages = {[location.pathname]: document}, dead = [];
+            for (const link of document.querySelectorAll("a[href]")) {
+                const url = new URL(link.href);
+                if (url.origin !== location.origin) continue;
+                if (!(url.pathname in pages)) {
+                    const answer = await fetch(url.pathname);
+                    pages[url.pathname] = answer.ok
+                        && new DOMParser().parseFromString(await answer.text(), "text/html");
+                }
+                const page = pages[url.pathname], place = decodeURIComponent(url.hash.slice(1));
+                if (!page || place && !page.getElementById(place))
+                    dead.push(link.getAttribute("href"));
+            }
+            return dead;
+        }"""
+    )
+    assert dead == []
+
+
+@ours
+def test_formulas_are_set(visit: Visit) -> None:
+    found = visit.page.evaluate(
+        r"""() => {
+            const article = document.querySelector("article").cloneNode(true);
+            const texts = all => Array.from(all, e => e.textContent);
+            const unset = texts(article.querySelectorAll(".math:not(:has(mjx-container))"));
+            const wrong = texts(article.querySelectorAll("mjx-merror, merror"));
+            article.querySelectorAll("mjx-container, pre, code").forEach(e => e.remove());
+            const raw = article.textContent.match(/\$[^$]+\$|\\[([]/g);
+            return {unset, wrong, raw};
+        }"""
+    )
+    assert found == {"unset": [], "wrong": [], "raw": None}
+
+
+@ours
+@pytest.mark.parametrize("folds", [False, True], ids=["folded", "unfolded"])
+@pytest.mark.parametrize(
+    ("size", "theme"), [(DESK, "light"), (PHONE, "dark")], ids=["light", "dark"]
+)
+def test_axe_finds_no_barrier(visit: Visit, size: tuple[int, int], theme: str, folds: bool) -> None:
+    """Contrast, names, headings, tables, keyboard: all that axe-core knows, in what is ours.
+
+    Dark on a phone, so that tables and code scroll there, and have to be reached by the keyboard.
+    """
+    visit.show(size, theme, folds)
+    visit.page.evaluate(AXE + "\n;null")
+    result = visit.page.evaluate("axe.run('article', {resultTypes: ['violations']})")
+    barriers = [
+        f"{rule['id']}: {node['html'][:200]} {node['failureSummary']}"
+        for rule in result["violations"]
+        for node in rule["nodes"]
+    ]
+    assert result["passes"]
+    assert barriers == []
+
+
+@each
+def test_nothing_widens_the_page_of_a_phone(visit: Visit) -> None:
+    """Code and tables may scroll, each in its own box; the page may not."""
+    for folds in (False, True):
+        visit.show(PHONE, folds=folds)
+        assert visit.page.evaluate("document.documentElement.scrollWidth") <= PHONE[0]
+
+
+@ours
+def test_formulas_and_tables_fit_a_desk(visit: Visit) -> None:
+    visit.show(DESK, folds=True)
+    assert (
+        too_wide(visit, "mjx-container[display], .text_html, .pst-scrollable-table-container") == []
+    )
+
+
+@ours
+def test_a_page_prints_well(visit: Visit) -> None:
+    """Black on white, no navigation, all figures, nothing cut off, a word on what is folded."""
+    visit.print()
+    page = visit.page
+    assert page.evaluate("document.documentElement.scrollWidth") <= PAPER[0]
+    assert (
+        too_wide(visit, "pre, mjx-container[display], .output, .pst-scrollable-table-container")
+        == []
+    )
+    for selector in (
+        ".bd-links",
+        ".bd-toc-nav",
+        ".bd-header-article",
+        ".prev-next-footer",
+        "button",
+    ):
+        assert not any(e.is_visible() for e in page.query_selector_all(selector)), selector
+    pictures = page.query_selector_all("article img")
+    assert all(picture.is_visible() for picture in pictures)
+    closed = page.query_selector_all("details:not([open]) > summary")
+    assert len(closed) == len(page.query_selector_all("details"))
+    assert all(summary.is_visible() for summary in closed)
+    hints = page.eval_on_selector_all(
+        "details:not([open]) > summary > .collapsed",
+        "all => all.map(e => getComputedStyle(e, '::after').content)",
+    )
+    assert len(hints) == len(closed)
+    assert all("before you print" in hint for hint in hints)
+    visit.show(DESK, "dark")  # the screen has its theme back
+
+
+def test_the_search_finds_a_chapter(browser: Browser, site: str) -> None:
+    page = browser.new_page()
+    page.goto(f"{site}/search.html?q=Hamiltonian", wait_until="networkidle")
+    page.wait_for_selector("#search-results a[href*='03_e_step']")
+    page.close()
