@@ -105,7 +105,6 @@ class Visit:
         self.page.evaluate(
             "to => document.querySelectorAll('details').forEach(d => d.open = to)", folds
         )
-        self.page.wait_for_timeout(500)  # the theme sees to what scrolls a little later
 
     def print(self) -> None:
         """On paper, by a reader whose screen is dark."""
@@ -159,6 +158,7 @@ def test_every_page_is_visited() -> None:
 def test_a_page_loads_without_error_and_without_a_network(visit: Visit) -> None:
     visit.show(DESK, "light", folds=True)
     visit.show(PHONE, "dark", folds=True)
+    visit.page.wait_for_timeout(500)  # for what a script may do upon that
     hosts = {urlparse(r.url).hostname for r in visit.requests if not r.url.startswith("data:")}
     assert hosts == {"127.0.0.1"}
     assert visit.faults == []
@@ -221,6 +221,7 @@ def test_axe_finds_no_barrier(visit: Visit, size: tuple[int, int], theme: str, f
     Dark on a phone, so that tables and code scroll there, and have to be reached by the keyboard.
     """
     visit.show(size, theme, folds)
+    visit.page.wait_for_timeout(500)  # the theme sees a little later to what scrolls
     visit.page.evaluate(AXE + "\n;null")
     result = visit.page.evaluate("axe.run('article', {resultTypes: ['violations']})")
     barriers = [
