@@ -173,14 +173,16 @@ class Fit:
     def __str__(self) -> str:
         levels = ", ".join(f"{f.name} {f.levels:,}" for f in self.design.factors)
         verdict = "Converged" if self.converged else "NOT CONVERGED"
-        sds = self.parameters.index.str.startswith("sd(").any()
+        scales = {"sd(": "an sd are those of its logarithm", "cor(": "a cor those of its Fisher z"}
+        names = self.parameters.index.str
+        notes = [note for start, note in scales.items() if names.startswith(start).any()]
         return (
             f"Linear mixed model fitted by Monte Carlo EM (maximum likelihood)\n"
             f"  {self.design.formula}\n"
             f"  {self.design.rows:,} rows; levels: {levels}\n"
             f"  {len(self.trace):,} sweeps, {self.chains} chains. {e_step.describe_device()}\n\n"
             f"{self.parameters.to_string(float_format='{:.4f}'.format)}\n\n"
-            + ("std_error and mcse of an sd are those of its logarithm.\n" if sds else "")
+            + (f"std_error and mcse of {', of '.join(notes)}.\n" if notes else "")
             + f"{verdict}: the maximum was found {self.distance:.2g} standard errors away\n"
             f"(at most {CLOSE}, Monte Carlo error included, counts as converged).\n"
             "Next: .effects, .predict(data), .draws(data, n, seed), .log_score(data), .trace"
