@@ -21,8 +21,9 @@ from lmmbook.course import FEWEST_SWEEPS, Course
 from lmmbook.engine import Engine, OutOfBudget
 from lmmbook.formula import Design, build_design
 from lmmbook.frames import Data
+from lmmbook.gathering import gather
 from lmmbook.progress import Progress
-from lmmbook.result import Fit, gather
+from lmmbook.result import Fit
 
 import numpy as np
 import tensorflow as tf

@@ -108,7 +108,8 @@ NAME = r"[A-Z][a-zà-ž][\w'-]*"
 CITATION = re.compile(
     rf"({NAME})(?:(?:, {NAME})*(?: and | & ){NAME}| et al\.)? \(?((?:19|20)\d\d)(?![\w-])"
 )
-NOT_ALONE = {"Authors", "Boeck"}  # the end of a name of several words, which `source_of` reads whole
+# The end of a name of several words, which `source_of` reads whole.
+NOT_ALONE = {"Authors", "Boeck"}
 
 
 def listed(name: str) -> list[str]:

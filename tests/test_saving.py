@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import lmmbook as lmm
-from lmmbook import covariance, families, result
+from lmmbook import covariance, families, gathering
 from lmmbook.formula import build_design
 from lmmbook.packing import pack, unpack
 
@@ -97,7 +97,7 @@ def made_up(text: str, family: str | families.Family = "gaussian") -> lmm.Fit:
         # One sweep: the axes of chains and levels stand in memory as the engine left them.
         draws = rng.normal(size=(of.levels, 16, len(of.effects))).astype(np.float32)
         flat = np.moveaxis(draws, 1, 0)
-        effects[of.name] = result._summary(of.labels, of.name, of.effects, flat)
+        effects[of.name] = gathering._summary(of.labels, of.name, of.effects, flat)
         posterior[of.name] = flat[..., 0] if of.intercept_only else flat
     trace = pd.DataFrame({"Intercept": np.float32([0.1, 0.2]), "phase": ["approach", "draws"]})
     return lmm.Fit(
