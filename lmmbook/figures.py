@@ -215,12 +215,16 @@ def draw_graph(
     place = {name: (i - (len(roots) - 1) / 2, 1.0) for i, name in enumerate(roots)}
     place |= {name: (0.0, 0.0) for name, parents in structure if parents}
     fig, ax = plt.subplots(figsize=(WIDTH, 2.8))
+    boxes = {}
     for name, parents in structure:
         label = f"{name}\n{sizes[name]:,}"
         box = {"boxstyle": "round,pad=0.6", "fc": "none", "ec": COLOURS[0 if parents else 1]}
-        ax.text(*place[name], label, ha="center", va="center", bbox=box)
+        text = ax.text(*place[name], label, ha="center", va="center", bbox=box)
+        boxes[name] = text.get_bbox_patch()
+    for name, parents in structure:
         for parent in parents:
-            arrow = {"arrowstyle": "-|>", "color": INK, "shrinkA": 26, "shrinkB": 28}
+            arrow = {"arrowstyle": "-|>", "color": INK, "patchA": boxes[parent]}
+            arrow |= {"patchB": boxes[name], "shrinkA": 2, "shrinkB": 2}
             ax.annotate("", place[name], place[parent], arrowprops=arrow)
     ax.set(xlim=(-len(roots) / 2, len(roots) / 2), ylim=(-0.35, 1.35))
     ax.axis("off")
