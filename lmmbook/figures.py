@@ -223,8 +223,8 @@ def draw_graph(
         boxes[name] = text.get_bbox_patch()
     for name, parents in structure:
         for parent in parents:
-            arrow = {"arrowstyle": "-|>", "color": INK, "patchA": boxes[parent]}
-            arrow |= {"patchB": boxes[name], "shrinkA": 2, "shrinkB": 2}
+            ends = {"patchA": boxes[parent], "patchB": boxes[name]}
+            arrow = {"arrowstyle": "-|>", "color": INK, "shrinkA": 2, "shrinkB": 2} | ends
             ax.annotate("", place[name], place[parent], arrowprops=arrow)
     ax.set(xlim=(-len(roots) / 2, len(roots) / 2), ylim=(-0.35, 1.35))
     ax.axis("off")
