@@ -41,7 +41,7 @@ book: _build/built ## execute and check the chapters, build the book, say where 
 course: $(INSTALLED) ## write the chapters without their solutions, for students, to _build/course
 	$(VENV_PYTHON) tools/course_notebooks.py
 
-test: lint _build/built ## check everything but the slow statistical tests (at most 20 minutes)
+test: lint _build/built ## check everything but the slow tests, statistical or in a browser (at most 20 minutes)
 	$(VENV_PYTHON) -m pytest -m 'not slow' --durations=10
 
 test-full: lint _build/built ## check everything, slow tests too (at most 60 minutes)

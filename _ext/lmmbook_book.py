@@ -10,12 +10,12 @@ free of other hosts, and of buttons that lead nowhere.
 from __future__ import annotations
 
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
 
 import nbformat
+from chapter_times import say_times, table_of_times
 from nbformat import NotebookNode
 from nbformat.v4 import new_output
 from sphinx.application import Sphinx
@@ -26,7 +26,6 @@ EXECUTED = Path("_build") / "executed"
 IMAGES = ("image/png", "image/svg+xml")
 PLACEHOLDER = "OWNER"
 TIMES = "<!-- times -->"  # where a page wants the table of all chapters' times
-WORDS, LINES = 200, 20  # of prose and of code, that are read in a minute
 # The buttons that lead to the repository, as the theme names them.
 REPOSITORY_OPTIONS = (
     "repository_url",
@@ -125,82 +124,6 @@ def prepare(notebook: NotebookNode) -> NotebookNode:
     return notebook
 
 
-def minutes_to_read(notebook: NotebookNode) -> float:
-    """Of its prose, printed sentences too, and of the code that is not folded away."""
-    words = lines = 0
-    for cell in notebook.cells:
-        tags = set(cell.metadata.get("tags", []))
-        if cell.cell_type == "markdown":
-            words += len(cell.source.split())
-        if cell.cell_type != "code" or tags & {"remove-cell", "hide-cell"}:
-            continue
-        if "hide-input" not in tags:
-            lines += len([line for line in cell.source.splitlines() if line.strip()])
-        for output in cell.get("outputs", []):
-            words += len(output.get("data", {}).get("text/markdown", "").split())
-    return words / WORDS + lines / LINES
-
-
-def seconds_to_run(notebook: NotebookNode, name: str) -> float:
-    """As papermill measured it."""
-    seconds = notebook.metadata.get("papermill", {}).get("duration")
-    if seconds is None:
-        raise ExtensionError(f"{name}: expected the duration that papermill records, found none")
-    return float(seconds)
-
-
-def in_words(seconds: float) -> str:
-    """Rounded as one would say it: up to 10 seconds, then tens of them, and then minutes."""
-    if seconds >= 95:
-        return f"{round(seconds / 60)} minutes"
-    return f"{max(10, 10 * round(seconds / 10))} seconds"
-
-
-def reading_time(minutes: float) -> str:
-    """To five minutes: readers differ by more."""
-    return f"{max(5, 5 * round(minutes / 5))} minutes"
-
-
-def here() -> str:
-    """The machine that the times are those of."""
-    affinity = getattr(os, "sched_getaffinity", None)  # not on every system
-    cores = len(affinity(0)) if affinity else os.cpu_count()
-    return f"on the machine that built this page ({cores} processor core{'s' * (cores != 1)})"
-
-
-def title_of(notebook: NotebookNode) -> str:
-    """The heading of a chapter, without what comes after its colon."""
-    heading = notebook.cells[0].source.splitlines()[0]
-    return heading.removeprefix("# ").split(":")[0]
-
-
-def say_times(notebook: NotebookNode, name: str) -> None:
-    """Put a line under the chapter's title: how long it takes to read, and to run."""
-    title, _, rest = notebook.cells[0].source.partition("\n")
-    read = reading_time(minutes_to_read(notebook))
-    run = in_words(seconds_to_run(notebook, name))
-    line = f"*About {read} to read; {run} to run, {here()}.*"
-    notebook.cells[0].source = f"{title}\n\n{line}\n{rest}"
-
-
-def table_of_times(root: Path) -> str:
-    """How long every chapter takes, in Markdown."""
-    lines = ["| chapter | to read | to run |", "|---|---:|---:|"]
-    read = run = 0.0
-    for path in sorted((root / "chapters").glob("*.ipynb")):
-        notebook = read_executed(path.read_text("utf-8"), root / EXECUTED / path.name, path.stem)
-        minutes, seconds = minutes_to_read(notebook), seconds_to_run(notebook, path.stem)
-        link = f"[{title_of(notebook)}](chapters/{path.name})"
-        lines.append(f"| {link} | {reading_time(minutes)} | {in_words(seconds)} |")
-        read, run = read + minutes, run + seconds
-    lines.append(f"| all | {read / 60:.0f} hours | {in_words(run)} |")
-    rule = (
-        f"To read: {WORDS} words a minute, and {LINES} lines of the code that is not folded away; "
-        f"exercises come on top. To run: everything, compiling included, {here()}."
-    )
-    return "\n".join([*lines, "", rule])
-
-
 def swap_in_executed(app: Sphinx, docname: str, source: list[str]) -> None:
     """Give Sphinx the executed notebook to read, in place of the one without outputs.
 
@@ -209,7 +132,13 @@ def swap_in_executed(app: Sphinx, docname: str, source: list[str]) -> None:
     root = Path(app.srcdir)
     if Path(app.env.doc2path(docname)).suffix != ".ipynb":
         if TIMES in source[0]:
-            source[0] = source[0].replace(TIMES, table_of_times(root))
+            chapters = {
+                path.name: read_executed(
+                    path.read_text("utf-8"), root / EXECUTED / path.name, path.stem
+                )
+                for path in sorted((root / "chapters").glob("*.ipynb"))
+            }
+            source[0] = source[0].replace(TIMES, table_of_times(chapters))
         return
     executed = root / EXECUTED / f"{Path(docname).name}.ipynb"
     notebook = read_executed(source[0], executed, docname)

@@ -2,9 +2,10 @@
 
 from lmmbook import _quiet  # noqa: F401  (first: it keeps TensorFlow's start-up quiet)
 from lmmbook import exact, families, figures, simulate
+from lmmbook.checks import check, exercise, say, versions
 from lmmbook.data import COLUMNS, download_insteval, load_insteval, train_test_split
 from lmmbook.e_step import describe_device
-from lmmbook.figures import check, exercise, say, show, use_style, versions
+from lmmbook.figures import show, use_style
 from lmmbook.mcem import fit
 from lmmbook.model import LinearMixedEffectModel
 from lmmbook.result import Fit, load

@@ -16,9 +16,9 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from lmmbook import covariance, directions
+from lmmbook.design import Design
 from lmmbook.factors import Factor
-from lmmbook.families import Gaussian
-from lmmbook.formula import Design
+from lmmbook.gaussian import Gaussian
 from lmmbook.likelihood import Family
 
 import numpy as np

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from lmmbook import directions
 from lmmbook.arrays import Parameters
-from lmmbook.formula import Design
+from lmmbook.design import Design
 
 import numpy as np
 import tensorflow as tf

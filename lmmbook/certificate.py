@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from lmmbook import complete_data, covariance, directions
 from lmmbook._quiet import quiet_log
 from lmmbook.arrays import Layout, Parameters
-from lmmbook.formula import Design
+from lmmbook.design import Design
 
 import numpy as np
 import pandas as pd
 import tensorflow as tf
 import tensorflow_probability as tfp
+from scipy import linalg
 
 CLOSE = (
     0.2  # converged: the maximum is within this many standard errors, Monte Carlo error included
@@ -136,12 +137,10 @@ def smallest_share(observed: np.ndarray, complete: np.ndarray) -> float:
     Of the same size in whatever coordinates, so collinear covariates do not make it smaller. Minus
     infinity if ``complete`` is not positive definite.
     """
-    own = np.sqrt(np.abs(np.diag(complete)))
-    values, vectors = np.linalg.eigh(complete / np.outer(own, own))
-    if values.min() <= 0:
+    try:
+        return float(linalg.eigh(observed, complete, eigvals_only=True)[0])
+    except linalg.LinAlgError:
         return -np.inf
-    root = vectors / np.sqrt(values) / own[:, np.newaxis]
-    return float(np.linalg.eigvalsh(root.T @ observed @ root).min())
 
 
 def diagnose(score: np.ndarray) -> tuple[float, float]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from lmmbook import program
-from lmmbook.formula import Design
+from lmmbook.design import Design
 from lmmbook.predictor import Where
 
 import numpy as np

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from itertools import combinations
 from typing import Any
 
+from lmmbook.design import Design
 from lmmbook.factors import Factor
-from lmmbook.formula import Design
 
 import numpy as np
 import pandas as pd

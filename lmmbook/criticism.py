@@ -15,9 +15,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lmmbook import covariance
-from lmmbook.families import Gaussian
-from lmmbook.formula import Design
+from lmmbook.design import Design
 from lmmbook.frames import Data
+from lmmbook.gaussian import Gaussian
 from lmmbook.predictive import Posterior, ask, batches, columns_of, is_discrete, linear, log_prob
 
 import numpy as np

@@ -11,8 +11,8 @@ from __future__ import annotations
 from itertools import combinations, permutations, product
 from typing import NamedTuple
 
+from lmmbook.design import Design
 from lmmbook.factors import Factor, parents
-from lmmbook.formula import Design
 from lmmbook.frames import pieces
 
 import numpy as np

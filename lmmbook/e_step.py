@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from lmmbook import covariance
-from lmmbook.formula import Design
+from lmmbook.design import Design
 from lmmbook.randomness import fast_random
 
 import numpy as np

@@ -18,8 +18,7 @@ from lmmbook.arrays import (
     on_device,
     to_parameters,
 )
-from lmmbook.families import Gaussian
-from lmmbook.formula import Design
+from lmmbook.design import Design
 from lmmbook.homes import choose_homes
 from lmmbook.predictor import HERE, Where, is_gaussian
 from lmmbook.progress import Progress
@@ -75,7 +74,7 @@ class Engine:
             self.whole = sharded.without_rows(whole)
             self.program = sharded.Program(self.layout, self.where)
         self.chunk = program.sweeps_of(self.layout)
-        parameters = to_parameters(design, start_values(design))
+        parameters = to_parameters(design, regression.start_values(design))
         self.state = self._graph(program.start, self.layout)(self.arrays, parameters)
         self.sweeps_left, self.max_sweeps, self.calls = max_sweeps, max_sweeps, 0
         self.trace: list[pd.DataFrame] = []
@@ -238,15 +237,3 @@ class Engine:
     def values(self) -> dict[str, Any]:
         """The parameters as they are now, by name."""
         return from_parameters(self.design, self.parameters)
-
-
-def start_values(design: Design) -> dict[str, Any]:
-    """A regression without random effects, and its variance shared out equally between them and the
-    residual."""
-    beta, auxiliary, variance = regression.fit(design)
-    parts = sum(len(f.effects) for f in design.factors) + 1
-    # A slope's share is what it adds to the spread of the ratings.
-    covariances = [np.diag(variance / parts / (f.z**2).mean(0)) for f in design.factors]
-    if isinstance(design.family, Gaussian) and design.family.estimated:
-        auxiliary = 0.5 * np.log([variance / parts])
-    return covariance.name_values(design, beta, covariances, auxiliary)

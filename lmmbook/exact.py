@@ -15,7 +15,8 @@ from lmmbook import families
 from lmmbook.climb import Ascent
 from lmmbook.covariance import names as names_of
 from lmmbook.covariance import parameter_names, to_matrix
-from lmmbook.formula import Design, build_design
+from lmmbook.design import Design
+from lmmbook.formula import build_design
 from lmmbook.frames import Data
 from lmmbook.marginal import Marginal
 from lmmbook.uncertainty import parameter_table

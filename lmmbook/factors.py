@@ -21,7 +21,8 @@ from formulae.environment import Environment
 from formulae.matrices import CommonEffectsMatrix
 
 DEPENDENT = 1e-5  # eigenvalue of columns of length one; a slope's years have to be centred
-FAR = 2.0  # sds of a covariate from zero to its mean
+FAR = 0.9  # cosine of a covariate with the intercept; 0.9 is a mean of two sds
+NOISE = 1e-10  # a covariate that varies by less of its mean varies by rounding
 
 
 @dataclass(frozen=True)
@@ -181,11 +182,13 @@ def origin_of(columns: np.ndarray, names: Sequence[str]) -> np.ndarray | None:
 
     None where there is nothing to take away, or no intercept to take it up.
     """
-    if "Intercept" not in names:
+    if "Intercept" not in names or len(names) == 1:
         return None
-    means, sds = columns.mean(0), columns.std(0)
-    origin = np.where(np.abs(means) > FAR * sds, means, 0.0)
-    origin[list(names).index("Intercept")] = 0.0
+    gram = columns.T @ columns / len(columns)  # without a copy of the columns
+    means = gram[list(names).index("Intercept")]
+    far = np.abs(means) > FAR * np.sqrt(np.diag(gram))
+    varies = [np.ptp(c) > NOISE * abs(mean) for c, mean in zip(columns.T, means, strict=True)]
+    origin = np.where(far & varies, means, 0.0)
     return origin if origin.any() else None
 
 

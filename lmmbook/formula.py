@@ -8,12 +8,12 @@ starts.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
-from lmmbook.factors import Factor, build_factors, check_independent, evaluate, origin_of
-from lmmbook.families import Gaussian
+from lmmbook.design import Design, offset_apart
+from lmmbook.factors import build_factors, check_independent, evaluate, origin_of
 from lmmbook.frames import Data, all_finite, to_frame
+from lmmbook.gaussian import Gaussian
 from lmmbook.labels import encode
 from lmmbook.likelihood import Family
 from lmmbook.syntax import Columns, columns_of, parse
@@ -21,101 +21,10 @@ from lmmbook.syntax import Columns, columns_of, parse
 import numpy as np
 import pandas as pd
 from formulae.environment import Environment
-from formulae.matrices import CommonEffectsMatrix, ResponseMatrix
+from formulae.matrices import ResponseMatrix
 from formulae.terms.variable import Variable
 
 GAUSSIAN = Gaussian()
-
-
-@dataclass(frozen=True)
-class Design:
-    """What the model needs to know about the data.
-
-    Attributes
-    ----------
-    formula
-        The formula as given.
-    family
-        The likelihood, with the categories of the response if it has any.
-    response
-        ``[rows]`` float64, as the family takes it: for categories 0, 1, ...
-    offset
-        ``[rows]`` float64, what is added to the linear predictor with a coefficient of 1. Where
-        there is none, it is one 0.0 seen from every row.
-    fixed
-        ``[rows, columns]`` float64: the fixed-effect columns, the intercept's among them. A lone
-        intercept is one 1.0 seen from every row. Arrays may be those of the data: do not write.
-    fixed_names
-        ``[columns]``: ``Intercept``, ``service``, ``temp[warm]``, ...
-    factors
-        One `Factor` a grouping, in the order of the formula.
-    origin
-        ``[columns]``: what has been taken away from ``fixed``, if anything (`regression.centred`).
-    """
-
-    formula: str
-    family: Family
-    response: np.ndarray
-    offset: np.ndarray
-    fixed: np.ndarray
-    fixed_names: tuple[str, ...]
-    factors: tuple[Factor, ...]
-    _common: CommonEffectsMatrix = field(repr=False)
-    _response: str = field(repr=False)
-    _columns: tuple[str, ...] = field(repr=False)
-    _categories: dict[str, set[Any]] = field(repr=False)
-    origin: np.ndarray | None = field(default=None, repr=False)
-
-    @property
-    def rows(self) -> int:
-        """Number of rows."""
-        return len(self.fixed)
-
-    def on(self, data: Data) -> Design:
-        """The same design for new rows, for prediction; the response may be missing.
-
-        Levels of a grouping factor that were not in the training data are appended to its labels,
-        after those of the training data: their effects come from the prior. A new *category* of a
-        fixed effect has no coefficient, so it raises.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If ``data`` is nothing that `build_design` takes, is empty, or lacks a column or a value
-            that is needed.
-        """
-        parts = [self._common, *(common for f in self.factors for common in f._common if common)]
-        terms = [term for part in parts for term in part.terms.values()]
-        data = to_frame(data, columns_of(terms, [c for f in self.factors for c in f.columns]))
-        for column, seen in self._categories.items():
-            unseen = set(data[column].unique()) - seen
-            if unseen:
-                raise ValueError(
-                    f"column {column!r}: expected categories seen in training "
-                    f"{sorted(map(str, seen))}, got also {sorted(map(str, unseen))}"
-                )
-        factors = tuple(f.on(data) for f in self.factors)
-        columns = np.asarray(self._common.evaluate_new_data(data).design_matrix, float)
-        if not all(all_finite(x) for x in (columns, *(f.z for f in factors))):
-            raise ValueError("data: expected finite numbers, got infinite values")
-        labels = [label for term in self._common.terms.values() for label in term.labels]
-        return Design(
-            self.formula, self.family, np.broadcast_to(np.nan, len(data)),
-            *_offset_apart(columns, labels), factors,
-            self._common, self._response, self._columns, self._categories,
-        )  # fmt: skip
-
-    def codes(self, data: Data) -> np.ndarray:
-        """``[rows]``: the response of new rows, as `response` has it.
-
-        Raises
-        ------
-        ValueError
-            If ``data`` lacks it, or it is not one for this family. A response that the formula
-            transforms, as in ``np.log(y)``, has to be a column of its own.
-        """
-        column = self._response
-        return self.family.codes(to_frame(data, Columns((column,)))[column])
 
 
 def build_design(
@@ -183,7 +92,7 @@ def build_design(
     family = family.bind(response)
     if not all_finite(columns):
         raise ValueError("data: expected finite numbers, got infinite values")
-    offset, fixed, names = _offset_apart(columns, labels)
+    offset, fixed, names = offset_apart(columns, labels)
     if family.categories and "Intercept" not in names:
         raise ValueError(
             f"formula: expected an intercept (the categories share it out), got {formula!r}"
@@ -217,17 +126,6 @@ def _response(response: Any, data: pd.DataFrame, environment: Environment) -> pd
             f"numbers, got {matrix.kind} data of shape {values.shape}"
         )
     return pd.Series(values.astype(float), data.index, name=matrix.name)
-
-
-def _offset_apart(
-    columns: np.ndarray, labels: list[str]
-) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """The offset ``[rows]``, the other columns ``[rows, fixed]``, and their names."""
-    is_offset = np.array([label.startswith("offset(") for label in labels])
-    if not is_offset.any():
-        return np.broadcast_to(0.0, len(columns)), columns, tuple(labels)
-    names = tuple(np.array(labels)[~is_offset].tolist())
-    return columns[:, is_offset].sum(1), columns[:, ~is_offset], names
 
 
 def _sort_labels(data: pd.DataFrame, columns: Columns) -> pd.DataFrame:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from lmmbook import boundary, covariance
 from lmmbook.boundary import AT_ONCE
 from lmmbook.course import Course
-from lmmbook.formula import Design
+from lmmbook.design import Design
 from lmmbook.result import Fit
 
 import numpy as np

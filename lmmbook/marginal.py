@@ -28,8 +28,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from lmmbook.design import Design
 from lmmbook.factors import Factor
-from lmmbook.formula import Design
 
 import numpy as np
 from scipy import linalg, sparse

@@ -18,8 +18,9 @@ from pathlib import Path
 
 from lmmbook import families, regression
 from lmmbook.course import FEWEST_SWEEPS, Course
+from lmmbook.design import Design
 from lmmbook.engine import Engine, OutOfBudget
-from lmmbook.formula import Design, build_design
+from lmmbook.formula import build_design
 from lmmbook.frames import Data
 from lmmbook.gathering import gather
 from lmmbook.progress import Progress

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lmmbook import covariance
+from lmmbook.design import Design
 from lmmbook.factors import Factor
-from lmmbook.families import Gaussian
-from lmmbook.formula import Design
+from lmmbook.gaussian import Gaussian
 
 import numpy as np
 import pandas as pd

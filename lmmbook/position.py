@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from lmmbook.formula import Design
+from lmmbook.design import Design
 from lmmbook.marginal import Evaluation, Marginal
 
 import numpy as np

@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from lmmbook import covariance
+from lmmbook.design import Design
 from lmmbook.factors import Factor
 from lmmbook.families import Custom
-from lmmbook.formula import Design
 from lmmbook.likelihood import Family
 
 import numpy as np

@@ -16,7 +16,7 @@ from typing import Any
 
 from lmmbook.arrays import Arrays, Layout, Parameters, sum_by_level, to_levels, to_rows
 from lmmbook.derivatives import derivatives_at
-from lmmbook.families import Gaussian
+from lmmbook.gaussian import Gaussian
 
 import tensorflow as tf
 

@@ -7,10 +7,12 @@ double precision: what R's ``glm`` and ``clm`` do.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
+from lmmbook import covariance
+from lmmbook.design import Design
 from lmmbook.factors import origin_of
-from lmmbook.families import Gaussian
-from lmmbook.formula import Design
+from lmmbook.gaussian import Gaussian
 
 import numpy as np
 import tensorflow as tf
@@ -33,6 +35,18 @@ def centred(design: Design) -> Design:
     if origin is None:
         return design
     return replace(design, fixed=design.fixed - origin, origin=origin)
+
+
+def start_values(design: Design) -> dict[str, Any]:
+    """A regression without random effects, and its variance shared out equally between them and the
+    residual."""
+    beta, auxiliary, variance = fit(design)
+    parts = sum(len(f.effects) for f in design.factors) + 1
+    # A slope's share is what it adds to the spread of the ratings.
+    covariances = [np.diag(variance / parts / (f.z**2).mean(0)) for f in design.factors]
+    if isinstance(design.family, Gaussian) and design.family.estimated:
+        auxiliary = 0.5 * np.log([variance / parts])
+    return covariance.name_values(design, beta, covariances, auxiliary)
 
 
 def fit(design: Design) -> tuple[np.ndarray, np.ndarray, float]:

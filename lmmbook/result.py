@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields
 
 from lmmbook import criticism, e_step, saving
 from lmmbook.certificate import CLOSE
-from lmmbook.formula import Design
+from lmmbook.design import Design
 from lmmbook.frames import Data
 from lmmbook.model import LinearMixedEffectModel
 

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from lmmbook import families
+from lmmbook.design import Design
 from lmmbook.factors import Factor
-from lmmbook.formula import Design
 from lmmbook.formula_state import components, descriptions, restored, state_of
 from lmmbook.packing import pack, unpack
 

@@ -7,11 +7,13 @@ is slow, short, and hard to get wrong.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from lmmbook import checks, figures
 from lmmbook.covariance import to_matrix
 from lmmbook.data import load_insteval
-from lmmbook.formula import Design, build_design
+from lmmbook.design import Design
+from lmmbook.formula import build_design
 
 import numpy as np
 import pandas as pd
@@ -167,3 +169,26 @@ def assert_conditional(
     assert np.abs(z_mean).max() < 5
     assert np.abs(z_covariance).max() < 5
     assert abs(distance) < 5 * np.sqrt(2 * len(mean) / n)
+
+
+class Output(NamedTuple):
+    data: dict[str, str]
+    metadata: dict[str, Any]
+
+    @property
+    def markdown(self) -> str:
+        return self.data["text/markdown"]
+
+
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> list[Output]:
+    """What is displayed, in order."""
+    outputs: list[Output] = []
+
+    def display(data, *, raw, metadata):
+        assert raw
+        outputs.append(Output(data, metadata))
+
+    for module in (checks, figures):
+        monkeypatch.setattr(module, "display", display)
+    return outputs

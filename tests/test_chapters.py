@@ -192,7 +192,14 @@ def _problems_of_outputs(notebook: nbformat.NotebookNode) -> list[str]:
                 found.append(f"code cell {index} wrote to stderr: {output.text}")
             markdown = output.get("data", {}).get("text/markdown", "")
             found += [f"code cell {index}: {ragged}" for ragged in ragged_rows(markdown)]
+            found += [f"code cell {index}: nameless in {head}" for head in nameless(markdown)]
     return found
+
+
+def nameless(markdown: str) -> list[str]:
+    """Heads of tables with a column that has no name: a screen reader has nothing to say there."""
+    heads = re.findall(r"^(\|.*)\n\|[-:|]+$", markdown, re.MULTILINE)
+    return [head for head in heads if re.search(r"\|\s*\|", head)]
 
 
 def ragged_rows(markdown: str) -> list[str]:
@@ -204,6 +211,11 @@ def ragged_rows(markdown: str) -> list[str]:
             found.append(f"expected {width - 1} cells, got {line}")
         width = cells if cells and not width else width if cells else 0
     return found
+
+
+def test_a_column_without_a_name_is_found():
+    assert nameless("| | sd |\n|---|---:|\n| g | 1 |") == ["| | sd |"]
+    assert not nameless("| factor | sd |\n|---|---:|\n| | 1 |")
 
 
 def test_a_bare_bar_in_a_name_makes_a_ragged_row():

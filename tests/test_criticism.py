@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import lmmbook as lmm
 from lmmbook import criticism, families, predictive
-from lmmbook.formula import Design, build_design
+from lmmbook.design import Design
+from lmmbook.formula import build_design
 
 import numpy as np
 import pandas as pd

@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from lmmbook import arrays, levels, program, step_sizes
+from lmmbook.design import Design
 from lmmbook.families import Bernoulli, Categorical, Cumulative, Custom, Family, Poisson
-from lmmbook.formula import Design, build_design
+from lmmbook.formula import build_design
 from lmmbook.predictor import curvatures, linear_predictor, rows_of
 
 import numpy as np

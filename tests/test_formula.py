@@ -226,6 +226,11 @@ REFUSED = {
     "duplicate": ("y ~ 1 + (1|g) + (1|g)", {}, "'g': expected each effect once"),
     "duplicate in a slash": ("y ~ 1 + (1|g/h) + (1|g:h)", {}, "'g:h': expected each effect once"),
     "dependent": ("y ~ x + I(2 * x) + (1|g)", {}, "fixed effects: expected linearly independent"),
+    "constant but for rounding": (
+        "y ~ I(x * 0 + 0.1 + 0.2 * (x + 9) / (x + 9)) + (1|g)",
+        {},
+        "independ",
+    ),
     "far from zero": ("y ~ 1 + (I(x + 10000)|g)", {}, "centre covariates that lie far from zero"),
     "groups crossed by *": ("y ~ 1 + (1|g*h)", {}, "form g, a:b or a/b"),
     "function of a group": ("y ~ 1 + (1|np.exp(k))", {}, "form g, a:b or a/b"),

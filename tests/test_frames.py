@@ -10,8 +10,9 @@ from pathlib import Path
 
 import lmmbook
 from lmmbook import criticism, directions, families, frames, parquet
+from lmmbook.design import Design
 from lmmbook.factors import Factor
-from lmmbook.formula import Design, build_design
+from lmmbook.formula import build_design
 from lmmbook.syntax import Columns
 
 import numpy as np

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from lmmbook import arrays, complete_data, exact, expansion, families, m_step
-from lmmbook.formula import Design, build_design
+from lmmbook.design import Design
+from lmmbook.formula import build_design
 from lmmbook.marginal import Marginal
 from lmmbook.model import LinearMixedEffectModel, features_of
 from lmmbook.predictor import linear_predictor, rows_of

@@ -6,8 +6,9 @@ import warnings
 
 import lmmbook
 from lmmbook import exact, families, mcem, program
-from lmmbook.engine import Engine, start_values
+from lmmbook.engine import Engine
 from lmmbook.formula import build_design
+from lmmbook.regression import start_values
 from lmmbook.result import Fit
 
 import numpy as np
@@ -201,7 +202,7 @@ def test_a_budget_that_is_too_small_is_said(nested, monkeypatch):
     def far(design):
         return start_values(design) | {"sd(block)": 1e-3, "sd(block:pot)": 30.0}
 
-    monkeypatch.setattr("lmmbook.engine.start_values", far)
+    monkeypatch.setattr("lmmbook.regression.start_values", far)
     with pytest.warns(UserWarning, match="has not converged.*try a larger max_sweeps"):
         fit = lmmbook.fit(nested.formula, nested.data, seed=0, max_sweeps=520)
     assert not fit.converged

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 from lmmbook import m_step
 from lmmbook.covariance import parameter_names, to_matrix
+from lmmbook.design import Design
 from lmmbook.families import Gaussian
-from lmmbook.formula import Design, build_design
+from lmmbook.formula import build_design
 from lmmbook.model import LinearMixedEffectModel, features_of
 
 import numpy as np

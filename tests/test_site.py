@@ -28,6 +28,7 @@ NAMES = [path.stem for path in CHAPTERS]
 ADDRESS = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
 
 sys.path.insert(0, str(ROOT / "_ext"))
+import chapter_times  # noqa: E402
 import lmmbook_book as extension  # noqa: E402  (it is found only now)
 
 
@@ -432,7 +433,10 @@ def test_the_time_to_read_counts_what_is_seen() -> None:
     chapter.cells[2].outputs = [new_output("display_data", {"text/markdown": "word " * 200})]
     chapter.cells[2].metadata["tags"] = ["hide-input"]
     chapter.cells[3].metadata["tags"] = ["hide-cell"]
-    assert extension.minutes_to_read(chapter) == 600 / extension.WORDS + 20 / extension.LINES
+    assert (
+        chapter_times.minutes_to_read(chapter)
+        == 600 / chapter_times.WORDS + 20 / chapter_times.LINES
+    )
 
 
 @pytest.mark.parametrize(
@@ -440,12 +444,12 @@ def test_the_time_to_read_counts_what_is_seen() -> None:
 )
 def test_the_time_to_run_is_rounded(seconds: float, words: str) -> None:
     unit = "seconds" if int(words) >= 10 else "minutes"
-    assert extension.in_words(seconds) == f"{words} {unit}"
+    assert chapter_times.in_words(seconds) == f"{words} {unit}"
 
 
 def test_a_chapter_without_its_duration_stops_the_build() -> None:
     with pytest.raises(ExtensionError, match="chapters/old: expected the duration"):
-        extension.say_times(notebook("1"), "chapters/old")
+        chapter_times.say_times(notebook("1"), "chapters/old")
 
 
 def test_a_docstring_links_its_chapters_and_no_others() -> None:
