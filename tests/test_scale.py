@@ -31,7 +31,8 @@ engine.em("approach", np.ones(1))
 engine.measure(40, np.eye(complete_data.coordinates(engine.layout)))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """
-SMALL, LARGE = 400_000, 1_400_000
+# So many that the data weigh more than the compiler does, whose peak varies from run to run.
+SMALL, LARGE = 1_500_000, 4_500_000
 
 
 def peak(rows: int, chains: int, family: str) -> int:
@@ -46,12 +47,12 @@ def peak(rows: int, chains: int, family: str) -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "chains", "most"),
-    [("gaussian", 4, 300), ("cumulative", 4, 500)],
+    [("gaussian", 4, 250), ("cumulative", 4, 500)],
 )
 def test_bytes_a_row(family, chains, most):
-    """The data frame, the design and all that the engine makes of them, by 1,000,000 more rows.
+    """The data frame, the design and all that the engine makes of them, by 3,000,000 more rows.
 
-    Ten million rows then take 3 GB, twenty-five million ordinal ones 12.5 GB.
+    Ten million rows then take 2.5 GB, twenty-five million ordinal ones 12.5 GB.
     """
     assert peak(LARGE, chains, family) - peak(SMALL, chains, family) < most * (LARGE - SMALL)
 
