@@ -148,13 +148,16 @@ def device(spec: Record) -> Record:
 
 def sweeps(spec: Record) -> Record:
     """Nanoseconds a row and sweep, with and without an M-step."""
-    from lmmbook import families
+    from lmmbook import families, spread
     from lmmbook.engine import Engine
     from lmmbook.formula import build_design
 
     import numpy as np
 
-    strategy = _strategy(spec.get("devices", 0))
+    strategy, shared_out = _strategy(spec.get("devices", 0)), "nothing"
+    if strategy:
+        chains = spread.suits(strategy, spec["rows"], spec["chains"])
+        shared_out = "chains" if chains else "ratings"
     formula, data, _ = _data(spec)
     before = _memory("VmRSS")
     _reset_peak()
@@ -179,6 +182,7 @@ def sweeps(spec: Record) -> Record:
     sizes = {"levels": {f.name: f.levels for f in design.factors}}
     return found | sizes | {
         "sweeps_a_chunk": engine.chunk,
+        "shared_out": shared_out,
         "design_seconds": designed - started,
         "first_call_seconds": compiled - designed,
         "bytes_a_row": moved,
@@ -304,7 +308,8 @@ def points(item: str, quick: bool) -> list[Record]:
         return [plain | {"rows": ten}, movies, movies | {"family": "cumulative"}]
     if item == "chains":
         return [plain | {"chains": chains} for chains in ((2,) if quick else (2, 4, 8))]
-    return [plain | {"devices": devices} for devices in (0, 1, 2)]
+    few = 3_000 if quick else INSTEVAL  # there the chains are shared out, and not the rows
+    return [plain | {"rows": rows, "devices": n} for rows in (few, million) for n in (0, 1, 2)]
 
 
 def main() -> int:

@@ -72,7 +72,7 @@ class Arrays(NamedTuple):
     [rows, fixed]; ``gram`` [fixed, fixed] float64, X'X; one `FactorArrays` a factor; per
     translation, for its inner and its outer factor, ``(groups, slopes)``, each [levels]: which
     component of d moves a level's effect, and how far; ``shard``, which of several devices this is
-    (`sharded`), or 0."""
+    (`devices`), or 0."""
 
     response: tf.Tensor
     repeated: tf.Tensor | None

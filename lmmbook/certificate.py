@@ -104,8 +104,12 @@ def certify(
 
     inverse = np.linalg.inv(observed)
     step = inverse @ flat.mean(0)
+    # What each draw adds to the step, to first order: by its score, and by what its score does to
+    # Louis' variance, which matters the more, the longer the step is.
+    apart = score - flat.mean(0)
+    added = score + apart * (apart @ step)[..., np.newaxis]
     size = draws // BATCHES
-    batches = score[: size * BATCHES].reshape(BATCHES, size, chains, free).mean(1)
+    batches = added[: size * BATCHES].reshape(BATCHES, size, chains, free).mean(1)
     noise = np.cov(batches.reshape(-1, free).T).reshape(free, free) / (BATCHES * chains)
     to_reported = jacobian(design, layout, parameters) @ estimated
     table = pd.DataFrame(

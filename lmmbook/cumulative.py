@@ -21,7 +21,13 @@ from lmmbook.likelihood import (
     positions_of,
     refuse,
 )
-from lmmbook.ordered_logistic import OrderedLogistic, bounds, log_above_and_below, log_of_both
+from lmmbook.ordered_logistic import (
+    OrderedLogistic,
+    bounds,
+    by_thresholds,
+    log_above_and_below,
+    log_of_both,
+)
 
 import numpy as np
 import pandas as pd
@@ -38,14 +44,18 @@ class Cumulative(Family):
     The response is whole numbers, each between the smallest and the largest occurring, or an
     ordered pandas Categorical. There is no intercept among the parameters: thresholds
     ``threshold(1|2)``, ``threshold(2|3)``, ... stand in its place. To the engine they are an
-    intercept, minus the first of them, and the logarithms of the gaps between neighbours.
+    intercept, minus one of them, the ``anchor``, and the logarithms of the gaps between neighbours.
+
+    The anchor has about half of the responses below it. Were it at the end of the scale, the gap
+    next to it would move nearly all ratings: another name for their level, which the certificate
+    could not tell from the effects' (`homes`).
 
     Chapter 06.
 
     Parameters
     ----------
-    categories
-        Filled in from the data.
+    categories, anchor
+        Filled in from the data; the anchor is counted from 0.
 
     Examples
     --------
@@ -58,6 +68,7 @@ class Cumulative(Family):
     """
 
     categories: tuple[Any, ...] | None = None
+    anchor: int = 0
 
     @property
     def auxiliary(self) -> int:  # type: ignore[override]
@@ -79,7 +90,9 @@ class Cumulative(Family):
             low, high = int(values.min()), int(values.max())
             # More values than rows cannot all occur: enough of them to find the first that do not.
             categories = list(range(low, min(high, low + len(values)) + 1))
-        return replace(self, categories=all_occur(categories, response, "cumulative"))
+        bound = replace(self, categories=all_occur(categories, response, "cumulative"))
+        below = _shares_below(bound.codes(response))
+        return replace(bound, anchor=int(np.abs(below - 0.5).argmin()))
 
     def codes(self, response: pd.Series) -> np.ndarray:
         """0, 1, ... in the order of the categories."""
@@ -88,8 +101,10 @@ class Cumulative(Family):
         return positions_of(known(self), response)
 
     def cutpoints(self, auxiliary: tf.Tensor) -> tf.Tensor:
-        """``[categories - 1]`` thresholds, counted from the first."""
-        return tf.concat([[tf.zeros([], auxiliary.dtype)], tf.cumsum(tf.exp(auxiliary))], axis=0)
+        """``[categories - 1]`` thresholds, counted from the anchor."""
+        first = tf.zeros([1], auxiliary.dtype)
+        from_first = tf.concat([first, tf.cumsum(tf.exp(auxiliary))], axis=0)
+        return from_first - from_first[self.anchor]
 
     def distribution(self, predictor: tf.Tensor, auxiliary: tf.Tensor) -> tfd.Distribution:
         """`OrderedLogistic` over 0, 1, ..."""
@@ -124,12 +139,15 @@ class Cumulative(Family):
     ) -> Derivatives:
         """In closed form, through the upper threshold a and the lower b of each row."""
         response = rows[0]
-        slope, by_a, by_b, curve_a, curve_b, bend = _by_thresholds(rows, predictor)
+        slope, by_a, by_b, curve_a, curve_b, bend = by_thresholds(rows, predictor)
         first, second = [slope], [[-curve_a - curve_b]]
         gaps = tf.exp(auxiliary)
-        # The gap j, between thresholds j and j + 1, moves those above it.
+        # The gap j, between thresholds j and j + 1, moves those above it up; if it lies below the
+        # anchor, the others down.
+        above = [tf.cast(response > j, gaps.dtype) for j in range(self.auxiliary + 1)]
+        others = [float(j < self.anchor) for j in range(self.auxiliary)]
         moves = [
-            [gaps[j] * tf.cast(response > j + below, gaps.dtype) for below in (0, 1)]
+            (gaps[j] * (above[j] - others[j]), gaps[j] * (above[j + 1] - others[j]))
             for j in range(self.auxiliary)
         ]
         first += [up * by_a + down * by_b for up, down in moves]
@@ -156,7 +174,7 @@ class Cumulative(Family):
         chains, categories = predictor.shape[1], self.auxiliary + 2
         first, by_a, by_b, curve_a, curve_b, bend = (
             tf.reshape(x, predictor.shape) * counted[:, tf.newaxis]
-            for x in _by_thresholds(rows, tf.reshape(predictor, [-1]))
+            for x in by_thresholds(rows, tf.reshape(predictor, [-1]))
         )
         curve_a, curve_b, bend = (tf.reduce_mean(x, axis=1) for x in (curve_a, curve_b, bend))
         own = tf.reshape(rows[0], predictor.shape)[:, 0]
@@ -174,9 +192,10 @@ class Cumulative(Family):
             curves[:-1, 0] + curves[:-1, 2] + curves[1:, 1] + curves[1:, 2]
         )
         information += tf.linalg.diag(between, k=1) + tf.linalg.diag(between, k=-1)
-        # The thresholds after the first are sums of gaps, and those are exponentials.
+        # The thresholds are the anchor and sums of gaps, and those are exponentials.
         gaps = tf.cast(tf.exp(auxiliary), tf.float64)
-        moves = tf.constant(np.tri(categories - 1, categories - 2, -1)) * gaps
+        above = np.tri(categories - 1, categories - 2, -1)
+        moves = tf.constant(above - above[self.anchor]) * gaps
         bent = tf.linalg.diag(tf.linalg.matvec(moves, tf.reduce_mean(slope, axis=1), True))
         across = tf.matmul(fixed_a[:-1] + fixed_b[1:], moves, transpose_a=True)
         weights = (curve_a + curve_b)[:, tf.newaxis]
@@ -201,19 +220,19 @@ class Cumulative(Family):
 
     def start(self, response: np.ndarray) -> tuple[float, np.ndarray]:
         """Thresholds that give the categories their shares."""
-        below = np.cumsum(np.bincount(response.astype(int))[:-1]) / len(response)
+        below = _shares_below(response)
         thresholds = np.log(below / (1 - below))
-        return -thresholds[0], np.log(np.diff(thresholds))
+        return -thresholds[self.anchor], np.log(np.diff(thresholds))
 
     def report(
         self, intercept: Any, auxiliary: np.ndarray
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """The thresholds."""
+        anchor = -np.asarray(intercept)[..., np.newaxis]
         steps = np.cumsum(np.exp(auxiliary), axis=-1)
-        thresholds = np.concatenate([np.zeros_like(steps[..., :0]), steps], axis=-1)
-        first = -np.asarray(intercept)
-        values = [first] + [first + thresholds[..., j] for j in range(self.auxiliary)]
-        return {n: v[()] for n, v in zip(self.names, values, strict=True)}, {}
+        from_first = np.concatenate([np.zeros_like(anchor), steps], axis=-1)
+        thresholds = anchor + from_first - from_first[..., self.anchor, np.newaxis]
+        return {name: thresholds[..., j][()] for j, name in enumerate(self.names)}, {}
 
     def unreport(self, values: Mapping[str, Any] | pd.Series) -> tuple[Any, np.ndarray]:
         """The inverse of `report`.
@@ -226,7 +245,7 @@ class Cumulative(Family):
         thresholds = np.array([float(values[name]) for name in self.names])
         if (np.diff(thresholds) <= 0).any():
             raise ValueError(f"thresholds: expected increasing ones, got {thresholds.tolist()}")
-        return -thresholds[0], np.log(np.diff(thresholds))
+        return -thresholds[self.anchor], np.log(np.diff(thresholds))
 
     @property
     def names(self) -> list[str]:
@@ -235,15 +254,6 @@ class Cumulative(Family):
         return [f"threshold({a}|{b})" for a, b in pairwise(labels)]
 
 
-def _by_thresholds(rows: tuple[tf.Tensor, ...], predictor: tf.Tensor) -> tuple[tf.Tensor, ...]:
-    """Derivatives of each row's log mass in its predictor, its upper threshold a, and its lower b.
-
-    The first ones; and ``curve_a``, ``curve_b``, ``bend``, of which the second ones are made:
-    in a ``-curve_a - bend``, in b ``-curve_b - bend``, in both ``bend``.
-    """
-    _, upper, lower, width = rows
-    half_a, half_b = (tf.tanh(0.5 * (x - predictor)) for x in (upper, lower))
-    by_a, by_b = 0.5 - 0.5 * half_a + width, -0.5 - 0.5 * half_b - width
-    curve_a, curve_b = (0.25 - 0.25 * tf.square(half) for half in (half_a, half_b))
-    bend = width * (1.0 + width) * tf.ones_like(predictor)  # minus the derivative of width
-    return 0.5 * (half_a + half_b), by_a, by_b, curve_a, curve_b, bend
+def _shares_below(codes: np.ndarray) -> np.ndarray:
+    """Of responses 0, 1, ..., the share below each threshold."""
+    return np.cumsum(np.bincount(codes.astype(int))[:-1]) / len(codes)

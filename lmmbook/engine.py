@@ -11,14 +11,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lmmbook import certificate, checkpoint, complete_data, covariance, program, regression, sharded
-from lmmbook.arrays import (
-    Parameters,
-    from_parameters,
-    on_device,
-    to_parameters,
+from lmmbook import (
+    certificate,
+    checkpoint,
+    complete_data,
+    covariance,
+    program,
+    regression,
+    sharded,
+    spread,
 )
+from lmmbook.arrays import Parameters, from_parameters, on_device, to_parameters
 from lmmbook.design import Design
+from lmmbook.devices import Devices
 from lmmbook.homes import choose_homes
 from lmmbook.predictor import HERE, Where, is_gaussian
 from lmmbook.progress import Progress
@@ -64,9 +69,12 @@ class Engine:
         self.design, self.chains, self.seed = design, chains, seed
         self.progress = progress or Progress(False)
         self.where: Where = HERE
-        if strategy is None:
+        if strategy is None or spread.suits(strategy, design.rows, chains):
             self.layout, self.arrays = on_device(design, chains)
             self.whole, self.program = self.arrays, program.compiled(self.layout)
+            if strategy is not None:
+                self.where = Devices(strategy)
+                self.program = spread.Program(strategy, self.layout, self.arrays)
         else:
             with tf.device("CPU:0"):  # no single device need have room for all rows
                 self.layout, whole = on_device(design, chains)

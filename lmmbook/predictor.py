@@ -6,7 +6,7 @@ on the device.
 There may be millions of rows, shared out among devices. So whatever goes through all rows, or all
 levels, is a function that returns two things: what *stays* where they are, and *sums*, which are
 small. It is called by way of a `Where`, which adds up the sums of all devices. Here is the one of a
-single device, `HERE`, with nothing to add; `sharded` has another.
+single device, `HERE`, with nothing to add; `sharded` and `spread` have others.
 """
 
 from __future__ import annotations

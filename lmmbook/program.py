@@ -8,7 +8,7 @@ fraction of a second of work; between chunks there is time for progress and for 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 from lmmbook import complete_data, levels, m_step, step_sizes
@@ -106,7 +106,7 @@ def one_sweep(
             layout, arrays, state.parameters, drawn.effects, rows, drawn.predictor, gain,
             where=where,
         )  # fmt: skip
-        return *moved, where.rows(_rows, (layout,), arrays, moved[0])[0]
+        return *moved, where.rows(rows_again, (layout,), arrays, moved[0])[0]
 
     parameters, effects, predictor, rows = either(
         moving,
@@ -166,7 +166,7 @@ def begin(
 
     Once a chunk while parameters move. Frozen with them, for then draws are kept.
     """
-    rows, _ = where.rows(_rows, (layout,), arrays, state.parameters)
+    rows, _ = where.rows(rows_again, (layout,), arrays, state.parameters)
     predictor, _ = where.rows(_predictor, (), arrays, state.parameters, state.effects)
     curvature = either(
         refresh,
@@ -176,9 +176,10 @@ def begin(
     return state._replace(curvature=curvature), rows, predictor
 
 
-def _rows(
+def rows_again(
     layout: Layout, arrays: Arrays, parameters: Parameters
 ) -> tuple[tuple[tf.Tensor, ...], None]:
+    """`predictor.rows_of`, to be called by way of a `predictor.Where`."""
     return rows_of(layout, arrays, parameters), None
 
 
@@ -188,43 +189,47 @@ def _predictor(
     return linear_predictor(arrays, parameters, effects), None
 
 
-@lru_cache(maxsize=16)
-def compiled(layout: Layout) -> Program:
-    """The program for a layout: ``(arrays, state, gains, measure, adaptation, home, seed)``.
+def chunk(
+    layout: Layout, arrays: Arrays, state: State, gains: tf.Tensor, measure: tf.Tensor,
+    adaptation: tf.Tensor, home: complete_data.Home, seed: tf.Tensor,
+) -> tuple[State, Output]:  # fmt: skip
+    """As many sweeps as there are gains.
 
     ``gains`` [sweeps] and ``measure`` [sweeps] (booleans) say what each sweep is for,
-    ``adaptation`` is the gain of the step sizes, ``home`` as in `complete_data`. It is compiled at
-    its first call, and kept for fits to come.
+    ``adaptation`` is the gain of the step sizes, ``home`` as in `complete_data`.
     """
-    sweeps = sweeps_of(layout)
+    sweeps = gains.shape[0]
+    state, rows, predictor = begin(layout, arrays, state, adaptation > 0)
+    seeds = tf.stack(tfp.random.split_seed(seed, n=sweeps))
+    shapes = Output(state.parameters, tf.zeros([]), state.effects, *no_score(layout))
+    empty = tf.nest.map_structure(
+        lambda x: tf.TensorArray(x.dtype, sweeps, element_shape=x.shape), shapes
+    )
 
-    @tf.function(jit_compile=True, autograph=False)
-    def chunk(arrays, state, gains, measure, adaptation, home, seed):  # type: ignore[no-untyped-def]
-        state, rows, predictor = begin(layout, arrays, state, adaptation > 0)
-        seeds = tf.stack(tfp.random.split_seed(seed, n=sweeps))
-        shapes = Output(state.parameters, tf.zeros([]), state.effects, *no_score(layout))
-        empty = tf.nest.map_structure(
-            lambda x: tf.TensorArray(x.dtype, sweeps, element_shape=x.shape), shapes
-        )
+    def body(i, state, rows, predictor, outputs):  # type: ignore[no-untyped-def]
+        state, rows, predictor, output = one_sweep(
+            layout, arrays, state, rows, predictor, gains[i], adaptation, home, seeds[i],
+            moving=gains[i] > 0,
+            measured=measure[i],
+            parents_too=True if is_gaussian(layout) else tf.equal(i % PARENTS_EVERY, 0),
+        )  # fmt: skip
+        written = tf.nest.map_structure(lambda all, x: all.write(i, x), outputs, output)
+        return i + 1, state, rows, predictor, written
 
-        def body(i, state, rows, predictor, outputs):  # type: ignore[no-untyped-def]
-            state, rows, predictor, output = one_sweep(
-                layout, arrays, state, rows, predictor, gains[i], adaptation, home, seeds[i],
-                moving=gains[i] > 0,
-                measured=measure[i],
-                parents_too=True if is_gaussian(layout) else tf.equal(i % PARENTS_EVERY, 0),
-            )  # fmt: skip
-            written = tf.nest.map_structure(lambda all, x: all.write(i, x), outputs, output)
-            return i + 1, state, rows, predictor, written
+    _, state, *_, outputs = tf.while_loop(
+        lambda i, *_: i < sweeps, body, (0, state, rows, predictor, empty)
+    )
+    return state, tf.nest.map_structure(lambda x: x.stack(), outputs)
 
-        _, state, *_, outputs = tf.while_loop(
-            lambda i, *_: i < sweeps, body, (0, state, rows, predictor, empty)
-        )
-        return state, tf.nest.map_structure(lambda x: x.stack(), outputs)
+
+@lru_cache(maxsize=16)
+def compiled(layout: Layout) -> Program:
+    """`chunk` for a layout. It is compiled at its first call, and kept for fits to come."""
+    function = tf.function(partial(chunk, layout), jit_compile=True, autograph=False)
 
     def run(*arguments):  # type: ignore[no-untyped-def]
-        # Through the concrete function: `chunk` itself would warn of retracing when the fits of one
-        # process have many shapes, which is nothing to be warned of.
-        return chunk.get_concrete_function(*arguments)(*arguments)
+        # Through the concrete function: `function` itself would warn of retracing when the fits of
+        # one process have many shapes, which is nothing to be warned of.
+        return function.get_concrete_function(*arguments)(*arguments)
 
     return run

@@ -4,88 +4,45 @@ Chapter 08. A student's ratings say all that they say about that student on one 
 there together. So the largest factor's effects live with their rows, and are updated without asking
 anybody. The other factors are small: all devices have copies of their effects, and each says what
 its own rows say about them. Added up (`tf.distribute`'s all-reduce), that is what all rows say.
-
-A collective sum cannot be part of a program that XLA compiles. So here a sweep is an ordinary
-TensorFlow graph, which calls a compiled piece on every device, adds up, calls the next piece.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 from lmmbook import complete_data, program
 from lmmbook.arrays import Arrays, Layout
-from lmmbook.predictor import Where, is_gaussian
+from lmmbook.devices import Devices
+from lmmbook.predictor import is_gaussian
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
 
-class Sharded(Where):
+class Sharded(Devices):
     """Rows on all devices of a strategy, factor ``shared`` with them."""
 
     def __init__(self, strategy: tf.distribute.Strategy, shared: int) -> None:
-        self.strategy, self.shared = strategy, shared
-        resolver = strategy.cluster_resolver
-        self.worker = (resolver and resolver.task_id) or 0
-        self._compiled = lru_cache(maxsize=None)(_compiled)
+        super().__init__(strategy)
+        self.shared = shared
         self._gather = tf.function(partial(strategy.gather, axis=0), autograph=False)
 
     def rows(self, function: Callable, static: tuple, *tensors: Any) -> tuple[Any, Any]:
-        """Compiled, on each device; what stays is one value a device, sums are of all of them."""
-        compiled = self._compiled(function, static)
-
-        def here(*arguments: Any) -> Any:
-            # `strategy.run` would take a compiled function apart, and run all of it on one device.
-            return compiled(*arguments)
-
-        stays, sums = self.strategy.run(here, args=tensors)
-        return stays, tf.nest.map_structure(self._total, sums)
+        """On each device; sums are of all of them."""
+        return self.on_each(function, static, *tensors)
 
     def levels(self, k: int, function: Callable, static: tuple, *tensors: Any) -> tuple[Any, Any]:
         """Those of the shared factor are where their rows are; the others are here."""
         if k == self.shared:
-            return self.rows(function, static, *tensors)
+            return self.on_each(function, static, *tensors)
         return function(*static, *tensors)
-
-    def _total(self, value: Any) -> Any:
-        if value is None:
-            return None
-        return self.strategy.reduce(tf.distribute.ReduceOp.SUM, value, axis=None)
 
     def together(self, effects: list[Any]) -> list[tf.Tensor]:
         """The shared ones are sent to all."""
         return [self._gather(u) if k == self.shared else u for k, u in enumerate(effects)]
-
-    def parts(self, value: Any) -> list[tf.Tensor]:
-        """A value as plain tensors, one a device of this process; one if it is the same on all."""
-        return list(self.strategy.experimental_local_results(value))
-
-    def whole(self, parts: list[Any]) -> Any:
-        """The inverse of `parts`, for values that are not the same."""
-        return self.placed(lambda _, place: parts[place])
-
-    def placed(self, value_of: Callable[[int, int], Any]) -> Any:
-        """One value a device: ``value_of`` gets its number among the devices of all processes, and
-        among those of this one, which alone are asked for."""
-        devices = self.strategy.extended.worker_devices
-        places = iter(range(len(devices)))
-
-        def place(context: Any) -> Any:
-            here = next(places)
-            value = value_of(context.replica_id_in_sync_group, here)
-            with tf.device(devices[here]):
-                return tf.nest.map_structure(lambda x: None if x is None else tf.identity(x), value)
-
-        return self.strategy.experimental_distribute_values_from_function(place)
-
-    def smallest(self, number: int) -> int:
-        """By way of all devices."""
-        given = self.placed(lambda *_: tf.constant([number]))
-        return int(tf.reduce_min(self.strategy.gather(given, axis=0)))
 
 
 class Program:
@@ -214,7 +171,3 @@ def without_rows(whole: Arrays) -> Arrays:
         fixed=None,
         factors=[has._replace(codes=None, z=None) for has in whole.factors],
     )
-
-
-def _compiled(function: Callable, static: tuple) -> Callable:
-    return tf.function(partial(function, *static), jit_compile=True, autograph=False)

@@ -286,3 +286,169 @@ def test_the_search_finds_a_chapter(browser: Browser, site: str) -> None:
     page.goto(f"{site}/search.html?q=Hamiltonian", wait_until="networkidle")
     page.wait_for_selector("#search-results a[href*='03_e_step']")
     page.close()
+
+
+# --- the picture that can be walked through (chapter 4) -------------------------------------------
+
+WALKED = "chapters/04_m_step"
+BELOW = "log-likelihood below its maximum"
+
+
+@pytest.fixture
+def walk(browser: Browser, site: str) -> Iterator[Page]:
+    """The page of the walk, for a reader who minds no movement."""
+    page = browser.new_page(reduced_motion="no-preference")
+    page.goto(f"{site}/{WALKED}.html")
+    page.wait_for_selector(".walk-told strong")
+    yield page
+    page.close()
+
+
+def told(page: Page) -> dict[str, float]:
+    """What stands below the picture: `step`, and a number for each fact."""
+    step = page.inner_text(".walk-told > strong").removeprefix("Step ")
+    facts = page.eval_on_selector_all(
+        ".walk-told > span",
+        "all => all.map(e => [e.firstChild.textContent.trim(), e.lastChild.textContent])",
+    )
+    texts = {"step": step} | dict(facts)
+    return {name: float(text.replace(",", "")) for name, text in texts.items()}
+
+
+def point(page: Page) -> tuple[float, float]:
+    """Where the point is, in percent of its picture: from the left, from the top."""
+    picture = page.locator(".walk-picture img").bounding_box()
+    mark = page.locator(".walk-point").bounding_box()
+    assert picture
+    assert mark
+    across = mark["x"] + mark["width"] / 2 - picture["x"]
+    down = mark["y"] + mark["height"] / 2 - picture["y"]
+    return 100 * across / picture["width"], 100 * down / picture["height"]
+
+
+def walk_through(page: Page) -> list[dict[str, float]]:
+    """All places of the chosen path, from its start, by the keyboard."""
+    slider = page.locator(".walk input")
+    slider.press("Home")
+    places = [told(page)]
+    while slider.input_value() != slider.get_attribute("max"):
+        slider.press("ArrowRight")
+        places.append(told(page))
+    return places
+
+
+def test_a_walk_climbs_and_every_path_ends_on_the_same_top(walk: Page) -> None:
+    """What EM promises, as the reader is told it, and as the point on the picture shows it."""
+    ways, starts = walk.locator(".walk select").all()
+    tops = []
+    for way in ways.locator("option").all_inner_texts():
+        for start in starts.locator("option").all_inner_texts():
+            ways.select_option(way)
+            starts.select_option(start)
+            places = walk_through(walk)
+            steps = [place["step"] for place in places]
+            assert steps[:3] == [0, 1, 2]
+            assert steps == sorted(set(steps))
+            below = [place[BELOW] for place in places]
+            assert below[0] > 10
+            assert below == sorted(below, reverse=True)
+            assert below[-1] == pytest.approx(0.0, abs=1e-3)
+            assert walk.locator(".walk-layer polyline").get_attribute("points").count(" ") == (
+                len(places) - 1
+            )
+            tops.append(point(walk))
+    assert len(tops) == 4
+    for top in tops:
+        assert top == pytest.approx(tops[0], abs=0.2)
+
+
+def test_expansion_arrives_where_plain_em_has_hardly_begun(walk: Page) -> None:
+    ways = walk.locator(".walk select").first
+    left = {}
+    for way in ways.locator("option").all_inner_texts():
+        ways.select_option(way)
+        walk.locator(".walk input").fill("9")
+        assert told(walk)["step"] == 9
+        left[way] = told(walk)["standard errors from the maximum"]
+    assert left["with location expansion"] < 0.2
+    assert left["plain EM"] > 10
+
+
+def test_the_point_stands_on_the_path_that_the_picture_shows(walk: Page) -> None:
+    """The picture's own pixels under the point have the path's colour, not the paper's."""
+    walk.set_viewport_size({"width": 1280, "height": 900})
+    walk.locator(".walk-picture img").scroll_into_view_if_needed()
+    walk.add_style_tag(content=".walk-layer {visibility: hidden}")  # it would hide the pixels
+    slider = walk.locator(".walk input")
+    found = []
+    for place in range(3, int(slider.get_attribute("max") or 0), 8):
+        slider.fill(str(place))
+        across, down = point(walk)
+        found.append(
+            walk.evaluate(
+                """([across, down]) => {
+                    const picture = document.querySelector(".walk-picture img");
+                    const canvas = document.createElement("canvas");
+                    canvas.width = picture.naturalWidth;
+                    canvas.height = picture.naturalHeight;
+                    const pen = canvas.getContext("2d");
+                    pen.drawImage(picture, 0, 0);
+                    const x = Math.round(across / 100 * canvas.width);
+                    const y = Math.round(down / 100 * canvas.height);
+                    return Array.from(pen.getImageData(x, y, 1, 1).data);
+                }""",
+                [across, down],
+            )
+        )
+    assert len(found) > 5
+    assert all(alpha > 200 for *_, alpha in found)  # the paper is transparent
+    assert all(max(colour) - min(colour) > 50 for *colour, _ in found)  # ink and lines are grey
+
+
+def test_playing_moves_the_point_and_the_reader_can_stop_it(walk: Page) -> None:
+    slider, button = walk.locator(".walk input"), walk.locator(".walk button")
+    places = len(walk_through(walk))
+    button.click()  # at the end it begins anew
+    assert button.inner_text() == "Pause"
+    assert walk.get_attribute(".walk-told", "aria-live") == "off"
+    walk.wait_for_function("document.querySelector('.walk input').value >= 2")
+    assert int(slider.input_value()) < places - 1
+    slider.press("ArrowLeft")
+    assert button.inner_text() == "Play"
+    assert walk.get_attribute(".walk-told", "aria-live") == "polite"
+    stopped = slider.input_value()
+    walk.wait_for_timeout(500)  # milliseconds: three places, were it still playing
+    assert slider.input_value() == stopped
+
+    slider.fill(str(places - 3))
+    button.click()
+    walk.wait_for_function("document.querySelector('.walk button').textContent == 'Play'")
+    assert slider.input_value() == slider.get_attribute("max")
+
+
+def test_nothing_moves_for_a_reader_who_asked_for_less_movement(
+    browser: Browser, site: str
+) -> None:
+    page = browser.new_page(reduced_motion="reduce")
+    page.goto(f"{site}/{WALKED}.html")
+    page.wait_for_selector(".walk input")
+    assert page.locator(".walk button").count() == 0
+    page.close()
+
+
+def test_without_scripts_and_on_paper_there_is_the_picture_alone(
+    browser: Browser, site: str, walk: Page
+) -> None:
+    walk.emulate_media(media="print")
+    assert walk.locator(".walk-picture img").is_visible()
+    for part in (".walk", ".walk-told", ".walk-layer"):
+        assert not walk.locator(part).first.is_visible(), part
+
+    page = browser.new_page(java_script_enabled=False)
+    page.goto(f"{site}/{WALKED}.html")
+    script = page.locator("script.lmmbook-walks")
+    picture = page.locator(".cell_output", has=script).locator("img")
+    assert picture.is_visible()
+    assert page.locator(".walk").count() == 0
+    assert not script.is_visible()
+    page.close()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
-from lmmbook import arrays, boundary, certificate, complete_data, exact
+from lmmbook import arrays, boundary, certificate, complete_data, exact, families, simulate
 from lmmbook.course import Course
 from lmmbook.covariance import parameter_names
 from lmmbook.engine import Engine
@@ -145,10 +146,15 @@ def test_step_distance_and_errors_are_what_they_are_called():
     assert found.r_hat < 1.02
 
 
-def test_the_error_of_the_step_is_honest():
-    """100 repetitions: root mean square of error / mcse (chi-square bounds, once in 10,000)."""
+@pytest.mark.parametrize("shift", [0.0, 1.0, 3.0])
+def test_the_error_of_the_step_is_honest(shift):
+    """100 repetitions: root mean square of error / mcse (chi-square bounds, once in 10,000).
+
+    From afar, most of the error is that of the information."""
+    truth = shift / np.sqrt([4.0, 9.0, 25.0])
     z = [
-        (f := certificate.certify(*made_up(0.0, seed=s), np.eye(3)).table)["step"] / f["mcse"]
+        ((f := certificate.certify(*made_up(shift, seed=s), np.eye(3)).table)["step"] - truth)
+        / f["mcse"]
         for s in range(100)
     ]
     assert np.all(np.sqrt(np.mean(np.square(z), axis=0)) > 0.75)
@@ -181,6 +187,26 @@ def test_what_is_left_does_not_depend_on_the_coordinates():
         observed = turn @ np.diag([0.9, 0.3, 0.5, 1.0, 0.8]) @ turn.T
         assert certificate.smallest_share(observed, complete) == pytest.approx(0.3)
     assert certificate.smallest_share(np.eye(2), np.diag([1.0, -1.0])) == -np.inf
+
+
+def test_thresholds_are_counted_from_where_little_information_is_lost():
+    """Few ratings lie below the first of nine thresholds. Counted from there, the next gap is the
+    level of nearly all ratings, of which most is lost; and so few draws could not tell how much."""
+    cuts = [-4.2, -3.4, -2.9, -2.1, -1.6, -0.5, 0.2, 1.6, 2.4]
+    factors = {"user": (100, 0.45), "movie": (60, 0.55)}
+    data, truth = simulate.crossed(20_000, factors, thresholds=cuts, seed=1)
+    definite = {}
+    for place in ("chosen", "first"):
+        design = build_design("y ~ x + (1|user) + (1|movie)", data, families.Cumulative())
+        if place == "first":
+            design = replace(design, family=replace(design.family, anchor=0))
+        else:
+            assert design.family.anchor in (5, 6)
+        engine = Engine(design, 4, 10_000, 0)
+        engine.set(truth)
+        found = engine.measure(100, np.eye(complete_data.coordinates(engine.layout)))
+        definite[place] = found.definite
+    assert definite == {"chosen": True, "first": False}
 
 
 @pytest.mark.parametrize("born", [0, 1990])

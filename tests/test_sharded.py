@@ -1,4 +1,5 @@
-"""One fit on several devices: the same sums, the same answer, and a clear end if one is gone.
+"""One fit on several devices, which share out its rows or its chains: the same sums, the same
+answer, and a clear end if one is gone.
 
 TensorFlow is told of its devices before it starts. So each test here is a script of its own, run
 in one process, or in two that find each other on the loopback interface.
@@ -29,7 +30,7 @@ strategy = tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])
 DATA = """
 import numpy as np
 import pandas as pd
-from lmmbook import simulate
+from lmmbook import simulate, spread
 FORMULA = "y ~ x + (1|g) + (1|h)"
 
 
@@ -38,7 +39,15 @@ def crossed(family, rows=3000):
     factors = {"g": (25, 0.4), "h": (300, 0.7)}
     data, truth = simulate.crossed(rows, factors, thresholds=thresholds, seed=0)
     return data, truth
+
+
+def share_out(what):  # so few rows would never be shared out
+    spread.FEW_ROWS = 0 if what == "rows" else spread.FEW_ROWS
+    assert spread.suits(strategy, 3000, 8) == (what == "chains")
 """
+
+SLOWER = pytest.param("cumulative", marks=pytest.mark.slow)
+BOTH_WAYS = ["rows", pytest.param("chains", marks=pytest.mark.slow)]
 
 
 def run(script: str, *arguments: str, timeout: float = 300) -> str:
@@ -126,11 +135,103 @@ def test_two_devices_give_the_sums_the_m_step_and_the_moves_of_one(family):
     assert run(SAME_SUMS, family).startswith("same")
 
 
+SAME_CHAINS = (
+    TWO_DEVICES
+    + DATA
+    + """
+from functools import partial
+from lmmbook import arrays, complete_data, families, m_step, predictor, program, step_sizes
+from lmmbook.formula import build_design
+
+data, truth = crossed(sys.argv[1])
+data["z"] = np.random.default_rng(1).normal(size=len(data))
+data["half"] = data["h"] % 2  # h is nested in it
+formula = "y ~ x + z + (1 + z|h) + (1|g) + (1|half)"
+design = build_design(formula, data, families.resolve(sys.argv[1]))
+layout, whole = arrays.on_device(design, 4)
+made = spread.Program(strategy, layout, whole)
+truth |= {"z": 0.1, "sd(z|h)": 0.3, "cor(Intercept,z|h)": 0.2, "sd(half)": 0.3}
+values = arrays.to_parameters(design, truth)
+rng = np.random.default_rng(2)
+effects = [
+    tf.constant(rng.normal(0, 0.5, (f.levels, 4, len(f.effects))), tf.float32)
+    for f in design.factors
+]
+
+
+def close(a, b):
+    for x, y in zip(tf.nest.flatten(a), tf.nest.flatten(b), strict=True):
+        x, y = np.asarray(x), np.asarray(y)
+        np.testing.assert_allclose(y, x, rtol=2e-5, atol=2e-5 * np.abs(x).max(initial=0))
+
+
+# Frozen parameters: each device has the chains that it would have alone.
+state = program.State(values, effects, step_sizes.longest_steps(layout), [])
+state, *_ = tf.function(partial(program.begin, layout), autograph=False)(whole, state, True)
+home, seed = complete_data.as_written(layout), tf.constant([3, 4])
+gains, measure, still = tf.zeros([4]), tf.fill([4], True), tf.constant(0.0)
+after, output = made(whole, state, gains, measure, still, home, seed)
+alone = program.compiled(made.layout)
+information = []
+for device in (0, 1):
+    chains = slice(2 * device, 2 * device + 2)
+    own = arrays.on_device(design, 2)[1]._replace(shard=tf.constant(device))
+    begun = state._replace(effects=[u[:, chains] for u in effects])
+    own_seed = tf.random.experimental.stateless_fold_in(seed, device)
+    then, found = alone(own, begun, gains, measure, still, home, own_seed)
+    close(found.effects, [u[:, :, chains] for u in output.effects])
+    close(then.effects, [u[:, chains] for u in after.effects])
+    close(found.score, output.score[:, chains])
+    information.append(found.information)
+close(tf.reduce_mean(information, axis=0), output.information)
+
+# The M-step: first and second halves of the chains are those of each device.
+order = [0, 2, 1, 3]
+
+
+def moved(layout, arrays_, effects, where):
+    _, rows, at = program.begin(
+        layout, arrays_, program.State(values, effects, [], []), True, where
+    )
+    given = layout, arrays_, values, effects, rows, at, tf.constant(0.7)
+    return m_step.closed_form(*given, where=where)[:2]
+
+
+turned = [tf.gather(u, order, axis=1) for u in effects]
+one = tf.function(partial(moved, layout, where=predictor.HERE), autograph=False)(whole, turned)
+two = tf.function(partial(moved, made.layout, where=made.where), autograph=False)(
+    made.arrays, [made._apart(u) for u in effects]
+)
+close(one[0], two[0])
+close(one[1], [tf.gather(made._together(u, axis=1), order, axis=1) for u in two[1]])
+
+# An EM iteration: chains that begin alike part, on one device as on two.
+same = state._replace(effects=[tf.repeat(u[:, :1], 4, axis=1) for u in effects])
+after, output = made(whole, same, tf.ones([4]), tf.fill([4], False), tf.constant(0.1), home, seed)
+for u in after.effects:
+    left = (u - tf.reduce_mean(u, axis=1, keepdims=True)).numpy()[:, :, 0].T
+    for a in range(4):
+        for b in range(a):
+            assert (left[a] != left[b]).all(), (a, b)
+assert [len(x) for x in tf.nest.flatten(output.parameters)] == [4] * len(tf.nest.flatten(values))
+print("same")
+"""
+)
+
+
+@pytest.mark.parametrize("family", ["gaussian", SLOWER])
+def test_two_devices_have_the_chains_that_each_has_alone_and_the_m_step_of_all(family):
+    """Draws, scores and information at frozen parameters, and the new parameters and effects,
+    within single precision; and no two chains have the same random numbers."""
+    assert run(SAME_CHAINS, family).startswith("same")
+
+
 SAME_ANSWER = (
     TWO_DEVICES
     + DATA
     + """
-family = sys.argv[1]
+family, shared = sys.argv[1:]
+share_out(shared)
 data, truth = crossed(family)
 one = lmm.fit(FORMULA, data, family, seed=1)
 two = lmm.fit(FORMULA, data, family, seed=1, strategy=strategy)
@@ -155,14 +256,12 @@ np.testing.assert_allclose(two.predict(data), one.predict(data), atol=0.2)
 )
 
 
-SLOWER = pytest.param("cumulative", marks=pytest.mark.slow)
-
-
+@pytest.mark.parametrize("shared", ["rows", "chains"])
 @pytest.mark.parametrize("family", ["gaussian", SLOWER])
-def test_two_devices_give_the_answer_of_one(family):
+def test_two_devices_give_the_answer_of_one(family, shared):
     """Within 5 Monte Carlo standard errors, and so do the effects, level by level; the same seed
     gives the same answer."""
-    run(SAME_ANSWER, family)
+    run(SAME_ANSWER, family, shared)
 
 
 GO_ON = (
@@ -171,6 +270,7 @@ GO_ON = (
     + """
 from lmmbook import checkpoint, engine
 checkpoint.EVERY = 0.0
+share_out(sys.argv[2])
 data, _ = crossed("gaussian", 1000)
 given = dict(formula=FORMULA, data=data, seed=1, strategy=strategy)
 whole = lmm.fit(**given)
@@ -205,8 +305,9 @@ for name, draws in whole.posterior.items():
 )
 
 
-def test_on_two_devices_too_a_fit_goes_on_from_its_checkpoint(tmp_path):
-    run(GO_ON, str(tmp_path))
+@pytest.mark.parametrize("shared", BOTH_WAYS)
+def test_on_two_devices_too_a_fit_goes_on_from_its_checkpoint(tmp_path, shared):
+    run(GO_ON, str(tmp_path), shared)
 
 
 TOO_MANY = (
@@ -250,7 +351,8 @@ strategy = tf.distribute.MultiWorkerMirroredStrategy()
     + """
 from lmmbook import checkpoint, engine
 checkpoint.EVERY = 0.0
-family, folder, slow = sys.argv[1:]
+family, shared, folder, slow = sys.argv[1:]
+share_out(shared)
 sweeps = engine.Engine._sweeps
 
 
@@ -273,7 +375,9 @@ print("answer", fit.parameters.to_json(double_precision=15), fit.converged, sums
 class Pair:
     """Two workers, which write what they say to files."""
 
-    def __init__(self, folder: Path, family: str, checkpoints: str = "", slow: float = 0.0) -> None:
+    def __init__(
+        self, folder: Path, family: str, shared: str, checkpoints: str = "", slow: float = 0.0
+    ) -> None:
         folder.mkdir()
         with socket.socket() as one, socket.socket() as two:
             for s in (one, two):
@@ -286,7 +390,7 @@ class Pair:
             with log.open("w") as file:
                 self.processes.append(
                     subprocess.Popen(
-                        [sys.executable, "-c", WORKER, family, checkpoints, str(slow)],
+                        [sys.executable, "-c", WORKER, family, shared, checkpoints, str(slow)],
                         stdout=file, stderr=subprocess.STDOUT,
                         env=os.environ | {"TF_CONFIG": json.dumps(task)},
                     )
@@ -307,21 +411,26 @@ class Pair:
         return [self.said(i).split("answer ")[1] for i in (0, 1)]
 
 
+@pytest.mark.parametrize("shared", BOTH_WAYS)
 @pytest.mark.parametrize("family", ["gaussian", SLOWER])
-def test_two_processes_have_the_same_answer_and_it_is_that_of_two_devices(family, tmp_path):
+def test_two_processes_have_the_same_answer_and_it_is_that_of_two_devices(family, shared, tmp_path):
     """To the last printed digit: they add up the same numbers."""
-    one, two = Pair(tmp_path / "pair", family).answers()
+    one, two = Pair(tmp_path / "pair", family, shared).answers()
     assert one == two
     script = (
         TWO_DEVICES
         + DATA
         + (
+            "share_out(sys.argv[2])\n"
             "data, _ = crossed(sys.argv[1])\n"
             "fit = lmm.fit(FORMULA, data, sys.argv[1], seed=1, strategy=strategy)\n"
             "print(fit.parameters.to_json(double_precision=15))"
         )
     )
-    devices, processes = json.loads(run(script, family)), json.loads(one.split("} ")[0] + "}")
+    devices, processes = (
+        json.loads(run(script, family, shared)),
+        json.loads(one.split("} ")[0] + "}"),
+    )
     for name, value in devices["estimate"].items():
         assert processes["estimate"][name] == pytest.approx(value, abs=1e-4)
 
@@ -329,9 +438,9 @@ def test_two_processes_have_the_same_answer_and_it_is_that_of_two_devices(family
 def test_a_worker_that_dies_is_reported_and_the_fit_goes_on_when_all_are_started_again(tmp_path):
     """The other one says so within a minute, and does not hang; and after a restart both end at the
     answer of a fit that was left alone."""
-    whole = Pair(tmp_path / "whole", "gaussian").answers()
+    whole = Pair(tmp_path / "whole", "gaussian", "rows").answers()
     folder = str(tmp_path / "checkpoints")
-    pair = Pair(tmp_path / "broken", "gaussian", folder, slow=0.5)
+    pair = Pair(tmp_path / "broken", "gaussian", "rows", folder, slow=0.5)
     limit = time.monotonic() + 200
     while pair.said(1).count("chunk") < 5:
         assert time.monotonic() < limit, pair.said(1)[-2000:]
@@ -345,6 +454,6 @@ def test_a_worker_that_dies_is_reported_and_the_fit_goes_on_when_all_are_started
     expected = "RuntimeError: lmmbook.fit: expected all workers to answer, but one is gone"
     assert expected in pair.said(0)
     assert f"they go on from the last checkpoint in {folder!r}" in pair.said(0)
-    again = Pair(tmp_path / "again", "gaussian", folder)
+    again = Pair(tmp_path / "again", "gaussian", "rows", folder)
     assert again.answers() == whole
     assert 0 < again.said(0).count("chunk") < 8
