@@ -327,7 +327,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         run = _runner(Path(folder), arguments.gpu)
         result = begun(arguments.quick, arguments.gpu, run)
-        result = kept(arguments.out, result, bool(arguments.only))
+        result = kept(arguments.out, result, arguments.only)
         for item in only:
             result[item] = []
             for point in points(item, arguments.quick):
@@ -366,8 +366,10 @@ def begun(quick: bool, gpu: bool, run: Callable[..., Record]) -> Record:
     } | {item: [] for item in ITEMS}
 
 
-def kept(path: Path, result: Record, some: bool) -> Record:
-    """The result, with an older file's items in it if only ``some`` are to be measured.
+def kept(path: Path, result: Record, only: list[str] | None) -> Record:
+    """The result, with an older file's items in it if ``only`` some are to be measured.
+
+    The roof stays with the sweeps: on another day the same machine may be another one.
 
     Raises
     ------
@@ -380,7 +382,7 @@ def kept(path: Path, result: Record, some: bool) -> Record:
     old = json.loads(path.read_text(encoding="utf-8"))
     if result["quick"] and not old["quick"]:
         raise SystemExit(f"{path}: expected to replace a quick run, got a real one; give --out")
-    if not some or old["quick"] != result["quick"]:
+    if not only or old["quick"] != result["quick"]:
         return result
     for key in ("processor", "cores", "gpus"):
         if old["hardware"][key] != result["hardware"][key]:
@@ -388,7 +390,8 @@ def kept(path: Path, result: Record, some: bool) -> Record:
                 f"{path}: expected a file of this machine, with {key} {result['hardware'][key]!r}, "
                 f"got {old['hardware'][key]!r}; give another --out, or leave --only away"
             )
-    return result | {key: old[key] for key in (*ITEMS, "measured")}
+    roof = [] if "sweeps" in only else ["roof"]
+    return result | {key: old[key] for key in (*ITEMS, "measured", *roof)}
 
 
 def write(path: Path, result: Record) -> None:

@@ -52,6 +52,7 @@ def problems(result: dict[str, Any]) -> list[str]:
         for point in result[item]:
             if "failed" not in point:
                 wanted = FITS if item == "fits" else SWEEPS
+                wanted = wanted | {"shared_out"} if item == "devices" else wanted
                 found += [f"{item}: no {key}" for key in wanted - set(point)]
         if result[item] and set(result["measured"][item]) != {"date", "revision"}:
             found.append(f"{item}: does not say when it was measured")
@@ -131,15 +132,17 @@ def test_a_quick_run_writes_what_it_promises_and_keeps_what_was_there(tmp_path):
     assert not result["hardware"]["tf32"]
     assert result["sweeps"] == result["fits"] == []
 
-    fresh = result | {"chains": [], "measured": {}}
-    assert scale.kept(out, fresh, some=True)["chains"] == [point]
-    assert scale.kept(out, fresh, some=False)["chains"] == []
+    fresh = result | {"chains": [], "measured": {}, "roof": "another day's"}
+    later = scale.kept(out, fresh, ["fits"])
+    assert (later["chains"], later["roof"]) == ([point], result["roof"])
+    assert scale.kept(out, fresh, ["sweeps"])["roof"] == "another day's"
+    assert scale.kept(out, fresh, None)["chains"] == []
     other = fresh | {"hardware": result["hardware"] | {"processor": "another"}}
     with pytest.raises(SystemExit, match="expected a file of this machine, with processor"):
-        scale.kept(out, other, some=True)
+        scale.kept(out, other, ["fits"])
     scale.write(out, result | {"quick": False})
     with pytest.raises(SystemExit, match="expected to replace a quick run, got a real one"):
-        scale.kept(out, fresh, some=False)
+        scale.kept(out, fresh, None)
 
 
 def test_without_a_gpu_it_refuses_in_one_line(tmp_path):
