@@ -363,7 +363,7 @@ def test_one_pass_at_the_mean_effects_is_too_far_out(name):
         at = case.intercept + offset + np.array([case.posterior["g"][:, 0].mean(), 0.0])
         _, _, own = lmm.covariance.split_values(case.design, dict(case.estimates))
         if name == "cumulative":
-            at = at - THRESHOLDS[0]
+            at = at - THRESHOLDS[case.design.family.anchor]
         plugged_in = case.design.family.mean(at, own)
         assert (np.sign(case(criticism.predict, data=data) - plugged_in) == sign).all()
 
@@ -479,7 +479,7 @@ def many(name: str) -> tuple[Case, pd.DataFrame]:
     _, _, own = lmm.covariance.split_values(design, dict(case.estimates))
     eta = (case.intercept if not design.family.categories else 0.0) + X * new["x"] + truth
     if name == "cumulative":
-        eta = eta - THRESHOLDS[0]
+        eta = eta - THRESHOLDS[design.family.anchor]
     if name == "categorical":
         eta = eta + ODDS[3]
     dtype = np.float32 if name == "own" else np.float64
