@@ -148,16 +148,13 @@ def device(spec: Record) -> Record:
 
 def sweeps(spec: Record) -> Record:
     """Nanoseconds a row and sweep, with and without an M-step."""
-    from lmmbook import families, spread
+    from lmmbook import families, sharded, spread
     from lmmbook.engine import Engine
     from lmmbook.formula import build_design
 
     import numpy as np
 
-    strategy, shared_out = _strategy(spec.get("devices", 0)), "nothing"
-    if strategy:
-        chains = spread.suits(strategy, spec["rows"], spec["chains"])
-        shared_out = "chains" if chains else "ratings"
+    strategy = _strategy(spec.get("devices", 0))
     formula, data, _ = _data(spec)
     before = _memory("VmRSS")
     _reset_peak()
@@ -180,9 +177,10 @@ def sweeps(spec: Record) -> Record:
         found[f"{phase}_ns_range"] = [min(times), max(times)]
     moved, operations = work_a_row(spec["family"], len(design.factors), spec["chains"])
     sizes = {"levels": {f.name: f.levels for f in design.factors}}
+    ways = {sharded.Program: "ratings", spread.Program: "chains"}
     return found | sizes | {
         "sweeps_a_chunk": engine.chunk,
-        "shared_out": shared_out,
+        "shared_out": ways.get(type(engine.program), "nothing"),
         "design_seconds": designed - started,
         "first_call_seconds": compiled - designed,
         "bytes_a_row": moved,

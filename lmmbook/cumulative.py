@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
+from lmmbook import thresholds
 from lmmbook.derivatives import ByRegression, Derivatives
 from lmmbook.likelihood import (
     Family,
@@ -21,13 +22,7 @@ from lmmbook.likelihood import (
     positions_of,
     refuse,
 )
-from lmmbook.ordered_logistic import (
-    OrderedLogistic,
-    bounds,
-    by_thresholds,
-    log_above_and_below,
-    log_of_both,
-)
+from lmmbook.ordered_logistic import OrderedLogistic, bounds, log_above_and_below, log_of_both
 
 import numpy as np
 import pandas as pd
@@ -44,11 +39,8 @@ class Cumulative(Family):
     The response is whole numbers, each between the smallest and the largest occurring, or an
     ordered pandas Categorical. There is no intercept among the parameters: thresholds
     ``threshold(1|2)``, ``threshold(2|3)``, ... stand in its place. To the engine they are an
-    intercept, minus one of them, the ``anchor``, and the logarithms of the gaps between neighbours.
-
-    The anchor has about half of the responses below it. Were it at the end of the scale, the gap
-    next to it would move nearly all ratings: another name for their level, which the certificate
-    could not tell from the effects' (`homes`).
+    intercept, minus one of them, the ``anchor``, and the logarithms of the gaps between neighbours
+    (`thresholds`).
 
     Chapter 06.
 
@@ -91,8 +83,7 @@ class Cumulative(Family):
             # More values than rows cannot all occur: enough of them to find the first that do not.
             categories = list(range(low, min(high, low + len(values)) + 1))
         bound = replace(self, categories=all_occur(categories, response, "cumulative"))
-        below = _shares_below(bound.codes(response))
-        return replace(bound, anchor=int(np.abs(below - 0.5).argmin()))
+        return replace(bound, anchor=thresholds.anchor_of(bound.codes(response)))
 
     def codes(self, response: pd.Series) -> np.ndarray:
         """0, 1, ... in the order of the categories."""
@@ -102,9 +93,7 @@ class Cumulative(Family):
 
     def cutpoints(self, auxiliary: tf.Tensor) -> tf.Tensor:
         """``[categories - 1]`` thresholds, counted from the anchor."""
-        first = tf.zeros([1], auxiliary.dtype)
-        from_first = tf.concat([first, tf.cumsum(tf.exp(auxiliary))], axis=0)
-        return from_first - from_first[self.anchor]
+        return thresholds.from_anchor(auxiliary, self.anchor)
 
     def distribution(self, predictor: tf.Tensor, auxiliary: tf.Tensor) -> tfd.Distribution:
         """`OrderedLogistic` over 0, 1, ..."""
@@ -139,17 +128,14 @@ class Cumulative(Family):
     ) -> Derivatives:
         """In closed form, through the upper threshold a and the lower b of each row."""
         response = rows[0]
-        slope, by_a, by_b, curve_a, curve_b, bend = by_thresholds(rows, predictor)
+        slope, by_a, by_b, curve_a, curve_b, bend = thresholds.derivatives(rows, predictor)
         first, second = [slope], [[-curve_a - curve_b]]
-        gaps = tf.exp(auxiliary)
-        # The gap j, between thresholds j and j + 1, moves those above it up; if it lies below the
-        # anchor, the others down.
-        above = [tf.cast(response > j, gaps.dtype) for j in range(self.auxiliary + 1)]
-        others = [float(j < self.anchor) for j in range(self.auxiliary)]
-        moves = [
-            (gaps[j] * (above[j] - others[j]), gaps[j] * (above[j + 1] - others[j]))
-            for j in range(self.auxiliary)
-        ]
+        moves = thresholds.moves(auxiliary, self.anchor)
+        none = tf.zeros_like(moves[:1])  # beyond the ends there is no threshold
+        at = tf.cast(response, tf.int32)
+        ups = tf.unstack(tf.gather(tf.concat([moves, none], axis=0), at), axis=-1)
+        downs = tf.unstack(tf.gather(tf.concat([none, moves], axis=0), at), axis=-1)
+        moves = list(zip(ups, downs, strict=True))
         first += [up * by_a + down * by_b for up, down in moves]
         second[0] += [up * curve_a + down * curve_b for up, down in moves]
         for j, (up, down) in enumerate(moves):
@@ -174,7 +160,7 @@ class Cumulative(Family):
         chains, categories = predictor.shape[1], self.auxiliary + 2
         first, by_a, by_b, curve_a, curve_b, bend = (
             tf.reshape(x, predictor.shape) * counted[:, tf.newaxis]
-            for x in by_thresholds(rows, tf.reshape(predictor, [-1]))
+            for x in thresholds.derivatives(rows, tf.reshape(predictor, [-1]))
         )
         curve_a, curve_b, bend = (tf.reduce_mean(x, axis=1) for x in (curve_a, curve_b, bend))
         own = tf.reshape(rows[0], predictor.shape)[:, 0]
@@ -193,9 +179,7 @@ class Cumulative(Family):
         )
         information += tf.linalg.diag(between, k=1) + tf.linalg.diag(between, k=-1)
         # The thresholds are the anchor and sums of gaps, and those are exponentials.
-        gaps = tf.cast(tf.exp(auxiliary), tf.float64)
-        above = np.tri(categories - 1, categories - 2, -1)
-        moves = tf.constant(above - above[self.anchor]) * gaps
+        moves = thresholds.moves(tf.cast(auxiliary, tf.float64), self.anchor)
         bent = tf.linalg.diag(tf.linalg.matvec(moves, tf.reduce_mean(slope, axis=1), True))
         across = tf.matmul(fixed_a[:-1] + fixed_b[1:], moves, transpose_a=True)
         weights = (curve_a + curve_b)[:, tf.newaxis]
@@ -220,19 +204,17 @@ class Cumulative(Family):
 
     def start(self, response: np.ndarray) -> tuple[float, np.ndarray]:
         """Thresholds that give the categories their shares."""
-        below = _shares_below(response)
-        thresholds = np.log(below / (1 - below))
-        return -thresholds[self.anchor], np.log(np.diff(thresholds))
+        below = thresholds.shares_below(response)
+        at = np.log(below / (1 - below))
+        return -at[self.anchor], np.log(np.diff(at))
 
     def report(
         self, intercept: Any, auxiliary: np.ndarray
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """The thresholds."""
-        anchor = -np.asarray(intercept)[..., np.newaxis]
-        steps = np.cumsum(np.exp(auxiliary), axis=-1)
-        from_first = np.concatenate([np.zeros_like(anchor), steps], axis=-1)
-        thresholds = anchor + from_first - from_first[..., self.anchor, np.newaxis]
-        return {name: thresholds[..., j][()] for j, name in enumerate(self.names)}, {}
+        at = thresholds.from_anchor(auxiliary, self.anchor).numpy()
+        at = at - np.asarray(intercept)[..., np.newaxis]
+        return {name: at[..., j][()] for j, name in enumerate(self.names)}, {}
 
     def unreport(self, values: Mapping[str, Any] | pd.Series) -> tuple[Any, np.ndarray]:
         """The inverse of `report`.
@@ -242,18 +224,13 @@ class Cumulative(Family):
         ValueError
             If the thresholds do not increase.
         """
-        thresholds = np.array([float(values[name]) for name in self.names])
-        if (np.diff(thresholds) <= 0).any():
-            raise ValueError(f"thresholds: expected increasing ones, got {thresholds.tolist()}")
-        return -thresholds[self.anchor], np.log(np.diff(thresholds))
+        at = np.array([float(values[name]) for name in self.names])
+        if (np.diff(at) <= 0).any():
+            raise ValueError(f"thresholds: expected increasing ones, got {at.tolist()}")
+        return -at[self.anchor], np.log(np.diff(at))
 
     @property
     def names(self) -> list[str]:
         """``threshold(1|2)``, ..."""
         labels = known(self)
         return [f"threshold({a}|{b})" for a, b in pairwise(labels)]
-
-
-def _shares_below(codes: np.ndarray) -> np.ndarray:
-    """Of responses 0, 1, ..., the share below each threshold."""
-    return np.cumsum(np.bincount(codes.astype(int))[:-1]) / len(codes)

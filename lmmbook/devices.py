@@ -26,6 +26,15 @@ class Devices(Where):
         resolver = strategy.cluster_resolver
         self.worker = (resolver and resolver.task_id) or 0
         self._compiled = lru_cache(maxsize=None)(_compiled)
+        self._graphs: dict[Any, Callable] = {}
+
+    def graph(self, function: Callable, *static: Any, **flags: Any) -> Callable:
+        """``function(*static, ..., where=self, **flags)`` as one graph, kept."""
+        key = function, static, tuple(flags.items())
+        if key not in self._graphs:
+            own = partial(function, *static, where=self, **flags)
+            self._graphs[key] = tf.function(own, autograph=False)
+        return self._graphs[key]
 
     def on_each(
         self, function: Callable, static: tuple, *tensors: Any, reduction: str = "SUM"
@@ -43,6 +52,10 @@ class Devices(Where):
 
         stays, sums = self.strategy.run(here, args=tensors)
         return stays, tf.nest.map_structure(of_all, sums)
+
+    def gathered(self, value: Any, axis: int) -> tf.Tensor:
+        """What is one value a device, put together along an axis, and sent to all."""
+        return self.graph(_gathered, axis=axis)(value)
 
     def parts(self, value: Any) -> list[tf.Tensor]:
         """A value as plain tensors, one a device of this process; one if it is the same on all."""
@@ -69,7 +82,11 @@ class Devices(Where):
     def smallest(self, number: int) -> int:
         """By way of all devices."""
         given = self.placed(lambda *_: tf.constant([number]))
-        return int(tf.reduce_min(self.strategy.gather(given, axis=0)))
+        return int(tf.reduce_min(self.gathered(given, axis=0)))
+
+
+def _gathered(value: Any, axis: int, where: Devices) -> tf.Tensor:
+    return where.strategy.gather(value, axis)
 
 
 def _compiled(function: Callable, static: tuple) -> Callable:

@@ -73,9 +73,9 @@ def fit(
         True or False; by default it is shown in a terminal and in a notebook, after two seconds.
     strategy
         To use several devices: ``tf.distribute.MirroredStrategy()``, or
-        ``MultiWorkerMirroredStrategy()`` where every host runs this same call. Up to 500,000 rows
-        the chains are shared out (`lmmbook.spread`), if each device gets equally many and at least
-        two; else the rows, by the levels of the largest factor (`lmmbook.sharded`).
+        ``MultiWorkerMirroredStrategy()`` where every host runs this same call. Up to
+        ``lmmbook.spread.FEW_ROWS`` rows the chains are shared out, if each device gets equally many
+        and at least two; else the rows, by the levels of the largest factor (`lmmbook.sharded`).
     checkpoint
         A folder. About once a minute all that the fit has done so far is written there, and the
         same call goes on from there, to the same answer as if it had not been broken off. It may

@@ -75,18 +75,3 @@ def _log_of_1_to_4(m: tf.Tensor) -> tf.Tensor:
     q = tf.square(z)
     series = 1.0 + q * (1 / 3 + q * (1 / 5 + q * (1 / 7 + q * (1 / 9 + q * (1 / 11)))))
     return 0.5 * LOG_4 + 2.0 * z * series
-
-
-def by_thresholds(rows: tuple[tf.Tensor, ...], predictor: tf.Tensor) -> tuple[tf.Tensor, ...]:
-    """Derivatives of each row's log mass in its predictor, its upper threshold a, and its lower b.
-
-    ``rows`` are as from `cumulative.Cumulative.rows`. The first ones; and ``curve_a``, ``curve_b``,
-    ``bend``, of which the second ones are made: in a ``-curve_a - bend``, in b ``-curve_b - bend``,
-    in both ``bend``.
-    """
-    _, upper, lower, width = rows
-    half_a, half_b = (tf.tanh(0.5 * (x - predictor)) for x in (upper, lower))
-    by_a, by_b = 0.5 - 0.5 * half_a + width, -0.5 - 0.5 * half_b - width
-    curve_a, curve_b = (0.25 - 0.25 * tf.square(half) for half in (half_a, half_b))
-    bend = width * (1.0 + width) * tf.ones_like(predictor)  # minus the derivative of width
-    return 0.5 * (half_a + half_b), by_a, by_b, curve_a, curve_b, bend

@@ -9,7 +9,6 @@ its own rows say about them. Added up (`tf.distribute`'s all-reduce), that is wh
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from lmmbook import complete_data, program
@@ -28,7 +27,6 @@ class Sharded(Devices):
     def __init__(self, strategy: tf.distribute.Strategy, shared: int) -> None:
         super().__init__(strategy)
         self.shared = shared
-        self._gather = tf.function(partial(strategy.gather, axis=0), autograph=False)
 
     def rows(self, function: Callable, static: tuple, *tensors: Any) -> tuple[Any, Any]:
         """On each device; sums are of all of them."""
@@ -42,7 +40,7 @@ class Sharded(Devices):
 
     def together(self, effects: list[Any]) -> list[tf.Tensor]:
         """The shared ones are sent to all."""
-        return [self._gather(u) if k == self.shared else u for k, u in enumerate(effects)]
+        return [self.gathered(u, axis=0) if k == self.shared else u for k, u in enumerate(effects)]
 
 
 class Program:
@@ -50,7 +48,6 @@ class Program:
 
     def __init__(self, layout: Layout, where: Sharded) -> None:
         self.layout, self.where = layout, where
-        self._graphs: dict[Any, Callable] = {}
 
     def __call__(
         self, arrays: Arrays, state: program.State, gains: tf.Tensor, measure: tf.Tensor,
@@ -58,12 +55,13 @@ class Program:
     ) -> tuple[program.State, program.Output]:  # fmt: skip
         """The same arguments and results. Effects are brought together where draws are measured;
         elsewhere there are none among the results."""
-        begin = self._graph(program.begin, refresh=bool(adaptation > 0))
+        begin = self.where.graph(program.begin, self.layout, refresh=bool(adaptation > 0))
         state, rows, predictor = begin(arrays, state)
         outputs, together = [], bool(tf.reduce_any(measure))
         for i, own_seed in enumerate(tfp.random.split_seed(seed, n=len(gains))):
-            sweep = self._graph(
+            sweep = self.where.graph(
                 program.one_sweep,
+                self.layout,
                 moving=bool(gains[i] > 0),
                 measured=bool(measure[i]),
                 parents_too=is_gaussian(self.layout) or i % program.PARENTS_EVERY == 0,
@@ -74,14 +72,6 @@ class Program:
             effects = self.where.together(output.effects) if together else []
             outputs.append(output._replace(effects=effects))
         return state, tf.nest.map_structure(lambda *x: tf.stack(x), *outputs)
-
-    def _graph(self, function: Callable, **flags: bool) -> Callable:
-        """The function as one graph, kept."""
-        key = function, tuple(flags.items())
-        if key not in self._graphs:
-            own = partial(function, self.layout, where=self.where, **flags)
-            self._graphs[key] = tf.function(own, autograph=False)
-        return self._graphs[key]
 
 
 def share_out(

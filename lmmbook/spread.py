@@ -9,7 +9,6 @@ every device this needs far less talk than shared-out rows (`sharded`).
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from lmmbook import complete_data, levels, m_step, program, step_sizes
@@ -58,60 +57,46 @@ class Program:
             whole = whole._replace(repeated=tf.repeat(whole.response, self.chains))
         placed = self.where.placed(lambda device, _: whole._replace(shard=tf.constant(device)))
         self.arrays = placed._replace(gram=whole.gram)  # small, and not asked of a device
-        self._graphs: dict[Any, Callable] = {}
 
     def __call__(
         self, arrays: Arrays, state: program.State, gains: tf.Tensor, measure: tf.Tensor,
         adaptation: tf.Tensor, home: complete_data.Home, seed: tf.Tensor,
     ) -> tuple[program.State, program.Output]:  # fmt: skip
-        """The same arguments and results; draws and scores only where no parameter moves."""
+        """The same arguments and results; draws and scores only where no parameter moves. The
+        ``arrays`` are on the devices already, and not looked at."""
         parts = state._replace(effects=[self._apart(u) for u in state.effects])
         if bool(tf.reduce_any(gains > 0)):
             return self._moving(parts, gains, adaptation, seed)
-        frozen = self._graph(_frozen)
+        frozen = self.where.graph(_frozen, self.layout)
         (effects, draws, score), (acceptance, information) = frozen(
             self.arrays, parts, gains, measure, home, seed
         )
         same = tf.nest.map_structure(lambda x: tf.stack([x] * len(gains)), state.parameters)
-        draws, score = [self._together(u, axis=2) for u in draws], self._together(score, axis=1)
-        state = state._replace(effects=[self._together(u, axis=1) for u in effects])
+        draws = [self.where.gathered(u, axis=2) for u in draws]
+        score = self.where.gathered(score, axis=1)
+        state = state._replace(effects=[self.where.gathered(u, axis=1) for u in effects])
         return state, program.Output(same, acceptance, draws, score, information)
 
     def _moving(
         self, state: program.State, gains: tf.Tensor, adaptation: tf.Tensor, seed: tf.Tensor
     ) -> tuple[program.State, program.Output]:
         gaussian, outputs = is_gaussian(self.layout), []
-        begin = self._graph(program.begin, refresh=not gaussian)
+        begin = self.where.graph(program.begin, self.layout, refresh=not gaussian)
         state, rows, predictor = begin(self.arrays, state)
         for i, own_seed in enumerate(tfp.random.split_seed(seed, n=len(gains))):
-            sweep = self._graph(_em_sweep, parents_too=gaussian or i % program.PARENTS_EVERY == 0)
+            parents_too = gaussian or i % program.PARENTS_EVERY == 0
+            sweep = self.where.graph(_em_sweep, self.layout, parents_too=parents_too)
             state, rows, predictor, output = sweep(
                 self.arrays, state, rows, predictor, gains[i], adaptation, own_seed
             )
             outputs.append(output)
-        state = state._replace(effects=[self._together(u, axis=1) for u in state.effects])
+        state = state._replace(effects=[self.where.gathered(u, axis=1) for u in state.effects])
         return state, tf.nest.map_structure(lambda *x: tf.stack(x), *outputs)
 
     def _apart(self, u: tf.Tensor) -> Any:
         """Effects ``[levels, chains, columns]``, to each device those of its chains."""
         n = self.chains
         return self.where.placed(lambda device, _: u[:, device * n : (device + 1) * n])
-
-    def _together(self, value: Any, axis: int) -> tf.Tensor:
-        """The chains of all devices, one after the other."""
-        return self._graph(_gathered, axis=axis)(value)
-
-    def _graph(self, function: Callable, **flags: Any) -> Callable:
-        """The function as one graph, kept."""
-        key = function, tuple(flags.items())
-        if key not in self._graphs:
-            own = partial(function, self.layout, where=self.where, **flags)
-            self._graphs[key] = tf.function(own, autograph=False)
-        return self._graphs[key]
-
-
-def _gathered(layout: Layout, value: Any, axis: int, where: Spread) -> tf.Tensor:
-    return where.strategy.gather(value, axis)
 
 
 def _frozen(

@@ -60,15 +60,10 @@ def run(script: str, *arguments: str, timeout: float = 300) -> str:
     return done.stdout
 
 
-SAME_SUMS = (
-    TWO_DEVICES
-    + DATA
-    + """
+SLOPES = """
 from functools import partial
-from lmmbook import arrays, complete_data, families, levels, m_step, predictor, program
-from lmmbook import row_sums, sharded
+from lmmbook import arrays, complete_data, families, m_step, predictor, program
 from lmmbook.formula import build_design
-from lmmbook.translation import translate
 
 family = sys.argv[1]
 data, truth = crossed(family)
@@ -77,8 +72,6 @@ data["half"] = data["h"] % 2  # h is nested in it
 formula = "y ~ x + z + (1 + z|h) + (1|g) + (1|half)"
 design = build_design(formula, data, families.resolve(family))
 layout, whole = arrays.on_device(design, 4)
-where, shares = sharded.share_out(strategy, layout, whole)
-assert where.shared == 0
 truth |= {"z": 0.1, "sd(z|h)": 0.3, "cor(Intercept,z|h)": 0.2, "sd(half)": 0.3}
 values = arrays.to_parameters(design, truth)
 rng = np.random.default_rng(2)
@@ -86,6 +79,18 @@ effects = [
     tf.constant(rng.normal(0, 0.5, (f.levels, 4, len(f.effects))), tf.float32)
     for f in design.factors
 ]
+"""
+
+SAME_SUMS = (
+    TWO_DEVICES
+    + DATA
+    + SLOPES
+    + """
+from lmmbook import levels, row_sums, sharded
+from lmmbook.translation import translate
+
+where, shares = sharded.share_out(strategy, layout, whole)
+assert where.shared == 0
 rows_on = [len(part) for part in where.parts(shares.response)]
 levels_on = [len(part) for part in where.parts(shares.factors[0].cross)]
 assert sum(rows_on) == 3000 and sum(levels_on) == 300, (rows_on, levels_on)
@@ -138,25 +143,11 @@ def test_two_devices_give_the_sums_the_m_step_and_the_moves_of_one(family):
 SAME_CHAINS = (
     TWO_DEVICES
     + DATA
+    + SLOPES
     + """
-from functools import partial
-from lmmbook import arrays, complete_data, families, m_step, predictor, program, step_sizes
-from lmmbook.formula import build_design
+from lmmbook import step_sizes
 
-data, truth = crossed(sys.argv[1])
-data["z"] = np.random.default_rng(1).normal(size=len(data))
-data["half"] = data["h"] % 2  # h is nested in it
-formula = "y ~ x + z + (1 + z|h) + (1|g) + (1|half)"
-design = build_design(formula, data, families.resolve(sys.argv[1]))
-layout, whole = arrays.on_device(design, 4)
 made = spread.Program(strategy, layout, whole)
-truth |= {"z": 0.1, "sd(z|h)": 0.3, "cor(Intercept,z|h)": 0.2, "sd(half)": 0.3}
-values = arrays.to_parameters(design, truth)
-rng = np.random.default_rng(2)
-effects = [
-    tf.constant(rng.normal(0, 0.5, (f.levels, 4, len(f.effects))), tf.float32)
-    for f in design.factors
-]
 
 
 def close(a, b):
@@ -203,7 +194,7 @@ two = tf.function(partial(moved, made.layout, where=made.where), autograph=False
     made.arrays, [made._apart(u) for u in effects]
 )
 close(one[0], two[0])
-close(one[1], [tf.gather(made._together(u, axis=1), order, axis=1) for u in two[1]])
+close(one[1], [tf.gather(made.where.gathered(u, axis=1), order, axis=1) for u in two[1]])
 
 # An EM iteration: chains that begin alike part, on one device as on two.
 same = state._replace(effects=[tf.repeat(u[:, :1], 4, axis=1) for u in effects])
