@@ -93,7 +93,7 @@ class Journal:
         """
         text = io.BytesIO()
         named = {f"{i}.{k}": v for i, e in enumerate(self.entries) for k, v in e.items()}
-        np.savez(text, allow_pickle=False, **named)
+        np.savez(text, **named)  # no `allow_pickle=False`: before NumPy 2.2 that is one more array
         values = state | {"journal": text.getvalue(), "identity": json.dumps(self.identity)}
         saved = tf.train.Checkpoint(**{name: tf.Variable(x) for name, x in values.items()})
         manager = tf.train.CheckpointManager(saved, str(self.folder), KEPT)

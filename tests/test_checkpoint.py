@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -149,6 +150,21 @@ def test_a_damaged_checkpoint_is_refused(half_done):
     formula, data = crossed("gaussian")
     with pytest.raises(ValueError, match=r"checkpoint: expected number .* readable"):
         lmm.fit(formula, data, seed=3, chains=4, checkpoint=half_done)
+
+
+def test_an_older_numpy_writes_the_same_journal(tmp_path, monkeypatch, chunks):
+    """Before NumPy 2.2, of which Colab has one, `savez` takes every keyword for an array's name."""
+    names = []
+
+    def savez(file, *arrays, real=np.savez, **named):
+        names.extend(named)
+        real(file, *arrays, **named)
+
+    monkeypatch.setattr(np, "savez", savez)
+    formula, data = crossed("gaussian")
+    lmm.fit(formula, data, seed=3, chains=4, checkpoint=tmp_path)
+    assert names
+    assert all(re.fullmatch(r"\d+\.\w+", name) for name in names)
 
 
 def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
