@@ -18,8 +18,8 @@ CHAPTERS = sorted(path.stem for path in (ROOT / "chapters").glob("*.ipynb"))
 OPENING = """## Exercises
 
 Put your answer in place of `None`, run that cell, and then the one below it, which says whether \
-you are right. The first exercise takes five minutes. The last is an open question: no cell can \
-check it.
+you are right. The first exercise takes five minutes, the others up to half an hour each. The last \
+is an open question: no cell can check it.
 
 **1. """
 TASK = re.compile(r"^\*\*(\d+)\. (.+?)\*\*", re.M)
