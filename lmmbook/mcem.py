@@ -16,7 +16,7 @@ import math
 import warnings
 from pathlib import Path
 
-from lmmbook import families, regression
+from lmmbook import certificate, families, regression
 from lmmbook.course import FEWEST_SWEEPS, Course
 from lmmbook.design import Design
 from lmmbook.engine import Engine, OutOfBudget
@@ -126,8 +126,8 @@ def fit(
         shown.close()
     if reason:
         warnings.warn(
-            f"lmmbook.fit has not converged (distance {course.distance:.2g} standard errors); "
-            f"{reason}, or a simpler model",
+            f"lmmbook.fit has not converged (distance {course.distance:.2g} standard errors, which "
+            f"is not known to be below {certificate.CLOSE}); {reason}, or a simpler model",
             stacklevel=2,
         )
     return gather(course, design, converged=reason is None)

@@ -53,6 +53,10 @@ class Fit:
         chain if there are more chains; fewer where there are more than 100,000 effects, so that
         they take no more than 400 MB. They are the draws that the certificate judged, made where
         the estimates were before that last, short step: ``distance`` standard errors away.
+    design
+        The data as the model has them, and how to make the same of new rows: a `Design`.
+    chains
+        Number of chains.
 
     Examples
     --------
