@@ -41,6 +41,8 @@ class Certificate:
         observed information, ``mcse`` the Monte Carlo standard error of the step. All of an sd's
         are on the log scale, all of a correlation's on Fisher's z scale. NaN for parameters at a
         boundary or fixed, and all of them NaN if the information is not ``definite``.
+    covariance
+        Of the same, ``[parameters, parameters]``: ``std_error`` is the root of its diagonal.
     distance
         The largest \\|step\\| / std_error; infinite if the information is not definite.
     converged
@@ -56,6 +58,7 @@ class Certificate:
     """
 
     table: pd.DataFrame
+    covariance: pd.DataFrame
     distance: float
     converged: bool
     definite: bool
@@ -99,8 +102,10 @@ def certify(
     names = covariance.parameter_names(design)
     if not definite:
         table = pd.DataFrame(np.nan, names, ["step", "std_error", "mcse"])
-        zero = np.zeros(len(estimated))
-        return Certificate(table, np.inf, False, False, bool(indefinite), r_hat, ess, zero)
+        nothing, zero = pd.DataFrame(np.nan, names, names), np.zeros(len(estimated))
+        return Certificate(
+            table, nothing, np.inf, False, False, bool(indefinite), r_hat, ess, zero
+        )
 
     inverse = np.linalg.inv(observed)
     step = inverse @ flat.mean(0)
@@ -112,19 +117,22 @@ def certify(
     batches = added[: size * BATCHES].reshape(BATCHES, size, chains, free).mean(1)
     noise = np.cov(batches.reshape(-1, free).T).reshape(free, free) / (BATCHES * chains)
     to_reported = jacobian(design, layout, parameters) @ estimated
+    open_left = to_reported @ inverse @ to_reported.T
     table = pd.DataFrame(
         {
             "step": to_reported @ step,
-            "std_error": np.sqrt(np.diag(to_reported @ inverse @ to_reported.T)),
+            "std_error": np.sqrt(np.diag(open_left)),
             "mcse": np.sqrt(np.diag(to_reported @ inverse @ noise @ inverse @ to_reported.T)),
         },
         index=names,
     )
-    table[table["std_error"] == 0] = np.nan  # fixed, or at a boundary
+    idle = table["std_error"].to_numpy() == 0  # fixed, or at a boundary
+    table[idle] = open_left[idle] = open_left[:, idle] = np.nan
     relative = table["step"].abs() / table["std_error"]
     reach = (table["step"].abs() + 2 * table["mcse"]) / table["std_error"]
     return Certificate(
         table,
+        pd.DataFrame(open_left, names, names),
         float(relative.max()),
         bool(reach.max() <= CLOSE),
         True,

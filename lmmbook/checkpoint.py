@@ -92,7 +92,9 @@ class Journal:
         was not written to its end is not found, and the one before it is.
         """
         text = io.BytesIO()
-        named = {f"{i}.{k}": v for i, e in enumerate(self.entries) for k, v in e.items()}
+        named: dict[str, Any] = {
+            f"{i}.{k}": v for i, e in enumerate(self.entries) for k, v in e.items()
+        }
         np.savez(text, **named)  # no `allow_pickle=False`: before NumPy 2.2 that is one more array
         values = state | {"journal": text.getvalue(), "identity": json.dumps(self.identity)}
         saved = tf.train.Checkpoint(**{name: tf.Variable(x) for name, x in values.items()})

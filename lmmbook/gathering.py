@@ -41,10 +41,12 @@ def gather(course: Course, design: Design, converged: bool) -> Fit:
     kept = engine.kept
     if not engine.kept_sweeps:
         kept = [u.numpy()[np.newaxis] for u in engine.where.together(engine.state.effects)]
+    together = pd.DataFrame(np.nan, names, names) if found is None else found.covariance.copy()
     for factor, columns in course.at_boundary:
         of = design.factors[factor]
         own = covariance.names_of_block(of, columns)
         table.loc[own, ["std_error", "mcse"]] = np.nan
+        together.loc[own] = together.loc[:, own] = np.nan
         table.loc[own, "at_boundary"] = True
         if len(columns) == 1:
             kept[factor][..., list(columns)] = 0.0
@@ -54,7 +56,7 @@ def gather(course: Course, design: Design, converged: bool) -> Fit:
         effects[of.name] = _summary(of.labels, of.name, of.effects, flat)
         posterior[of.name] = flat[..., 0] if of.intercept_only else flat
     return Fit(
-        table, converged, course.distance,
+        table, together, converged, course.distance,
         np.nan if found is None else found.r_hat, np.nan if found is None else found.ess,
         effects, pd.concat(engine.trace, ignore_index=True), posterior, design, engine.chains,
     )  # fmt: skip

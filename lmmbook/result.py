@@ -30,6 +30,9 @@ class Fit:
         from the observed information; ``mcse``, the Monte Carlo standard error: how far another
         seed may be from it; ``at_boundary``. Errors of an sd are those of its *logarithm*, errors
         of a correlation those of its Fisher z. NaN for what is fixed or at its boundary.
+    covariance
+        ``[parameters, parameters]``, of the errors of all parameters together; ``std_error`` is the
+        root of its diagonal. It gives the error of a difference, or of any other combination.
     converged
         Whether the certificate found every parameter within 0.2 standard errors of the maximum,
         two Monte Carlo standard errors included.
@@ -64,9 +67,17 @@ class Fit:
     >>> fit = lmm.fit("y ~ x + (1|g)", data, seed=0)
     >>> fit.converged, list(fit.parameters.index), fit.effects["g"].shape
     (True, ['Intercept', 'x', 'sd(g)', 'sd(residual)'], (30, 2))
+
+    The standard error of the response expected at x = 2:
+
+    >>> at = np.array([1.0, 2.0])
+    >>> fixed = fit.covariance.iloc[:2, :2].to_numpy()
+    >>> bool(np.sqrt(at @ fixed @ at) > fit.parameters["std_error"]["Intercept"])
+    True
     """
 
     parameters: pd.DataFrame
+    covariance: pd.DataFrame
     converged: bool
     distance: float
     r_hat: float

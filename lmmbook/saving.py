@@ -28,7 +28,7 @@ from lmmbook.packing import pack, unpack
 
 import numpy as np
 
-FORMAT = 1  # of the file; a reader refuses what is newer than itself
+FORMAT = 2  # of the file; a reader refuses what is newer than itself
 DESCRIPTION = "fit.json"
 PACKAGES = ("numpy", "pandas", "scipy", "tensorflow", "formulae")
 DAMAGED = (  # what reading says of a file that is none, or is none any more

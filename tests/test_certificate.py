@@ -446,3 +446,40 @@ def test_draws_are_given_time_to_settle(crossed):
     assert found.converged
     assert found.distance < 0.1
     np.testing.assert_allclose(found.table["std_error"], truth["std_error"], rtol=0.15)
+
+
+# The covariance of the errors
+
+
+def test_the_covariance_knows_the_error_of_a_difference():
+    """That of two levels is what a fit with one of them as the reference reports."""
+    rng = np.random.default_rng(0)
+    n = 600
+    data = pd.DataFrame({"g": rng.integers(0, 30, n), "c": rng.choice(["p", "q", "r"], n)})
+    data["y"] = rng.normal(size=30)[data["g"]] + (data["c"] == "q") + rng.normal(size=n)
+    found = fit("y ~ c + (1|g)", data, seed=1)
+    np.testing.assert_allclose(
+        np.sqrt(np.diag(found.covariance)), found.parameters["std_error"], rtol=1e-12
+    )
+    names = ["c[q]", "c[r]"]
+    assert list(found.covariance) == list(found.covariance.index) == list(found.parameters.index)
+    difference = np.array([-1.0, 1.0])
+    error = np.sqrt(difference @ found.covariance.loc[names, names].to_numpy() @ difference)
+    turned = data.assign(c=pd.Categorical(data["c"], ["q", "p", "r"]))
+    truth = exact.fit("y ~ c + (1|g)", turned).parameters["std_error"]["c[r]"]
+    # Louis' variance of a coefficient is known to some percent from 200 draws of each chain.
+    assert error == pytest.approx(truth, rel=0.03)
+    assert abs(found.covariance.loc["c[q]", "c[r]"]) > 0.2 * truth**2  # else it would be no test
+
+
+def test_what_has_no_error_has_no_covariance():
+    """A variance at its boundary, and a residual sd that is fixed."""
+    rng = np.random.default_rng(5)
+    close = pd.DataFrame({"group": np.repeat(np.arange(6), 5)})
+    noise = pd.Series(rng.normal(size=30))
+    close["y"] = noise - 0.9 * noise.groupby(close["group"]).transform("mean")
+    found = fit("y ~ 1 + (1|group)", close, family=families.Gaussian(sd=1.0), seed=1)
+    assert found.parameters.loc["sd(group)", "at_boundary"]
+    known = found.parameters["std_error"].notna().to_numpy()
+    assert list(known) == [True, False, False]
+    np.testing.assert_array_equal(found.covariance.notna(), np.outer(known, known))

@@ -92,6 +92,9 @@ def made_up(text: str, family: str | families.Family = "gaussian") -> lmm.Fit:
     table = pd.DataFrame(
         {"estimate": pd.Series(values, dtype=float), "std_error": np.nan, "at_boundary": False}
     ).rename_axis("parameter")
+    n = len(table)
+    together = pd.DataFrame(np.arange(0.1, n * n).reshape(n, n), table.index, table.index)
+    together.iloc[0] = np.nan
     posterior, effects = {}, {}
     for of in design.factors:
         # One sweep: the axes of chains and levels stand in memory as the engine left them.
@@ -101,7 +104,7 @@ def made_up(text: str, family: str | families.Family = "gaussian") -> lmm.Fit:
         posterior[of.name] = flat[..., 0] if of.intercept_only else flat
     trace = pd.DataFrame({"Intercept": np.float32([0.1, 0.2]), "phase": ["approach", "draws"]})
     return lmm.Fit(
-        table, True, 0.1, np.float64(1.01), np.nan, effects, trace, posterior, design, 16
+        table, together, True, 0.1, np.float64(1.01), np.nan, effects, trace, posterior, design, 16
     )  # fmt: skip
 
 
@@ -154,7 +157,7 @@ def assert_same_fit(before: lmm.Fit, after: lmm.Fit) -> None:
     """Everything but the rows of its data."""
     assert str(after) == str(before)
     assert repr(after) == repr(before)
-    for name in ("parameters", "trace"):
+    for name in ("parameters", "covariance", "trace"):
         pd.testing.assert_frame_equal(getattr(after, name), getattr(before, name), check_exact=True)
     assert list(after.effects) == list(before.effects)
     for name, frame in before.effects.items():
@@ -376,9 +379,9 @@ def test_a_missing_file_is_missing(tmp_path):
 
 def test_a_newer_format_is_refused_before_anything_else_is_read(file):
     def newer(description: dict[str, Any]) -> None:
-        description |= {"format": 2, "written_by": {"lmmbook": "9.9"}, "arrays": 99, "fit": "?"}
+        description |= {"format": 3, "written_by": {"lmmbook": "9.9"}, "arrays": 99, "fit": "?"}
 
-    with pytest.raises(ValueError, match=r"in format 1, got format 2, written by .*9\.9"):
+    with pytest.raises(ValueError, match=r"in format 2, got format 3, written by .*9\.9"):
         lmm.load(rewritten(file, newer))
 
 
@@ -406,7 +409,7 @@ def test_nothing_is_unpickled(file, tmp_path):
 def test_the_file_can_be_read_without_us(made, file):
     with np.load(file, allow_pickle=False) as archive:
         description = json.loads(archive["fit.json"])
-        assert description["format"] == 1
+        assert description["format"] == 2
         assert description["written_by"]["lmmbook"] == lmm.__version__
         assert {"numpy", "pandas", "tensorflow"} < set(description["written_by"])
         place, axes = description["fit"]["dict"]["posterior"]["dict"]["g"]["array"]
