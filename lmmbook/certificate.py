@@ -103,9 +103,7 @@ def certify(
     if not definite:
         table = pd.DataFrame(np.nan, names, ["step", "std_error", "mcse"])
         nothing, zero = pd.DataFrame(np.nan, names, names), np.zeros(len(estimated))
-        return Certificate(
-            table, nothing, np.inf, False, False, bool(indefinite), r_hat, ess, zero
-        )
+        return Certificate(table, nothing, np.inf, False, False, bool(indefinite), r_hat, ess, zero)
 
     inverse = np.linalg.inv(observed)
     step = inverse @ flat.mean(0)
