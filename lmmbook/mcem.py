@@ -126,8 +126,9 @@ def fit(
         shown.close()
     if reason:
         warnings.warn(
-            f"lmmbook.fit has not converged (distance {course.distance:.2g} standard errors, which "
-            f"is not known to be below {certificate.CLOSE}); {reason}, or a simpler model",
+            f"lmmbook.fit has not converged (distance {course.distance:.2g} standard errors; at "
+            f"most {certificate.CLOSE}, Monte Carlo error included, is converged); {reason}, "
+            "or a simpler model",
             stacklevel=2,
         )
     return gather(course, design, converged=reason is None)

@@ -28,7 +28,7 @@ from lmmbook.packing import pack, unpack
 
 import numpy as np
 
-FORMAT = 2  # of the file; a reader refuses what is newer than itself
+FORMAT = 2  # of the file; a reader refuses any other
 DESCRIPTION = "fit.json"
 PACKAGES = ("numpy", "pandas", "scipy", "tensorflow", "formulae")
 DAMAGED = (  # what reading says of a file that is none, or is none any more
@@ -92,7 +92,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     if found != FORMAT:
         raise ValueError(
             f"{path}: expected a fit in format {FORMAT}, got format {found!r}, written by "
-            f"{description.get('written_by')}; a newer lmmbook may read it"
+            f"{description.get('written_by')}; the lmmbook that wrote it reads it"
         )
     values = unpack(fit, arrays)
     return values | {"design": _design(values["design"])}
