@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 
@@ -35,13 +36,22 @@ class ByRegression(NamedTuple):
     last: tf.Tensor
 
 
+def zeros(*shape: int) -> tf.Tensor:
+    """float64, as a constant of its own.
+
+    `tf.zeros` in a branch is folded into one by TensorFlow, under a name that differs from process
+    to process; a program would not be found again in XLA's cache on disk.
+    """
+    return tf.constant(np.zeros(shape))
+
+
 def no_sums(chains: int, fixed: int, auxiliary: int) -> ByRegression:
     """Zeros, to begin a sum with."""
     return ByRegression(
-        tf.zeros([chains, fixed + auxiliary], tf.float64),
-        tf.zeros([fixed, fixed], tf.float64),
-        tf.zeros([fixed, auxiliary], tf.float64),
-        tf.zeros([auxiliary, auxiliary], tf.float64),
+        zeros(chains, fixed + auxiliary),
+        zeros(fixed, fixed),
+        zeros(fixed, auxiliary),
+        zeros(auxiliary, auxiliary),
     )
 
 
@@ -86,4 +96,4 @@ def total(values: tf.Tensor, axis: int | None = None) -> tf.Tensor:
 
 def matrix(entries: list[list[tf.Tensor]], rows: int, columns: int) -> tf.Tensor:
     """``[rows, columns]`` float64, which may be empty."""
-    return tf.stack(entries) if rows and columns else tf.zeros([rows, columns], tf.float64)
+    return tf.stack(entries) if rows and columns else zeros(rows, columns)

@@ -35,6 +35,7 @@ from lmmbook.randomness import fast_random
 from lmmbook.step_sizes import LEAPFROG_STEPS
 from lmmbook.translation import is_parent, translate
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
@@ -87,7 +88,7 @@ def sweep(
             return updated(layout, k, *(*given, where))[0]
 
         def left_alone(k=k, u=effects[k], predictor=predictor):  # type: ignore[no-untyped-def]
-            return u, predictor, tf.ones([layout.factors[k].levels])
+            return u, predictor, tf.constant(np.ones(layout.factors[k].levels, np.float32))
 
         done = either(parents_too if is_parent(layout, k) else True, by_hmc, left_alone)
         effects[k], predictor, accepted = done

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from lmmbook import complete_data, levels, m_step, step_sizes
 from lmmbook.arrays import Arrays, Layout, Parameters
+from lmmbook.derivatives import zeros
 from lmmbook.predictor import (
     HERE,
     Where,
@@ -122,7 +123,7 @@ def one_sweep(
 def no_score(layout: Layout) -> tuple[tf.Tensor, tf.Tensor]:
     """Zeros in place of score and information."""
     size = complete_data.coordinates(layout)
-    return tf.zeros([layout.chains, size], tf.float64), tf.zeros([size, size], tf.float64)
+    return zeros(layout.chains, size), zeros(size, size)
 
 
 def start(layout: Layout, arrays: Arrays, parameters: Parameters, where: Where = HERE) -> State:

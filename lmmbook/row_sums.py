@@ -17,6 +17,7 @@ from lmmbook.derivatives import (
     matrix,
     no_sums,
     total,
+    zeros,
 )
 from lmmbook.predictor import is_gaussian
 
@@ -83,10 +84,10 @@ def likelihood_sums(
     family, own = layout.family, parameters.auxiliary
     stretched = sum(s.shape[0] for s in stretches)
     none = ByStretch(
-        tf.zeros([layout.chains, stretched], tf.float64),
-        tf.zeros([layout.fixed, stretched], tf.float64),
-        tf.zeros([stretched, stretched], tf.float64),
-        tf.zeros([stretched, family.auxiliary], tf.float64),
+        zeros(layout.chains, stretched),
+        zeros(layout.fixed, stretched),
+        zeros(stretched, stretched),
+        zeros(stretched, family.auxiliary),
     )
 
     def of_block(
@@ -107,8 +108,8 @@ def likelihood_sums(
         stretch = tf.cond(tf.add_n(standardised) > 0, by_stretch, lambda: none)
         return family.summed(given, at, own, block.fixed, counted), stretch
 
-    zeros = no_sums(layout.chains, layout.fixed, family.auxiliary), none
-    return None, in_blocks(arrays, rows, predictor, zeros, of_block)
+    nothing = no_sums(layout.chains, layout.fixed, family.auxiliary), none
+    return None, in_blocks(arrays, rows, predictor, nothing, of_block)
 
 
 def _by_stretch(
