@@ -6,6 +6,10 @@
 
 PYTHON ?= python3
 
+# Chapters and tests find what another one has compiled. A folder of their own, which goes with the
+# rest of _build.
+export LMMBOOK_CACHE ?= $(CURDIR)/_build/cache
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 SHELL := /bin/bash

@@ -9,6 +9,8 @@ import contextlib
 import os
 from collections.abc import Iterator
 
+from lmmbook import compile_cache
+
 
 @contextlib.contextmanager
 def _no_stderr() -> Iterator[None]:
@@ -23,7 +25,7 @@ def _no_stderr() -> Iterator[None]:
 
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-with _no_stderr():
+with compile_cache.started(), _no_stderr():
     import tensorflow as tf
     import tensorflow_probability  # noqa: F401
     import tf_keras  # noqa: F401

@@ -103,7 +103,7 @@ class Cumulative(Family):
         """The response, its upper and lower threshold, and 1 / expm1 of how far apart they are."""
         cutpoints = self.cutpoints(auxiliary)
         width = 1.0 / tf.math.expm1(cutpoints[1:] - cutpoints[:-1])
-        none = tf.zeros([1], width.dtype)
+        none = tf.constant(np.zeros(1), width.dtype)
         by_category = tf.concat([none, width, none], axis=0)  # the outer ones are infinitely wide
         width = tf.gather(by_category, tf.cast(response, tf.int32))
         return (response, *bounds(cutpoints, response), width)

@@ -18,7 +18,7 @@ def step(
     of: FactorLayout, chains: int, scale: tf.Tensor, sums: LevelSums, gain: tf.Tensor, expand: bool
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """The new Cholesky factor of the covariance, and the coefficients ``[freed]`` to fold."""
-    coefficients, square = tf.zeros([len(of.freed_fixed)]), 0.0
+    coefficients, square = tf.constant(np.zeros(len(of.freed_fixed), np.float32)), 0.0
     if expand and of.freed_fixed:
         coefficients, square = mean_of(of, chains, scale, sums)
     relative = tf.cast(tf.reduce_mean(sums.second, axis=0) / sums.levels - square, tf.float32)

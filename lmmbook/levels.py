@@ -207,7 +207,8 @@ def _any_family(
     # Left to itself, differentiation would send a vector of ones down to the rows and back.
     @tf.custom_gradient
     def at_start(proposed: tf.Tensor) -> tuple:
-        return tf.zeros(u.shape[:2]), lambda upstream: upstream[..., tf.newaxis] * slopes
+        nothing = tf.constant(np.zeros(u.shape[:2], np.float32))
+        return nothing, lambda upstream: upstream[..., tf.newaxis] * slopes
 
     @tf.custom_gradient
     def anywhere(proposed: tf.Tensor) -> tuple:

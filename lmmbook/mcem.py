@@ -16,7 +16,7 @@ import math
 import warnings
 from pathlib import Path
 
-from lmmbook import certificate, families, regression
+from lmmbook import certificate, compile_cache, families, regression
 from lmmbook.course import FEWEST_SWEEPS, Course
 from lmmbook.design import Design
 from lmmbook.engine import Engine, OutOfBudget
@@ -124,6 +124,7 @@ def fit(
         raise RuntimeError(_gone(checkpoint)) from error
     finally:
         shown.close()
+        compile_cache.publish()
     if reason:
         warnings.warn(
             f"lmmbook.fit has not converged (distance {course.distance:.2g} standard errors; at "

@@ -209,8 +209,9 @@ def _curvatures(
     weights = tf.maximum(-tf.reduce_mean(second[0][0], axis=1), 0.0)
     found = {}
     for k, has in enumerate(arrays.factors):
-        z = tf.ones([predictor.shape[0], 1]) if has.z is None else has.z
-        products = weights[:, tf.newaxis, tf.newaxis] * z[:, :, tf.newaxis] * z[:, tf.newaxis, :]
+        products = weights[:, tf.newaxis, tf.newaxis]
+        if has.z is not None:
+            products = products * has.z[:, :, tf.newaxis] * has.z[:, tf.newaxis, :]
         found[k] = sum_by_level(products, has.codes, has.cross.shape[0])
     return (None if shared is None else found.pop(shared)), found
 

@@ -21,6 +21,7 @@ from lmmbook.derivatives import (
 )
 from lmmbook.predictor import is_gaussian
 
+import numpy as np
 import tensorflow as tf
 
 BLOCK = 2**20  # rows x chains: 4 MB in each of the arrays that belong to a block
@@ -145,7 +146,7 @@ def in_blocks(
     count, chains = predictor.shape
     size = max(1, BLOCK // chains)
     if count <= size:
-        return function(arrays, rows, predictor, tf.ones([count]))
+        return function(arrays, rows, predictor, tf.constant(np.ones(count, np.float32)))
 
     def of_block(i: tf.Tensor) -> Any:
         start = tf.minimum(i * size, count - size)
