@@ -99,7 +99,8 @@ $(INSTALLED): requirements.txt pyproject.toml
 	        echo 'If Python says that ensurepip is missing: apt install python3-venv'; exit 1; }; \
 	fi
 	@rm -f $@
-	@$(VENV_PYTHON) -m pip install -qq --disable-pip-version-check -r requirements.txt
+	@$(VENV_PYTHON) -m pip install -qq --disable-pip-version-check --require-hashes \
+	    -r requirements.txt
 	@$(VENV_PYTHON) -m pip install -qq --disable-pip-version-check \
 	    --no-deps --no-build-isolation --editable .
 	@touch $@
