@@ -11,9 +11,12 @@ from typing import Any
 from lmmbook.factors import Factor
 from lmmbook.frames import Data, all_finite, to_frame
 from lmmbook.likelihood import Family
+from lmmbook.response import Name, of_rows
+from lmmbook.response import columns_of as asked_for
 from lmmbook.syntax import Columns, columns_of
 
 import numpy as np
+import pandas as pd
 from formulae.matrices import CommonEffectsMatrix
 
 
@@ -28,7 +31,8 @@ class Design:
     family
         The likelihood, with the categories of the response if it has any.
     response
-        ``[rows]`` float64, as the family takes it: for categories 0, 1, ...
+        ``[rows]`` float64, as the family takes it: for categories 0, 1, ...; of successes out of
+        trials, ``[rows, 2]``.
     offset
         ``[rows]`` float64, what is added to the linear predictor with a coefficient of 1. Where
         there is none, it is one 0.0 seen from every row.
@@ -51,7 +55,7 @@ class Design:
     fixed_names: tuple[str, ...]
     factors: tuple[Factor, ...]
     _common: CommonEffectsMatrix = field(repr=False)
-    _response: str = field(repr=False)
+    _response: Name = field(repr=False)
     _columns: tuple[str, ...] = field(repr=False)
     _categories: dict[str, set[Any]] = field(repr=False)
     origin: np.ndarray | None = field(default=None, repr=False)
@@ -96,7 +100,7 @@ class Design:
         )  # fmt: skip
 
     def codes(self, data: Data) -> np.ndarray:
-        """``[rows]``: the response of new rows, as `response` has it.
+        """The response of new rows, as `response` has it.
 
         Raises
         ------
@@ -104,8 +108,24 @@ class Design:
             If ``data`` lacks it, or it is not one for this family. A response that the formula
             transforms, as in ``np.log(y)``, has to be a column of its own.
         """
-        column = self._response
-        return self.family.codes(to_frame(data, Columns((column,)))[column])
+        frame = to_frame(data, Columns(asked_for(self._response)))
+        return self.family.codes(of_rows(self._response, frame))
+
+    def likelihood(self, data: Data) -> Family:
+        """The likelihood of new rows: that of `family`, with the rows' trials if it has any.
+
+        Raises
+        ------
+        ValueError
+            If ``data`` lack them, or they are none.
+        """
+        names = self._response
+        if isinstance(names, str):
+            return self.family
+        trials = asked_for(names)[1:]  # a column, or none where all rows have as many
+        frame = to_frame(data, Columns(trials)) if trials else pd.DataFrame(index=[0])
+        codes = self.family.codes(of_rows(names, frame, known=False))
+        return self.family.given(codes[:, np.newaxis])[0]
 
 
 def offset_apart(
