@@ -63,10 +63,10 @@ family='categorical' takes more than two, or make a column that is True where it
         wrong = ~np.isin(values, [0, 1])
         if wrong.any():
             found = response[wrong].unique()[:5].tolist()
+            two = f", or C({response.name}) for two labels" if len(np.unique(values)) == 2 else ""
             raise ValueError(
                 f"response: expected 0 and 1 for bernoulli, got {found}; for successes out of "
-                "trials write p(successes, trials) with family='binomial', for two labels that are "
-                f"numbers C({response.name})"
+                f"trials write p(successes, trials) with family='binomial'{two}"
             )
         return values
 
@@ -124,7 +124,8 @@ def is_number(response: pd.Series) -> bool:
     if isinstance(response.dtype, pd.CategoricalDtype):
         return False
     if response.dtype != object:
-        return pd.api.types.is_numeric_dtype(response.dtype)
+        kind = response.dtype.kind
+        return kind != "c" and (pd.api.types.is_numeric_dtype(response.dtype) or kind == "b")
     kinds = ("boolean", "integer", "floating", "mixed-integer-float", "decimal")
     return pd.api.types.infer_dtype(response, skipna=False) in kinds
 

@@ -50,6 +50,7 @@ class Binomial(Family):
     """
 
     trials: Any = field(default=None, compare=False, repr=False)
+    takes_trials = True  # not a field
 
     def bind(self, response: Any) -> Family:
         """There have to be successes and failures."""
@@ -58,7 +59,9 @@ class Binomial(Family):
         k, n = self.codes(response).T
         if not k.any() or (k == n).all():
             only = "successes" if k.any() else "failures"
-            raise ValueError(f"response {_p(response)}: expected both to occur, got only {only}")
+            raise ValueError(
+                f"response {_p(response)}: expected successes and failures, got only {only}"
+            )
         return self
 
     def codes(self, response: Any) -> np.ndarray:

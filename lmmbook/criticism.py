@@ -74,9 +74,9 @@ def probabilities(
         If ``data`` are no rows for this design, or ``cuts`` are missing, not increasing and finite,
         or given for a family with categories.
     """
-    new, family = design.on(data), design.family
+    new, family = design.on(data, trials=cuts is not None), design.family
     if cuts is not None:
-        family = design.likelihood(data)
+        family, _ = family.given(new.response[:, np.newaxis])
         at = np.array(cuts, float)
         if at.ndim != 1 or len(at) == 0 or not np.isfinite(at).all() or (np.diff(at) <= 0).any():
             raise ValueError(f"cuts: expected increasing finite numbers, got {cuts!r}")
@@ -123,7 +123,8 @@ def draws(
     available = len(next(iter(posterior.values())))
     if not 1 <= n <= available:
         raise ValueError(f"n: expected 1 to {available} (the draws kept), got {n!r}")
-    new, family = design.on(data), design.likelihood(data)
+    new = design.on(data, trials=True)
+    family, _ = design.family.given(new.response[:, np.newaxis])
     chosen = np.linspace(0, available - 1, n).astype(int)  # spread over chains and sweeps
     some = {name: effects[chosen] for name, effects in posterior.items()}
     found = []
@@ -151,8 +152,8 @@ def log_score(design: Design, estimates: pd.Series, posterior: Posterior, data: 
     TypeError, ValueError
         If ``data`` are no rows for this design, or lack a response that suits the family.
     """
-    new = design.on(data)
-    family, response = design.family.given(design.codes(data)[:, np.newaxis])
+    new = design.on(data, response=True)
+    family, response = design.family.given(new.response[:, np.newaxis])
     total, count = np.full(new.rows, -np.inf), 0
     for predictor, own in batches(new, estimates, posterior):
         value = log_prob(family, predictor, own, response)
@@ -176,8 +177,8 @@ def pit(
     TypeError, ValueError
         As `log_score`, or if the distribution has no cdf.
     """
-    new = design.on(data)
-    family, response = design.family.given(design.codes(data)[:, np.newaxis])
+    new = design.on(data, response=True)
+    family, response = design.family.given(new.response[:, np.newaxis])
     up_to, equal, count = np.zeros(new.rows), np.zeros(new.rows), 0
     for predictor, own in batches(new, estimates, posterior):
         if family.categories is not None:

@@ -65,8 +65,10 @@ class Design:
         """Number of rows."""
         return len(self.fixed)
 
-    def on(self, data: Data) -> Design:
-        """The same design for new rows, for prediction; the response may be missing.
+    def on(self, data: Data, response: bool = False, trials: bool = False) -> Design:
+        """The same design for new rows, for prediction; the response is read if it is asked for.
+
+        With ``trials``, that of successes out of trials is read but for its successes.
 
         Levels of a grouping factor that were not in the training data are appended to its labels,
         after those of the training data: their effects come from the prior. A new *category* of a
@@ -76,11 +78,13 @@ class Design:
         ------
         TypeError, ValueError
             If ``data`` is nothing that `build_design` takes, is empty, or lacks a column or a value
-            that is needed.
+            that is needed; or as `codes`.
         """
+        asked = asked_for(self._response, not response) if response or trials else ()
         parts = [self._common, *(common for f in self.factors for common in f._common if common)]
         terms = [term for part in parts for term in part.terms.values()]
-        data = to_frame(data, columns_of(terms, [c for f in self.factors for c in f.columns]))
+        needed = columns_of(terms, [c for f in self.factors for c in f.columns])
+        data = to_frame(data, needed._replace(names=tuple(dict.fromkeys(needed.names + asked))))
         for column, seen in self._categories.items():
             unseen = set(data[column].unique()) - seen
             if unseen:
@@ -94,7 +98,7 @@ class Design:
             raise ValueError("data: expected finite numbers, got infinite values")
         labels = [label for term in self._common.terms.values() for label in term.labels]
         return Design(
-            self.formula, self.family, np.broadcast_to(np.nan, len(data)),
+            self.formula, self.family, self._codes(data, response, trials),
             *offset_apart(columns, labels), factors,
             self._common, self._response, self._columns, self._categories,
         )  # fmt: skip
@@ -108,24 +112,16 @@ class Design:
             If ``data`` lacks it, or it is not one for this family. A response that the formula
             transforms, as in ``np.log(y)``, has to be a column of its own.
         """
-        frame = to_frame(data, Columns(asked_for(self._response)))
-        return self.family.codes(of_rows(self._response, frame))
+        return self._codes(to_frame(data, Columns(asked_for(self._response))), True, False)
 
-    def likelihood(self, data: Data) -> Family:
-        """The likelihood of new rows: that of `family`, with the rows' trials if it has any.
-
-        Raises
-        ------
-        ValueError
-            If ``data`` lack them, or they are none.
-        """
-        names = self._response
-        if isinstance(names, str):
-            return self.family
-        trials = asked_for(names)[1:]  # a column, or none where all rows have as many
-        frame = to_frame(data, Columns(trials)) if trials else pd.DataFrame(index=[0])
-        codes = self.family.codes(of_rows(names, frame, known=False))
-        return self.family.given(codes[:, np.newaxis])[0]
+    def _codes(self, data: pd.DataFrame, response: bool, trials: bool) -> np.ndarray:
+        """The response, with NaN for what is not asked for."""
+        if not response and (isinstance(self._response, str) or not trials):
+            return np.broadcast_to(np.nan, len(data))
+        codes = self.family.codes(of_rows(self._response, data, not response))
+        if not response:
+            codes[:, 0] = np.nan
+        return codes
 
 
 def offset_apart(

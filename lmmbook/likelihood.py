@@ -29,6 +29,8 @@ class Family:
         The labels of a response that has categories, in order; None for one that has none.
     shares_intercept
         Whether other parameters stand in the intercept's place, so that the formula needs one.
+    takes_trials
+        Whether the response is successes out of trials.
     note
         What to know about the response to read the parameters, in a few words, or nothing.
 
@@ -43,6 +45,7 @@ class Family:
     estimated: bool = True
     categories: tuple[Any, ...] | None = None
     shares_intercept: bool = False
+    takes_trials: bool = False
     note: str = ""
 
     def bind(self, response: pd.Series) -> Family:

@@ -7,10 +7,7 @@ are numbers, ``C(t)``, numbers that a function makes of columns, or successes ou
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
-
-from lmmbook.binomial import Binomial
-from lmmbook.likelihood import Family
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -19,6 +16,9 @@ from formulae.expr import Binary, Call, Grouping, QuotedName, Variable
 from formulae.matrices import ResponseMatrix
 from formulae.terms.call_resolver import LazyValue, LazyVariable
 from formulae.terms.variable import Variable as Column
+
+if TYPE_CHECKING:
+    from lmmbook.likelihood import Family
 
 PAIRS = ("p", "prop", "proportion")  # of formulae, for successes out of trials
 NO_PAIR = "write p(successes, trials), of two columns or a column and a number"
@@ -37,8 +37,7 @@ def check(node: Any) -> None:
     Traceback (most recent call last):
         ...
     ValueError: formula: expected a column or a function of columns as the response, got an \
-expression with '/'; for successes out of trials write p(successes, trials), for anything else \
-I(...) around it
+expression with '/'; write p(successes, trials) for successes out of trials, else I(...) around it
     """
     if isinstance(node, Grouping):
         return check(node.expression)
@@ -49,10 +48,15 @@ I(...) around it
                 "cbind(k, n - k) is p(k, n) here"
             )
     elif not isinstance(node, Variable | QuotedName):
-        what = f"an expression with {node.operator.lexeme!r}" if isinstance(node, Binary) else node
+        sign = node.operator.lexeme if isinstance(node, Binary) else ""
+        what = f"an expression with {sign!r}" if sign else "something else"
+        remedy = {
+            "/": "write p(successes, trials) for successes out of trials, else I(...) around it",
+            "==": "write t['yes'] to choose one of two labels of t, or I(...) around it",
+        }
         raise ValueError(
-            f"formula: expected a column or a function of columns as the response, got {what}; for "
-            "successes out of trials write p(successes, trials), for anything else I(...) around it"
+            f"formula: expected a column or a function of columns as the response, got {what}; "
+            + remedy.get(sign, "write I(...) around it")
         )
 
 
@@ -75,7 +79,7 @@ def read(
     given = [*part.call.args, *part.call.kwargs.values()]
     if part.call.callee in PAIRS:
         names = _pair(part.name, given)
-        if not isinstance(family, Binomial):
+        if not family.takes_trials:
             raise ValueError(
                 f"response {part.name}: expected family='binomial' for successes out of trials, "
                 f"got {family!r}"
@@ -90,24 +94,25 @@ def read(
     if matrix.kind != "numeric" or values.ndim != 1:
         raise ValueError(
             f"response {matrix.name!r}: expected a column, or a function of columns that gives "
-            f"numbers, got {matrix.kind} data of shape {values.shape}"
+            f"numbers, got {matrix.kind} data of shape {values.shape}; for labels write the "
+            "column, t['yes'] to choose one of two, or C(t) if they are numbers"
         )
     return matrix.name, pd.Series(values.astype(float), data.index, name=matrix.name)
 
 
-def columns_of(names: Name) -> tuple[str, ...]:
-    """The columns that are asked for."""
+def columns_of(names: Name, trials_only: bool = False) -> tuple[str, ...]:
+    """The columns that are asked for: all, or those with the numbers of trials alone."""
     parts = (names,) if isinstance(names, str) else names
-    return tuple(name for name in parts if isinstance(name, str))
+    return tuple(name for name in parts[trials_only:] if isinstance(name, str))
 
 
-def of_rows(names: Name, data: pd.DataFrame, known: bool = True) -> Any:
-    """The response of rows, as a family's ``codes`` takes it; with zeros for successes that are not
-    ``known``."""
+def of_rows(names: Name, data: pd.DataFrame, trials_only: bool = False) -> Any:
+    """The response of rows, as a family's ``codes`` takes it; zeros stand for the successes where
+    only trials are asked for."""
     if isinstance(names, str):
         return data[names]
     k, n = names
-    successes = data[k] if known else pd.Series(0, data.index, name=k)
+    successes = pd.Series(0, data.index, name=k) if trials_only else data[k]
     trials = data[n] if isinstance(n, str) else pd.Series(n, data.index, name=f"{n:g}")
     return pd.concat([successes, trials], axis=1)
 
