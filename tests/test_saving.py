@@ -40,6 +40,8 @@ def rows() -> pd.DataFrame:
     return pd.DataFrame(
         {
             "y": rng.normal(2, 1, ROWS),
+            "told": np.where(np.arange(ROWS) % 3, "it's [a:no]", "ja"),
+            "trials": np.arange(ROWS) % 4 + 3,
             "yes": rng.permutation(np.resize([0, 1], ROWS)),
             "count": rng.poisson(2.0, ROWS),
             "rating": rng.permutation(np.resize([1, 2, 3, 4], ROWS)),
@@ -203,6 +205,11 @@ def assert_survives(fit: lmm.Fit, path: Path) -> dict[str, Any]:
         ("y", families.Gaussian(sd=1.0), {"probabilities"}),
         ("yes", "bernoulli", set()),
         ("flag", "bernoulli", set()),
+        ("told", "bernoulli", {"cuts"}),
+        ("told['ja']", "bernoulli", {"cuts"}),
+        ("C(k)", "categorical", {"cuts"}),
+        ("p(yes, trials)", "binomial", {"probabilities"}),
+        ("p(yes, 3)", "binomial", {"probabilities"}),
         ("count", "poisson", {"probabilities"}),
         ("rating", "cumulative", {"cuts"}),
         ("grade", "cumulative", {"cuts", "predict"}),
