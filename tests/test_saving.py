@@ -224,6 +224,17 @@ def test_every_family_survives(response, family, refused, tmp_path):
     assert {name for name, found in says.items() if isinstance(found, str)} == refused
 
 
+def test_a_bernoulli_of_before_it_knew_labels_is_one_of_zeros_and_ones(tmp_path):
+    fit, path, old = made_up("yes ~ x + (1|g)", "bernoulli"), tmp_path / "new", tmp_path / "old"
+    fit.save(path)
+    with zipfile.ZipFile(path) as new, zipfile.ZipFile(old, "w") as archive:
+        for name in new.namelist():
+            text = new.read(name).replace(b'{"categories": null}', b"{}")
+            assert (text != new.read(name)) == (name == "fit.json")
+            archive.writestr(name, text)
+    assert_same(outcomes(fit, DATA), outcomes(lmm.load(old), DATA))
+
+
 @pytest.mark.parametrize(
     "effects",
     [
