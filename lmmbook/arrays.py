@@ -68,11 +68,11 @@ class FactorArrays(NamedTuple):
 
 class Arrays(NamedTuple):
     """``response`` [rows] and ``repeated`` [rows * chains], the same once for each chain, for any
-    family but the Gaussian; ``offset`` [rows], or [1] where all are equal; ``fixed``
-    [rows, fixed]; ``gram`` [fixed, fixed] float64, X'X; one `FactorArrays` a factor; per
-    translation, for its inner and its outer factor, ``(groups, slopes)``, each [levels]: which
-    component of d moves a level's effect, and how far; ``shard``, which of several devices this is
-    (`devices`), or 0."""
+    family but the Gaussian, both with a last axis [2] for successes and trials; ``offset`` [rows],
+    or [1] where all are equal; ``fixed`` [rows, fixed]; ``gram`` [fixed, fixed] float64, X'X; one
+    `FactorArrays` a factor; per translation, for its inner and its outer factor, ``(groups,
+    slopes)``, each [levels]: which component of d moves a level's effect, and how far; ``shard``,
+    which of several devices this is (`devices`), or 0."""
 
     response: tf.Tensor
     repeated: tf.Tensor | None
@@ -107,7 +107,7 @@ def on_device(design: Design, chains: int) -> tuple[Layout, Arrays]:
     factors = [_factor_arrays(design, factor, order) for factor in design.factors]
     arrays = Arrays(
         response,
-        None if gaussian else tf.repeat(response, chains),
+        None if gaussian else tf.repeat(response, chains, axis=0),
         _float(design.offset[:1] if np.ptp(design.offset) == 0 else design.offset[order]),
         _float(design.fixed[order]),
         tf.constant(design.fixed.T @ design.fixed),

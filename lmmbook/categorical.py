@@ -51,6 +51,7 @@ class Categorical(Family):
     """
 
     categories: tuple[Any, ...] | None = None
+    shares_intercept = True  # not a field
 
     @property
     def auxiliary(self) -> int:  # type: ignore[override]

@@ -29,6 +29,7 @@ from scipy.special import logsumexp
 def predict(design: Design, estimates: pd.Series, posterior: Posterior, data: Data) -> np.ndarray:
     """Posterior predictive mean of each row of ``data``, ``[rows]``, in units of the response.
 
+    Of no and yes it is the probability of the yes; of successes out of trials, that of a success.
     The mean given the effects, averaged over posterior draws. For a Gaussian response one forward
     pass at the mean effects is enough, and exact: there the mean is linear in the effects, and an
     average passes through a linear function unchanged. New levels then have the prior mean, zero.
@@ -62,7 +63,7 @@ def probabilities(
 ) -> np.ndarray:
     """Posterior predictive probabilities, ``[rows, categories]``; each row sums to 1.
 
-    In the order of the family's categories, for bernoulli 0 and 1. A family without categories
+    In the order of the family's categories, for bernoulli no and yes. A family without categories
     takes ``cuts``, increasing numbers in units of the response: ``[rows, cuts + 1]``, the mass
     between neighbouring cuts, each interval with its upper end, the outer ones open-ended. So
     ``cuts=[1.5, 2.5, 3.5, 4.5]`` puts a Gaussian on the scale of ratings from 1 to 5.
@@ -73,8 +74,9 @@ def probabilities(
         If ``data`` are no rows for this design, or ``cuts`` are missing, not increasing and finite,
         or given for a family with categories.
     """
-    new, family = design.on(data), design.family
+    new, family = design.on(data, trials=cuts is not None), design.family
     if cuts is not None:
+        family, _ = family.given(new.response[:, np.newaxis])
         at = np.array(cuts, float)
         if at.ndim != 1 or len(at) == 0 or not np.isfinite(at).all() or (np.diff(at) <= 0).any():
             raise ValueError(f"cuts: expected increasing finite numbers, got {cuts!r}")
@@ -110,7 +112,7 @@ def draws(
 
     Each takes one posterior draw of all effects, the n spread evenly over those kept, and then a
     response for every row. Categories come as their labels: numbers if these are numbers, else
-    objects. All else comes as floats, counts too.
+    objects. All else comes as floats, counts too, such as successes out of the row's own trials.
 
     Raises
     ------
@@ -121,7 +123,8 @@ def draws(
     available = len(next(iter(posterior.values())))
     if not 1 <= n <= available:
         raise ValueError(f"n: expected 1 to {available} (the draws kept), got {n!r}")
-    new, family = design.on(data), design.family
+    new = design.on(data, trials=True)
+    family, _ = design.family.given(new.response[:, np.newaxis])
     chosen = np.linspace(0, available - 1, n).astype(int)  # spread over chains and sweeps
     some = {name: effects[chosen] for name, effects in posterior.items()}
     found = []
@@ -149,8 +152,8 @@ def log_score(design: Design, estimates: pd.Series, posterior: Posterior, data: 
     TypeError, ValueError
         If ``data`` are no rows for this design, or lack a response that suits the family.
     """
-    new, family = design.on(data), design.family
-    response = design.codes(data)[:, np.newaxis]
+    new = design.on(data, response=True)
+    family, response = design.family.given(new.response[:, np.newaxis])
     total, count = np.full(new.rows, -np.inf), 0
     for predictor, own in batches(new, estimates, posterior):
         value = log_prob(family, predictor, own, response)
@@ -174,8 +177,8 @@ def pit(
     TypeError, ValueError
         As `log_score`, or if the distribution has no cdf.
     """
-    new, family = design.on(data), design.family
-    response = design.codes(data)[:, np.newaxis]
+    new = design.on(data, response=True)
+    family, response = design.family.given(new.response[:, np.newaxis])
     up_to, equal, count = np.zeros(new.rows), np.zeros(new.rows), 0
     for predictor, own in batches(new, estimates, posterior):
         if family.categories is not None:

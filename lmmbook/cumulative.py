@@ -61,6 +61,7 @@ class Cumulative(Family):
 
     categories: tuple[Any, ...] | None = None
     anchor: int = 0
+    shares_intercept = True  # not a field
 
     @property
     def auxiliary(self) -> int:  # type: ignore[override]

@@ -11,9 +11,12 @@ from typing import Any
 from lmmbook.factors import Factor
 from lmmbook.frames import Data, all_finite, to_frame
 from lmmbook.likelihood import Family
+from lmmbook.response import Name, of_rows
+from lmmbook.response import columns_of as asked_for
 from lmmbook.syntax import Columns, columns_of
 
 import numpy as np
+import pandas as pd
 from formulae.matrices import CommonEffectsMatrix
 
 
@@ -28,7 +31,8 @@ class Design:
     family
         The likelihood, with the categories of the response if it has any.
     response
-        ``[rows]`` float64, as the family takes it: for categories 0, 1, ...
+        ``[rows]`` float64, as the family takes it: for categories 0, 1, ...; of successes out of
+        trials, ``[rows, 2]``.
     offset
         ``[rows]`` float64, what is added to the linear predictor with a coefficient of 1. Where
         there is none, it is one 0.0 seen from every row.
@@ -51,7 +55,7 @@ class Design:
     fixed_names: tuple[str, ...]
     factors: tuple[Factor, ...]
     _common: CommonEffectsMatrix = field(repr=False)
-    _response: str = field(repr=False)
+    _response: Name = field(repr=False)
     _columns: tuple[str, ...] = field(repr=False)
     _categories: dict[str, set[Any]] = field(repr=False)
     origin: np.ndarray | None = field(default=None, repr=False)
@@ -61,8 +65,10 @@ class Design:
         """Number of rows."""
         return len(self.fixed)
 
-    def on(self, data: Data) -> Design:
-        """The same design for new rows, for prediction; the response may be missing.
+    def on(self, data: Data, response: bool = False, trials: bool = False) -> Design:
+        """The same design for new rows, for prediction; the response is read if it is asked for.
+
+        With ``trials``, that of successes out of trials is read but for its successes.
 
         Levels of a grouping factor that were not in the training data are appended to its labels,
         after those of the training data: their effects come from the prior. A new *category* of a
@@ -72,11 +78,13 @@ class Design:
         ------
         TypeError, ValueError
             If ``data`` is nothing that `build_design` takes, is empty, or lacks a column or a value
-            that is needed.
+            that is needed; or as `codes`.
         """
+        asked = asked_for(self._response, not response) if response or trials else ()
         parts = [self._common, *(common for f in self.factors for common in f._common if common)]
         terms = [term for part in parts for term in part.terms.values()]
-        data = to_frame(data, columns_of(terms, [c for f in self.factors for c in f.columns]))
+        needed = columns_of(terms, [c for f in self.factors for c in f.columns])
+        data = to_frame(data, needed._replace(names=tuple(dict.fromkeys(needed.names + asked))))
         for column, seen in self._categories.items():
             unseen = set(data[column].unique()) - seen
             if unseen:
@@ -90,13 +98,13 @@ class Design:
             raise ValueError("data: expected finite numbers, got infinite values")
         labels = [label for term in self._common.terms.values() for label in term.labels]
         return Design(
-            self.formula, self.family, np.broadcast_to(np.nan, len(data)),
+            self.formula, self.family, self._codes(data, response, trials),
             *offset_apart(columns, labels), factors,
             self._common, self._response, self._columns, self._categories,
         )  # fmt: skip
 
     def codes(self, data: Data) -> np.ndarray:
-        """``[rows]``: the response of new rows, as `response` has it.
+        """The response of new rows, as `response` has it.
 
         Raises
         ------
@@ -104,8 +112,16 @@ class Design:
             If ``data`` lacks it, or it is not one for this family. A response that the formula
             transforms, as in ``np.log(y)``, has to be a column of its own.
         """
-        column = self._response
-        return self.family.codes(to_frame(data, Columns((column,)))[column])
+        return self._codes(to_frame(data, Columns(asked_for(self._response))), True, False)
+
+    def _codes(self, data: pd.DataFrame, response: bool, trials: bool) -> np.ndarray:
+        """The response, with NaN for what is not asked for."""
+        if not response and (isinstance(self._response, str) or not trials):
+            return np.broadcast_to(np.nan, len(data))
+        codes = self.family.codes(of_rows(self._response, data, not response))
+        if not response:
+            codes[:, 0] = np.nan
+        return codes
 
 
 def offset_apart(

@@ -26,6 +26,8 @@ import pandas as pd
 
 __all__ = ["ExactFit", "effects", "fit", "log_likelihood"]
 
+KNOWN = families.Gaussian(sd=1.0)  # a residual whose sd is not to be estimated, of whatever size
+
 
 @dataclass(frozen=True)
 class ExactFit:
@@ -80,7 +82,7 @@ def log_likelihood(formula: str, data: Data, parameters: Mapping[str, float] | p
     >>> bool(log_likelihood("y ~ x + (1|g)", data, truth) < maximum)
     True
     """
-    design = build_design(formula, data)
+    design = build_design(formula, data, KNOWN)
     return Marginal(design).evaluate(*_unpack(design, parameters)).value
 
 
@@ -100,7 +102,7 @@ def effects(
     >>> effects("y ~ 1 + (1|g)", data, known)["g"]["mean"].round(3).to_dict()  # two thirds of 1, -1
     {'a': 0.667, 'b': -0.667}
     """
-    design = build_design(formula, data)
+    design = build_design(formula, data, KNOWN)
     found = Marginal(design).conditional(*_unpack(design, parameters))
     frames = {}
     for factor, (mean, sd) in zip(design.factors, found, strict=True):
@@ -141,7 +143,7 @@ def fit(
     family = families.resolve(family)
     if not isinstance(family, families.Gaussian):
         raise ValueError(f"family: expected a Gaussian one, the only exact one, got {family!r}")
-    ascent = Ascent(build_design(formula, data), family.sd)
+    ascent = Ascent(build_design(formula, data, family), family.sd)
     ascent.maximise()
     value = ascent.evaluate().value
     return ExactFit(parameter_table(ascent), value)

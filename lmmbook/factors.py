@@ -89,9 +89,8 @@ def build_factors(
     Raises
     ------
     ValueError
-        If a factor has one level, or as many effects as there are rows; if two factors group the
-        rows alike; if an effect is there twice, never varies from zero, or is a linear combination
-        of others; or if a value is infinite.
+        If a factor has one level; if two factors group the rows alike; if an effect is there twice,
+        never varies from zero, or is a linear combination of others; or if a value is infinite.
     """
     by_group: dict[frozenset[str], list[Bar]] = {}
     for bar in bars:
@@ -141,11 +140,6 @@ def _factor(bars: Sequence[Bar], data: pd.DataFrame, environment: Environment) -
         of_bars.append(columns_of_bar)
     z = _stack(of_bars)
     _check_effects(name, effects, z)
-    if len(labels) * len(effects) >= len(data):
-        raise ValueError(
-            f"group {name!r}: expected fewer random effects than rows, got {len(labels)} levels "
-            f"with {len(effects)} effect(s) each for {len(data)} rows"
-        )
     return Factor(name, columns, labels, codes, tuple(effects), z, tuple(blocks), tuple(matrices))
 
 

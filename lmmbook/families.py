@@ -7,13 +7,16 @@ derivatives that the M-step and the certificate need.
 Some families have parameters of their own besides the linear predictor, such as a residual standard
 deviation or thresholds. The engine sees these *auxiliary* parameters as unconstrained numbers
 ``[auxiliary]``; people see them as `Family.report` puts them. `likelihood` says what a family
-is, `cumulative` and `categorical` are for a response with categories, `custom` is for your own.
+is, `bernoulli` is for no or yes, `binomial` for how often yes, `cumulative` and `categorical` are
+for a response with categories, `custom` is for your own.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lmmbook.bernoulli import Bernoulli
+from lmmbook.binomial import Binomial
 from lmmbook.categorical import Categorical
 from lmmbook.cumulative import Cumulative
 from lmmbook.custom import Custom
@@ -29,6 +32,7 @@ from tensorflow_probability import distributions as tfd
 
 __all__ = [
     "Bernoulli",
+    "Binomial",
     "Categorical",
     "Cumulative",
     "Custom",
@@ -55,68 +59,17 @@ def resolve(family: str | Family) -> Family:
     >>> resolve("gamma")
     Traceback (most recent call last):
         ...
-    ValueError: family: expected one of 'gaussian', 'cumulative', 'bernoulli', 'poisson', \
-'categorical', or a family object, got 'gamma'
+    ValueError: family: expected one of 'gaussian', 'cumulative', 'bernoulli', 'binomial', \
+'poisson', 'categorical', or a family object, got 'gamma'
     """
     if isinstance(family, Family):
         return family
-    named = {f.__name__.lower(): f for f in (Gaussian, Cumulative, Bernoulli, Poisson, Categorical)}
+    known = (Gaussian, Cumulative, Bernoulli, Binomial, Poisson, Categorical)
+    named = {f.__name__.lower(): f for f in known}
     if not isinstance(family, str) or family not in named:
         expected = ", ".join(map(repr, named))
         raise ValueError(f"family: expected one of {expected}, or a family object, got {family!r}")
     return named[family]()
-
-
-@dataclass(frozen=True)
-class Bernoulli(Family):
-    """A response of 0 or 1 (or False and True), ``logit P(1) = linear predictor``. Chapter 06.
-
-    Examples
-    --------
-    >>> Bernoulli().codes(pd.Series([True, False]))
-    array([1., 0.])
-    >>> Bernoulli().codes(pd.Series([1, 2]))
-    Traceback (most recent call last):
-        ...
-    ValueError: response: expected 0 and 1 for bernoulli, got [2]
-    """
-
-    def codes(self, response: pd.Series) -> np.ndarray:
-        """0.0 and 1.0."""
-        values = numbers(response)
-        refuse(response, ~np.isin(values, [0, 1]), "0 and 1 for bernoulli")
-        return values
-
-    def bind(self, response: pd.Series) -> Bernoulli:
-        """Both values have to occur."""
-        values = self.codes(response)
-        if len(np.unique(values)) < 2:
-            raise ValueError(
-                f"response: expected both 0 and 1 for bernoulli, got only {values[0]:g}"
-            )
-        return self
-
-    def distribution(self, predictor: tf.Tensor, auxiliary: tf.Tensor) -> tfd.Distribution:
-        """``Bernoulli(logits=predictor)``."""
-        return tfd.Bernoulli(logits=predictor, dtype=predictor.dtype)
-
-    def derivatives(
-        self, rows: tuple[tf.Tensor, ...], predictor: tf.Tensor, auxiliary: tf.Tensor
-    ) -> Derivatives:
-        """In closed form; see `Family.derivatives`."""
-        probability = tf.sigmoid(predictor)
-        return Derivatives(
-            [rows[0] - probability], [[-probability * tf.sigmoid(-predictor)]]
-        )  # fmt: skip
-
-    def probabilities(self, predictor: np.ndarray, auxiliary: np.ndarray) -> np.ndarray:
-        """``[..., 2]``, of 0 and of 1, for a predictor ``[...]``."""
-        return tf.sigmoid(np.stack([-predictor, predictor], axis=-1)).numpy()
-
-    def start(self, response: np.ndarray) -> tuple[float, np.ndarray]:
-        """The logit of the mean."""
-        mean = response.mean()
-        return float(np.log(mean / (1 - mean))), np.zeros(0)
 
 
 @dataclass(frozen=True)
@@ -166,3 +119,7 @@ class Poisson(Family):
     def start(self, response: np.ndarray) -> tuple[float, np.ndarray]:
         """The logarithm of the mean."""
         return float(np.log(response.mean())), np.zeros(0)
+
+    def no_effect_a_row(self, response: np.ndarray) -> str | None:
+        """Counts tell: such an effect is how they vary by more than a Poisson's variance."""
+        return None

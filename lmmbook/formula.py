@@ -8,21 +8,18 @@ starts.
 
 from __future__ import annotations
 
-from typing import Any
-
 from lmmbook.design import Design, offset_apart
-from lmmbook.factors import build_factors, check_independent, evaluate, origin_of
+from lmmbook.factors import Factor, build_factors, check_independent, evaluate, origin_of
 from lmmbook.frames import Data, all_finite, to_frame
 from lmmbook.gaussian import Gaussian
 from lmmbook.labels import encode
 from lmmbook.likelihood import Family
+from lmmbook.response import read
 from lmmbook.syntax import Columns, columns_of, parse
 
 import numpy as np
 import pandas as pd
 from formulae.environment import Environment
-from formulae.matrices import ResponseMatrix
-from formulae.terms.variable import Variable
 
 GAUSSIAN = Gaussian()
 
@@ -40,6 +37,10 @@ def build_design(
     - ``(1 + x||g)``: independent of each other. That holds for every column, those of a categorical
       ``x`` too (as in MixedModels.jl; lme4 keeps the latter correlated);
     - ``offset(x)``: x is added to the linear predictor as it is.
+
+    The response is a column, ``np.log(y)`` or another function of columns, ``t['yes']`` to say
+    which of two labels is the yes, ``C(t)`` for labels that are numbers, or ``p(k, n)``, k
+    successes out of n trials (`lmmbook.families.Binomial`).
 
     ``data`` is a data frame, a mapping from names to arrays ``[rows]``, or the path of a Parquet
     file, of which only the columns in the formula are read, in pieces. Large arrays that the design
@@ -81,7 +82,7 @@ def build_design(
     # Not the names around here: they would hold on to the data as long as the design lives.
     environment = Environment([{"np": np, "pd": pd}])
     try:
-        response = _response(description.response, data, environment)
+        asked, response = read(description.response, data, environment, family)
         common, labels, columns = evaluate(description, data, environment)
         factors = build_factors(bars, data, environment)
     except KeyError as error:
@@ -90,10 +91,12 @@ def build_design(
             f"got {error}"
         ) from error
     family = family.bind(response)
+    codes = family.codes(response)
+    _check_rows(factors, family.no_effect_a_row(codes))
     if not all_finite(columns):
         raise ValueError("data: expected finite numbers, got infinite values")
     offset, fixed, names = offset_apart(columns, labels)
-    if family.categories and "Intercept" not in names:
+    if family.shares_intercept and "Intercept" not in names:
         raise ValueError(
             f"formula: expected an intercept (the categories share it out), got {formula!r}"
         )
@@ -105,27 +108,26 @@ def build_design(
         c: set(data[c].unique()) for c in covariates if not _is_numeric(data[c])
     }  # fmt: skip
     return Design(
-        formula, family, family.codes(response), offset, fixed, names, factors,
-        common, description.response.term.name, covariates, categories,
+        formula, family, codes, offset, fixed, names, factors,
+        common, asked, covariates, categories,
     )  # fmt: skip
 
 
-def _response(response: Any, data: pd.DataFrame, environment: Environment) -> pd.Series:
-    """The response as it stands in the data, or as the formula transforms it."""
-    [part] = response.term.components
-    if isinstance(part, Variable) and part.reference is None:
-        return data[part.name]
-    matrix = ResponseMatrix(response)
-    matrix.evaluate(data, environment)
-    values = np.asarray(matrix.design_matrix)
-    if matrix.name in data.columns and not (matrix.kind == "categoric" and values.ndim == 1):
-        return data[matrix.name]
-    if matrix.kind != "numeric" or values.ndim != 1:
-        raise ValueError(
-            f"response {matrix.name!r}: expected a column, or a function of columns that gives "
-            f"numbers, got {matrix.kind} data of shape {values.shape}"
-        )
-    return pd.Series(values.astype(float), data.index, name=matrix.name)
+def _check_rows(factors: tuple[Factor, ...], no_effect_a_row: str | None) -> None:
+    """Refuse a factor with as many effects as there are rows, or more.
+
+    One effect a row is fine where the likelihood tells how much it varies; `Family.no_effect_a_row`
+    says why it does not, or None.
+    """
+    for factor in factors:
+        levels, effects, rows = factor.levels, len(factor.effects), len(factor.codes)
+        one_a_row = effects == 1 and levels == rows
+        if levels * effects >= rows and not (one_a_row and no_effect_a_row is None):
+            raise ValueError(
+                f"group {factor.name!r}: expected fewer random effects than rows, got {levels} "
+                f"levels with {effects} effect(s) each for {rows} rows"
+                + (f"; {no_effect_a_row}" if one_a_row else "")
+            )
 
 
 def _sort_labels(data: pd.DataFrame, columns: Columns) -> pd.DataFrame:

@@ -90,6 +90,12 @@ class Gaussian(Family):
         sd = float(np.std(response)) if self.sd is None else self.sd
         return float(np.mean(response)), np.log([sd])
 
+    def no_effect_a_row(self, response: np.ndarray) -> str | None:
+        """The residual is an effect a row; where it is fixed, the rest can be told."""
+        if self.sd is not None:
+            return None
+        return "the residual is such an effect; leave it out, or fix the residual: Gaussian(sd=...)"
+
     def report(
         self, intercept: Any, auxiliary: np.ndarray
     ) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -27,6 +27,12 @@ class Family:
         Whether these are estimated, or held fixed.
     categories
         The labels of a response that has categories, in order; None for one that has none.
+    shares_intercept
+        Whether other parameters stand in the intercept's place, so that the formula needs one.
+    takes_trials
+        Whether the response is successes out of trials.
+    note
+        What to know about the response to read the parameters, in a few words, or nothing.
 
     Examples
     --------
@@ -38,6 +44,9 @@ class Family:
     auxiliary: int = 0
     estimated: bool = True
     categories: tuple[Any, ...] | None = None
+    shares_intercept: bool = False
+    takes_trials: bool = False
+    note: str = ""
 
     def bind(self, response: pd.Series) -> Family:
         """The family for these data: it knows the response's categories, if it has any.
@@ -51,8 +60,19 @@ class Family:
         return self
 
     def codes(self, response: pd.Series) -> np.ndarray:
-        """``[rows]`` float64: the response as the distribution takes it. Raises as `bind`."""
+        """``[rows]`` float64: the response as the distribution takes it. Raises as `bind`.
+
+        Of successes out of trials, ``[rows, 2]``.
+        """
         raise NotImplementedError
+
+    def given(self, response: Any) -> tuple[Family, Any]:
+        """The likelihood of some rows, and what is random in their response.
+
+        ``response`` is as from `codes`, with any axes after the first. Only a `Binomial` makes a
+        difference between the two: a row's trials are given, its successes are random.
+        """
+        return self, response
 
     def distribution(self, predictor: tf.Tensor, auxiliary: tf.Tensor) -> tfd.Distribution:
         """The distribution of the response, one for each number in ``predictor``."""
@@ -127,6 +147,14 @@ class Family:
     def start(self, response: np.ndarray) -> tuple[float, np.ndarray]:
         """An intercept and auxiliary parameters to start from, with no other effects."""
         raise NotImplementedError
+
+    def no_effect_a_row(self, response: np.ndarray) -> str | None:
+        """Why these data do not tell how much an effect of every row varies; None if they do.
+
+        Where one value a row has a variance that is known given its mean, as a count has, any more
+        that it varies is that effect's.
+        """
+        return "one value a row does not tell how much rows differ; leave it out"
 
     def report(
         self, intercept: Any, auxiliary: np.ndarray

@@ -58,8 +58,9 @@ def fit(
         One row an observation: a pandas data frame, a mapping of NumPy arrays, or the path of a
         Parquet file, which is read in pieces.
     family
-        The likelihood: ``"gaussian"``, ``"cumulative"`` (ordered categories), ``"bernoulli"``,
-        ``"poisson"``, ``"categorical"``, or an object from `lmmbook.families`, such as
+        The likelihood: ``"gaussian"``, ``"cumulative"`` (ordered categories), ``"bernoulli"`` (no
+        or yes), ``"binomial"`` (successes out of trials: ``"p(k, n) ~ ..."``), ``"poisson"``,
+        ``"categorical"``, or an object from `lmmbook.families`, such as
         ``Gaussian(sd=1.0)``, which fixes the residual sd, or ``Custom(...)`` for your own.
     seed
         An integer from 0 to 2**31 - 1. The same seed gives the same result on the same machine.

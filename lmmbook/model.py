@@ -8,9 +8,11 @@ those rows. It does not know how it is fitted.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from lmmbook import covariance
+from lmmbook.binomial import Binomial
 from lmmbook.design import Design
 from lmmbook.factors import Factor
 from lmmbook.gaussian import Gaussian
@@ -91,7 +93,7 @@ class LinearMixedEffectModel(tf.Module):
         features
             As from `features_of`: ``"fixed"`` ``[rows, fixed]``, ``"offset"`` ``[rows]``, and per
             factor its codes ``[rows]`` int32 and, under ``"z(name)"``, what multiplies its effects
-            ``[rows, columns]``.
+            ``[rows, columns]``. For a binomial also ``"trials"`` ``[rows]``.
 
         Returns
         -------
@@ -109,7 +111,10 @@ class LinearMixedEffectModel(tf.Module):
             loc = self.linear_predictor(latest_first[::-1], features)
             if isinstance(self.family, Gaussian):
                 return tfd.Independent(tfd.Normal(loc, self.residual_sd), 1)
-            return tfd.Independent(self.family.distribution(loc, self.auxiliary), 1)
+            family = self.family
+            if isinstance(family, Binomial):
+                family = replace(family, trials=features["trials"])
+            return tfd.Independent(family.distribution(loc, self.auxiliary), 1)
 
         joint = tfd.JointDistributionSequential([*random_effects, ratings])
         joint._to_track = self  # so that joint.trainable_variables lists the parameters
@@ -170,6 +175,8 @@ def features_of(design: Design) -> dict[str, tf.Tensor]:
     """A design's arrays on the device: what `LinearMixedEffectModel` calls features."""
     features = {f.name: tf.constant(f.codes) for f in design.factors}
     features |= {f"z({f.name})": tf.constant(f.z, tf.float32) for f in design.factors}
+    if design.response.ndim == 2:
+        features["trials"] = tf.constant(design.response[:, 1], tf.float32)
     return features | {
         "fixed": tf.constant(design.fixed, tf.float32),
         "offset": tf.constant(design.offset, tf.float32),

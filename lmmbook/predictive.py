@@ -112,7 +112,8 @@ def log_prob(
 ) -> np.ndarray:
     """Log density or mass ``[rows, draws]``, constants included; ``response`` ``[rows, 1]``."""
     distribution = family.distribution(tf.constant(predictor), tf.constant(auxiliary))
-    kind = predictor.dtype if family.categories is None else np.int32
+    labelled = family.categories is not None and distribution.dtype.is_integer
+    kind = np.int32 if labelled else predictor.dtype
     return distribution.log_prob(response.astype(kind)).numpy()
 
 

@@ -103,7 +103,8 @@ def evaluate(
     predictor = tf.constant((design.offset + x @ beta)[:, np.newaxis])
     own = tf.constant(auxiliary, tf.float64)
     first, second = design.family.derivatives(design.family.rows(response, own), predictor, own)
-    value = float(tf.reduce_sum(design.family.distribution(predictor, own).log_prob(response)))
+    family, observed = design.family.given(response)
+    value = float(tf.reduce_sum(family.distribution(predictor, own).log_prob(observed)))
     rows = [x, *np.ones([len(auxiliary), design.rows, 1])]  # what each derivative multiplies
     score = np.concatenate([z.T @ f.numpy()[:, 0] for z, f in zip(rows, first, strict=True)])
     blocks = [

@@ -187,6 +187,8 @@ class Fit:
 
     def __str__(self) -> str:
         levels = ", ".join(f"{f.name} {f.levels:,}" for f in self.design.factors)
+        note = self.design.family.note
+        modelled = f"\n  {note}" if note else ""
         verdict = "Converged" if self.converged else "NOT CONVERGED"
         scales = {"sd(": "an sd are those of its logarithm", "cor(": "a cor those of its Fisher z"}
         names = self.parameters.index.str
@@ -194,7 +196,7 @@ class Fit:
         return (
             f"Linear mixed model fitted by Monte Carlo EM (maximum likelihood)\n"
             f"  {self.design.formula}\n"
-            f"  {self.design.rows:,} rows; levels: {levels}\n"
+            f"  {self.design.rows:,} rows; levels: {levels}{modelled}\n"
             f"  {len(self.trace):,} sweeps, {self.chains} chains. {e_step.describe_device()}\n\n"
             f"{self.parameters.to_string(float_format='{:.4f}'.format)}\n\n"
             + (f"std_error and mcse of {', of '.join(notes)}.\n" if notes else "")

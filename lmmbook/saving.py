@@ -36,7 +36,7 @@ DAMAGED = (  # what reading says of a file that is none, or is none any more
 )  # fmt: skip
 FAMILIES: dict[str, type] = {
     name: getattr(families, name)
-    for name in ("Gaussian", "Bernoulli", "Poisson", "Cumulative", "Categorical")
+    for name in ("Gaussian", "Bernoulli", "Binomial", "Poisson", "Cumulative", "Categorical")
 }
 
 

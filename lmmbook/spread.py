@@ -54,7 +54,7 @@ class Program:
         self.chains = layout.chains // strategy.num_replicas_in_sync
         self.layout = layout._replace(chains=self.chains)  # of one device
         if whole.repeated is not None:
-            whole = whole._replace(repeated=tf.repeat(whole.response, self.chains))
+            whole = whole._replace(repeated=tf.repeat(whole.response, self.chains, axis=0))
         placed = self.where.placed(lambda device, _: whole._replace(shard=tf.constant(device)))
         self.arrays = placed._replace(gram=whole.gram)  # small, and not asked of a device
 

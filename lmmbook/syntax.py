@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from lmmbook.response import check as check_response
+
 from formulae.expr import Binary, Grouping, Literal, QuotedName, Variable
 from formulae.parser import ParseError, Parser
 from formulae.resolver import Resolver
@@ -106,6 +108,8 @@ def parse(formula: str) -> tuple[Any, list[Bar]]:
     fixed = _prune(tree, found)
     if fixed is None:
         raise ValueError(f"formula: expected 'response ~ terms', got {formula!r}")
+    if isinstance(fixed, Binary) and fixed.operator.lexeme == "~":
+        check_response(fixed.left)
     if _has_bar(fixed):
         raise ValueError(f"formula: expected each (1|group) to be added with +, got {formula!r}")
     if not found:

@@ -6,6 +6,7 @@ Nearly no fit here: the numbers that a fit would give are made up, so that the t
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -209,6 +210,7 @@ def test_slopes_enter_predictions_and_draws():
 
 DRAWN = 4_000
 CATEGORIES = (1, 2, 3, 4)
+TRIALS = 4  # of a binomial row
 ODDS, SCORES = np.array([0.0, 0.5, 0.7, -0.2]), np.array([0.0, 0.3, 0.8, 1.0])
 THRESHOLDS = np.array([-1.0, 0.4, 1.5])
 INTERCEPT, X, PRIOR_SD, MEAN, SPREAD = 0.3, 0.6, 1.3, np.array([1.2, -0.4, 0.1]), 0.7
@@ -217,6 +219,7 @@ OWN_PARAMETERS: dict[str, dict[str, float]] = {
     "gaussian": {"sd(residual)": 0.7},
     "bernoulli": {},
     "poisson": {},
+    "binomial": {},
     "cumulative": dict(
         zip(["threshold(1|2)", "threshold(2|3)", "threshold(3|4)"], THRESHOLDS, strict=True)
     ),
@@ -225,9 +228,13 @@ OWN_PARAMETERS: dict[str, dict[str, float]] = {
     "own": {"scale": 0.8},
 }
 RESPONSES: dict[str, list[float]] = {
-    "gaussian": [0.2, -1.5], "bernoulli": [0, 1], "poisson": [0, 3, 11],
+    "gaussian": [0.2, -1.5], "bernoulli": [0, 1], "poisson": [0, 3, 11], "binomial": [0, 3, 4],
     "cumulative": [1, 2, 4], "categorical": [1, 3, 4], "own": [0.2, 5.0],
 }  # fmt: skip
+
+
+def text(name: str) -> str:
+    return f"{f'p(y, {TRIALS})' if name == 'binomial' else 'y'} ~ x + offset(o) + (1|g)"
 
 
 class Case(NamedTuple):
@@ -257,6 +264,7 @@ class Case(NamedTuple):
             "gaussian": lambda: stats.norm.pdf(y, eta, 0.7),
             "bernoulli": lambda: special.expit(eta if y else -eta),
             "poisson": lambda: stats.poisson.pmf(y, np.exp(eta)),
+            "binomial": lambda: stats.binom.pmf(y, TRIALS, special.expit(eta)),
             "cumulative": lambda: np.diff(special.expit(cuts[y - 1 : y + 1] - eta[:, None]))[:, 0],
             "categorical": lambda: odds[..., y - 1] / odds.sum(-1),
             "own": lambda: stats.t.pdf(y, 4, eta, 0.8),
@@ -284,7 +292,7 @@ def make(name: str, rows: int = 24, labels: list[str] | None = None) -> Case:
     if labels:
         data["y"] = pd.Categorical(np.array(labels)[counts - 1], labels, ordered=True)
     family = OWN if name == "own" else families.resolve(name)
-    design = build_design("y ~ x + offset(o) + (1|g)", data, family)
+    design = build_design(text(name), data, family)
     first = {} if design.family.categories else {"Intercept": INTERCEPT}
     estimates = pd.Series(first | {"x": X, "sd(g)": PRIOR_SD} | OWN_PARAMETERS[name])
     if labels:
@@ -321,7 +329,7 @@ def test_probabilities_are_the_integral(case):
         found = case(criticism.probabilities, cuts=cuts)
         ends = [-np.inf, *cuts, np.inf]
         masses = [lambda eta, a=a, b=b: cdf(b, eta) - cdf(a, eta) for a, b in pairwise(ends)]
-    elif case.name == "poisson":
+    elif case.name in ("poisson", "binomial"):
         found = case(criticism.probabilities, cuts=[0.5, 1.0])
         masses = [lambda eta, y=y: case.density(y, eta) for y in (0, 1)]
         masses.append(lambda eta: 1 - case.density(0, eta) - case.density(1, eta))
@@ -341,6 +349,7 @@ def test_prediction_is_the_integral(case):
         "own": lambda eta: eta,
         "bernoulli": special.expit,
         "poisson": np.exp,
+        "binomial": special.expit,  # of successes it is their share
     }.get(case.name, lambda eta: sum(y * case.density(y, eta) for y in CATEGORIES))
     truth, sd = case.integral(mean)
     found = case(criticism.predict)
@@ -371,7 +380,7 @@ def test_one_pass_at_the_mean_effects_is_too_far_out(name):
 def test_draws_have_the_probabilities_as_their_shares(case):
     draws = case(criticism.draws, DRAWN, 7)
     assert draws.shape == (DRAWN, 2)
-    if case.name in ("gaussian", "own", "poisson"):
+    if case.name in ("gaussian", "own", "poisson", "binomial"):
         cuts = [-0.5, 0.2, 2.0]
         found = [np.searchsorted(cuts, column, "left") for column in draws.T]
         expected = case(criticism.probabilities, cuts=cuts)
@@ -469,7 +478,7 @@ def many(name: str) -> tuple[Case, pd.DataFrame]:
     data["g"] = np.resize(np.arange(levels), 2 * levels)
     data.loc[: len(CATEGORIES) - 1, "y"] = np.resize(RESPONSES[name], len(CATEGORIES))
     data["y"] = np.resize(case.design.family.categories or RESPONSES[name], len(data))
-    design = build_design("y ~ x + offset(o) + (1|g)", data, case.design.family)
+    design = build_design(text(name), data, case.design.family)
     means = rng.normal(size=levels)
     posterior = {"g": rng.normal(means, SPREAD, (500, levels)).astype(np.float32)}
     new = data.iloc[:levels].copy()
@@ -483,7 +492,10 @@ def many(name: str) -> tuple[Case, pd.DataFrame]:
     if name == "categorical":
         eta = eta + ODDS[3]
     dtype = np.float32 if name == "own" else np.float64
-    drawn = design.family.distribution(
+    family = design.family
+    if name == "binomial":
+        family = replace(family, trials=TRIALS)
+    drawn = family.distribution(
         tf.constant(eta.to_numpy(dtype)), tf.constant(own.astype(dtype))
     ).sample(seed=[1, 2])  # fmt: skip
     new["y"] = drawn.numpy() + (1 if design.family.categories else 0)

@@ -23,11 +23,15 @@ tfb, tfd = tfp.bijectors, tfp.distributions
 
 STUDENT = Custom(lambda loc, scale: tfd.StudentT(4.0, loc, scale), {"scale": tfb.Exp()})
 NORMAL = Custom(lambda loc, scale: tfd.Normal(loc, scale), {"scale": tfb.Exp()})
-NAMES = ["cumulative", "bernoulli", "poisson", "categorical", "student"]
-FORMULA = dict.fromkeys(NAMES, "y ~ x + (1|g)") | {"poisson": "y ~ x + offset(np.log(t)) + (1|g)"}
+NAMES = ["cumulative", "bernoulli", "binomial", "poisson", "categorical", "student"]
+FORMULA = dict.fromkeys(NAMES, "y ~ x + (1|g)") | {
+    "poisson": "y ~ x + offset(np.log(t)) + (1|g)",
+    "binomial": "p(y, n) ~ x + (1|g)",
+}
 TRUTH = {
     "cumulative": {"threshold(1|2)": -1.0, "threshold(2|3)": 0.3, "threshold(3|4)": 1.6, "x": 0.7},
     "bernoulli": {"Intercept": -0.4, "x": 0.7},
+    "binomial": {"Intercept": -0.4, "x": 0.7},
     "poisson": {"Intercept": 0.3, "x": 0.3},
     "categorical": {
         "intercept(bus)": 0.6, "intercept(car)": 0.2, "x": 1.0, "score(bus)": 0.4
@@ -48,6 +52,8 @@ def response(name: str, eta: np.ndarray, t: np.ndarray, rng: np.random.Generator
         return np.digitize(eta + special.logit(u), list(truth.values())[:3]) + 1
     if name == "bernoulli":
         return (u < special.expit(truth["Intercept"] + eta)).astype(int)
+    if name == "binomial":
+        return rng.binomial(np.ceil(3 * t), special.expit(truth["Intercept"] + eta))
     if name == "poisson":
         return rng.poisson(t * np.exp(truth["Intercept"] + eta))
     if name == "student":
@@ -64,6 +70,7 @@ def simulate(
     rng = np.random.default_rng(seed)
     g = np.repeat(np.arange(groups), each)
     data = pd.DataFrame({"g": g, "x": rng.normal(size=len(g)), "t": rng.uniform(0.5, 3, len(g))})
+    data["n"] = np.ceil(3 * data["t"])  # trials of a binomial row
     effects = rng.normal(0, SD.get(name, 1.0) if sd is None else sd, groups)
     data["y"] = response(name, TRUTH[name]["x"] * data["x"] + effects[g], data["t"], rng)
     return data
@@ -83,6 +90,9 @@ def log_densities(name: str, data: pd.DataFrame, p: np.ndarray, u: np.ndarray) -
         return np.log(np.maximum(special.expit(high) - special.expit(low), 1e-300))
     if name == "bernoulli":
         return special.log_expit(np.where(y == 1, 1, -1)[:, np.newaxis] * (p[0] + eta))
+    if name == "binomial":
+        n = data["n"].to_numpy()[:, np.newaxis]
+        return stats.binom.logpmf(y[:, np.newaxis], n, special.expit(p[0] + eta))
     if name == "poisson":
         mean = np.exp(p[0] + eta + np.log(data["t"].to_numpy())[:, np.newaxis])
         return stats.poisson.logpmf(y[:, np.newaxis], mean)
@@ -184,7 +194,13 @@ def fitted() -> Callable[[str], tuple[pd.DataFrame, lmm.Fit]]:
     return get
 
 
-@pytest.mark.parametrize("name", ["cumulative", "bernoulli", "poisson", "categorical"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cumulative", "bernoulli", "poisson", "categorical",
+        pytest.param("binomial", marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
 def test_the_maximum_is_that_of_quadrature(name, fitted):
     data, fit = fitted(name)
     exact = Quadrature(name, data)

@@ -40,6 +40,8 @@ def rows() -> pd.DataFrame:
     return pd.DataFrame(
         {
             "y": rng.normal(2, 1, ROWS),
+            "told": np.where(np.arange(ROWS) % 3, "it's [a:no]", "ja"),
+            "trials": np.arange(ROWS) % 4 + 3,
             "yes": rng.permutation(np.resize([0, 1], ROWS)),
             "count": rng.poisson(2.0, ROWS),
             "rating": rng.permutation(np.resize([1, 2, 3, 4], ROWS)),
@@ -203,6 +205,11 @@ def assert_survives(fit: lmm.Fit, path: Path) -> dict[str, Any]:
         ("y", families.Gaussian(sd=1.0), {"probabilities"}),
         ("yes", "bernoulli", set()),
         ("flag", "bernoulli", set()),
+        ("told", "bernoulli", {"cuts"}),
+        ("told['ja']", "bernoulli", {"cuts"}),
+        ("C(k)", "categorical", {"cuts"}),
+        ("p(yes, trials)", "binomial", {"probabilities"}),
+        ("p(yes, 3)", "binomial", {"probabilities"}),
         ("count", "poisson", {"probabilities"}),
         ("rating", "cumulative", {"cuts"}),
         ("grade", "cumulative", {"cuts", "predict"}),
@@ -215,6 +222,17 @@ def test_every_family_survives(response, family, refused, tmp_path):
     fit = made_up(f"{response} ~ center(x) + (1 + x|g) + (1|h)", family)
     says = assert_survives(fit, tmp_path / "fit")
     assert {name for name, found in says.items() if isinstance(found, str)} == refused
+
+
+def test_a_bernoulli_of_before_it_knew_labels_is_one_of_zeros_and_ones(tmp_path):
+    fit, path, old = made_up("yes ~ x + (1|g)", "bernoulli"), tmp_path / "new", tmp_path / "old"
+    fit.save(path)
+    with zipfile.ZipFile(path) as new, zipfile.ZipFile(old, "w") as archive:
+        for name in new.namelist():
+            text = new.read(name).replace(b'{"categories": null}', b"{}")
+            assert (text != new.read(name)) == (name == "fit.json")
+            archive.writestr(name, text)
+    assert_same(outcomes(fit, DATA), outcomes(lmm.load(old), DATA))
 
 
 @pytest.mark.parametrize(
