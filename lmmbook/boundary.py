@@ -35,12 +35,10 @@ def axes(design: Design, parameters: Parameters, block: Block) -> tuple[np.ndarr
     Of the covariance in `directions.units`, where one column's effects are as large as another's.
     """
     k, columns = block
-    own = directions.units(design.factors[k])[list(columns)]
-    lower = np.asarray(parameters.scales[k], float)
-    values, vectors = np.linalg.eigh(
-        (lower @ lower.T)[np.ix_(columns, columns)] / np.outer(own, own)
-    )
-    return values, vectors
+    own = np.ix_(columns, columns)
+    root = np.linalg.inv(directions.units(design.factors[k])[own])
+    root = root @ np.asarray(parameters.scales[k], float)[own]
+    return np.linalg.eigh(root @ root.T)
 
 
 def weak_blocks(
@@ -76,10 +74,11 @@ def flattened(
     k, columns = block
     values, vectors = axes(design, parameters, block)
     values[:least] = variance
-    units = directions.units(design.factors[k])[list(columns)]
+    own = np.ix_(columns, columns)
+    vectors = directions.units(design.factors[k])[own] @ vectors
     lower = np.asarray(parameters.scales[k], float)
     matrix = lower @ lower.T
-    matrix[np.ix_(columns, columns)] = (vectors * values) @ vectors.T * np.outer(units, units)
+    matrix[own] = (vectors * values) @ vectors.T
     return matrix
 
 
@@ -92,7 +91,7 @@ def weakest(design: Design, parameters: Parameters, block: Block, least: int) ->
     factor = design.factors[block[0]]
     along = np.zeros((len(factor.effects), least))
     along[list(block[1])] = axes(design, parameters, block)[1][:, :least]
-    return along * directions.units(factor)[:, np.newaxis]
+    return directions.units(factor) @ along
 
 
 def variance_score(

@@ -189,7 +189,7 @@ def move(
     for k, (of, scale) in enumerate(zip(layout.factors, parameters.scales, strict=True)):
         stretch = np.tensordot(step[begins[k] : begins[k + 1]], complete_data.basis(of), 1)
         values, vectors = np.linalg.eigh(stretch)
-        by = units[k][:, np.newaxis] * (vectors * np.exp(values)) @ vectors.T / units[k]
+        by = units[k] @ (vectors * np.exp(values)) @ vectors.T @ np.linalg.inv(units[k])
         root = by @ np.asarray(scale, float)
         covariances.append(root @ root.T)
     beta = np.asarray(parameters.beta, float) + step[: layout.fixed]

@@ -16,6 +16,7 @@ from lmmbook import (
     checkpoint,
     complete_data,
     covariance,
+    homes,
     program,
     regression,
     sharded,
@@ -24,7 +25,6 @@ from lmmbook import (
 from lmmbook.arrays import Parameters, from_parameters, on_device, to_parameters
 from lmmbook.design import Design
 from lmmbook.devices import Devices
-from lmmbook.homes import choose_homes
 from lmmbook.predictor import HERE, Where, is_gaussian
 from lmmbook.progress import Progress
 
@@ -81,6 +81,7 @@ class Engine:
             self.where, self.arrays = sharded.share_out(strategy, self.layout, whole)
             self.whole = sharded.without_rows(whole)
             self.program = sharded.Program(self.layout, self.where)
+        self.products = homes.products_of(design, self.layout)
         self.chunk = program.sweeps_of(self.layout)
         parameters = to_parameters(design, regression.start_values(design))
         self.state = self._graph(program.start, self.layout)(self.arrays, parameters)
@@ -138,7 +139,9 @@ class Engine:
     def measure(self, draws: int, estimated: np.ndarray) -> certificate.Certificate:
         """Freeze the parameters, sweep until the draws have settled, make ``draws`` more sweeps,
         and judge the parameters by them."""
-        home = choose_homes(self.layout, self.whole, self.parameters, self.unit**2, estimated)
+        home = homes.choose_homes(
+            self.layout, self.whole, self.products, self.parameters, self.unit**2, estimated
+        )  # fmt: skip
         scores = []
         information = np.zeros(2 * [complete_data.coordinates(self.layout)])
         parts = self._parts(np.zeros(SETTLE + draws))

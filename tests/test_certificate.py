@@ -38,21 +38,30 @@ def sloped() -> tuple[str, pd.DataFrame, dict[str, float]]:
     )
 
 
-# fixed effects in the likelihood; per factor, fixed effects in its mean; standardised or not
+# Which fixed effects (Intercept, x, age) live in the mean of a factor's effects, and to what extent
+# (the rest is in the likelihood); which factors are standardised.
 HOMES = {
-    "as written": ([1, 1, 1], [[0, 0, 0], [0]], [0, 0]),
-    "fixed effects in the effects": ([0, 0, 0], [[0, 1, 1], [1]], [0, 0]),
-    "all in one factor": ([0, 0, 0], [[1, 1, 1], [0]], [0, 0]),
-    "slopes standardised": ([0, 1, 1], [[0, 0, 0], [1]], [1, 0]),
-    "both standardised": ([1, 1, 1], [[0, 0, 0], [0]], [1, 1]),
+    "as written": ([0, 0, 0], [0], [0, 0]),
+    "fixed effects in the effects": ([0, 1, 1], [1], [0, 0]),
+    "all in one factor": ([1, 1, 1], [0], [0, 0]),
+    "in part here, in part there": ([0.6, 0.3, 0.9], [0.3], [0, 0]),
+    "slopes standardised": ([0, 0, 0], [1], [1, 0]),
+    "both standardised": ([0, 0, 0], [0], [1, 1]),
+    "standardised, with means": ([0.6, 0.3, 0.9], [0.3], [1, 1]),
+    "any": (None, None, [1, 0]),
 }
 
 
 def home_of(name: str) -> complete_data.Home:
-    fixed, freed, standardised = HOMES[name]
+    first, second, standardised = HOMES[name]
+    means = [np.zeros((5, 3)), np.zeros((2, 3))]  # [freed + columns, fixed]
+    if first is None:
+        rng = np.random.default_rng(0)
+        means = [rng.normal(0, 0.3, m.shape) for m in means]
+    else:
+        means[0][:3], means[1][0, 0] = np.diag(first), second[0]
     return complete_data.Home(
-        tf.constant(fixed, tf.float32),
-        [tf.constant(f, tf.float32) for f in freed],
+        [tf.constant(m, tf.float32) for m in means],
         [tf.constant(float(s)) for s in standardised],
     )
 
@@ -63,7 +72,8 @@ def stretched(layout, parameters, units, step):
     covariances = []
     for k, (of, scale) in enumerate(zip(layout.factors, parameters.scales, strict=True)):
         entries = np.tensordot(step[begins[k] : begins[k + 1]], complete_data.basis(of), 1)
-        root = (np.eye(of.columns) + entries * np.divide.outer(units[k], units[k])) @ scale.numpy()
+        stretch = units[k] @ entries @ np.linalg.inv(units[k])
+        root = (np.eye(of.columns) + stretch) @ scale.numpy()
         covariances.append(root @ root.T)
     beta = parameters.beta.numpy() + step[: layout.fixed]
     return beta, covariances, float(parameters.residual_sd) * np.exp(step[-1])
