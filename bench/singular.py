@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import lmmbook as lmm
+
 import numpy as np
 import pandas as pd
 

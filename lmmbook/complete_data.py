@@ -10,12 +10,15 @@ least about a parameter. So every parameter has a home:
 - a fixed effect lives in the likelihood, or it can be the mean of a factor's effects instead, to
   the extent that a mean of theirs does to the ratings what the fixed effect does;
 - a covariance lives in the prior of its effects, or (``standardised``) scales standardised effects
-  in the likelihood. The second is for small variances, of which the prior knows too much.
+  in the likelihood, or in part here, in part there. The likelihood is for small variances, of which
+  the prior knows too much.
 
 Parameters are counted off in local coordinates: the fixed effects; for each factor the entries of a
-stretch S, with ``covariance <- (I + S) covariance (I + S)'``; the family's auxiliary parameters. S
-is symmetric where effects are measured in `FactorArrays.units`. For a lone intercept it is the
-change of log sd. A covariance that is singular stays so, and can still be turned.
+stretch S, with ``covariance <- (I + S) covariance (I + S)'`` (where a part of S is in the
+likelihood and a part in the prior, I + S is the product of theirs, in this order); the family's
+auxiliary parameters. S is symmetric where effects are measured in `FactorArrays.units`. For a lone
+intercept it is the change of log sd. A covariance that is singular stays so, and can still be
+turned.
 """
 
 from __future__ import annotations
@@ -47,8 +50,9 @@ class Home(NamedTuple):
     ``means``, per factor ``[freed + columns, fixed]``: what a fixed effect of one adds to the mean
     of its effects, as coefficients of the covariates that the factor can take over, and of a
     constant for each column (see `means_of`). What this does to the ratings is taken away from the
-    fixed effect's column in the likelihood. ``standardised``, per factor a scalar, 1 for a
-    covariance in the likelihood.
+    fixed effect's column in the likelihood. ``standardised``, per factor ``[stretches,
+    stretches]``: the part of a stretch that is in the likelihood, zeros for none and the identity
+    for all.
     """
 
     means: list[tf.Tensor]
@@ -59,7 +63,7 @@ def as_written(layout: Layout) -> Home:
     """Fixed effects in the likelihood, covariances in the prior."""
     return Home(
         [tf.zeros([len(mean_columns(of)), layout.fixed]) for of in layout.factors],
-        [tf.constant(0.0) for _ in layout.factors],
+        [tf.zeros(2 * [len(basis(of))]) for of in layout.factors],
     )
 
 
@@ -141,9 +145,13 @@ def score_and_information(
     by_fixed, by_auxiliary = tf.split(
         regression.gradient, [layout.fixed, layout.family.auxiliary], 1
     )
-    score = tf.concat([by_fixed, stretch.gradient, by_auxiliary], axis=1)
-    beside = tf.concat([regression.beside, stretch.aside], axis=0)
-    own = join(regression.own, stretch.mixed, stretch.among)
+    part = tf.linalg.LinearOperatorBlockDiag(
+        [tf.linalg.LinearOperatorFullMatrix(tf.cast(s, tf.float64)) for s in home.standardised]
+    ).to_dense()
+    score = tf.concat([by_fixed, stretch.gradient @ part, by_auxiliary], axis=1)
+    aside, among = (tf.matmul(part, x, transpose_a=True) for x in (stretch.aside, stretch.among))
+    beside = tf.concat([regression.beside, aside], axis=0)
+    own = join(regression.own, stretch.mixed @ part, among @ part)
     information = join(own, beside, regression.last)
     for k, (of, has, scale) in enumerate(
         zip(layout.factors, arrays.factors, parameters.scales, strict=True)
@@ -170,9 +178,8 @@ def in_likelihood(
     of_each = list(zip(layout.factors, arrays.factors, strict=True))
     means = [means_of(*both, m) for both, m in zip(of_each, home.means, strict=True)]
     own = [stretches(of, has.units) for of, has in of_each]
-    return likelihood_sums(
-        layout, arrays, parameters, effects, rows, predictor, means, own, home.standardised
-    )
+    asked = [tf.cast(tf.reduce_any(part != 0), tf.float32) for part in home.standardised]
+    return likelihood_sums(layout, arrays, parameters, effects, rows, predictor, means, own, asked)
 
 
 def _sums_with_means(
@@ -234,6 +241,7 @@ def _prior(
     across = tf.einsum("aij,mj,mi->ma", both, tf.reduce_mean(sums.weighted, axis=0), pulled)
     across = tf.matmul(means, across, transpose_a=True)
 
-    keep = 1.0 - standardised
-    score = tf.concat([score_mean, keep * score_stretch], axis=1)
-    return score, join(among_mean, keep * across, keep * among_stretch)
+    keep = tf.eye(len(basis(of)), dtype=tf.float64) - standardised
+    score = tf.concat([score_mean, score_stretch @ keep], axis=1)
+    among_stretch = tf.matmul(keep, among_stretch @ keep, transpose_a=True)
+    return score, join(among_mean, across @ keep, among_stretch)

@@ -9,7 +9,7 @@ import math
 from itertools import combinations_with_replacement
 
 from lmmbook import boundary, certificate, checkpoint, complete_data, covariance
-from lmmbook.boundary import Block
+from lmmbook.boundary import Block, Slope
 from lmmbook.engine import Engine
 
 import numpy as np
@@ -22,7 +22,6 @@ FEWEST_SWEEPS = 520  # that is what these need, with what settles and fills up c
 LONGEST_STEP = 0.5  # a Newton step changes the logarithm of no sd by more
 FAR = 1.0  # standard errors; from further away, the Newton step is only a direction
 GONE = 1e-4  # an sd that is tried at zero, relative to `Engine.unit`
-ENOUGH = 8  # times the first draws; a score that is not seen then is as good as zero
 NO_GAIN = 0.02  # log-likelihood: what a point 0.2 standard errors from the maximum misses
 SURE = 3.0  # Monte Carlo standard errors before a sign is believed
 
@@ -38,8 +37,11 @@ class Course:
         Blocks that looked weak, but are known to have their maximum away from the boundary.
     trying
         The block that is being tried with one direction fewer; None otherwise.
-    found
-        The last certificate; None before the first.
+    turned
+        Of blocks at the boundary, a variance from which on it is known to be downhill.
+    found, slopes
+        The last certificate, None before the first; and what its draws say of a variance for each
+        block that has none in some direction.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -47,6 +49,8 @@ class Course:
         self.singular: dict[Block, int] = {}
         self.interior: set[Block] = set()
         self.trying: Block | None = None
+        self.turned: dict[Block, float] = {}
+        self.slopes: dict[Block, Slope] = {}
         self.found: certificate.Certificate | None = None
         self.draws = 0
 
@@ -65,11 +69,12 @@ class Course:
         self.climb()
         found = self.measure(DRAWS)
         while True:
-            block = self.unsettled()
-            if block:
-                found = self.settle(block)
+            if block := self.unsettled():
+                found = self.settle(block, self.singular.get(block, 0) + 1)
             elif not found.converged:
                 found = self.improve(found)
+            elif block := self.doubtful():  # what was found out elsewhere no longer holds here
+                found = self.settle(block, self.singular[block])
             else:
                 break
         self.take(found.step)  # it is short: what is left is Monte Carlo error
@@ -80,10 +85,28 @@ class Course:
         tail = self.engine.em("average", AVERAGE).drop(columns=["acceptance", "phase"])
         self.engine.set(dict(tail.iloc[len(tail) // 3 :].mean()))
 
-    def measure(self, draws: int) -> certificate.Certificate:
-        """The certificate of the present parameters, from so many draws of each chain."""
+    def measure(self, draws: int, along: np.ndarray | None = None) -> certificate.Certificate:
+        """The certificate of the present parameters, from so many draws of each chain; and the
+        slopes of variances at the boundary, along the directions in which there is none, or, for
+        the block that is being tried, ``along`` [columns, directions]."""
         self.draws = draws
-        self.found = self.engine.measure(draws, self.estimated())
+        point = self.design, self.engine.parameters
+        asked = {b: boundary.weakest(*point, b, n) for b, n in self.singular.items() if n}
+        if self.trying and along is not None:
+            asked[self.trying] = along
+
+        def watch(draws: list[np.ndarray]) -> checkpoint.Entry:
+            return {
+                f"{i}_{j}": scores
+                for i, (block, directions) in enumerate(asked.items())
+                for j, scores in enumerate(boundary.scores(*point, draws, block[0], directions))
+            }
+
+        self.found = self.engine.measure(draws, self.estimated(), watch if asked else None)
+        self.slopes = {}
+        for i, (block, directions) in enumerate(asked.items()):
+            own = [x for name, x in self.engine.watched.items() if name.startswith(f"{i}_")]
+            self.slopes[block] = boundary.slope(own, directions)
         return self.found
 
     def improve(self, found: certificate.Certificate) -> certificate.Certificate:
@@ -146,57 +169,79 @@ class Course:
                 return block
         return None
 
-    def settle(self, block: Block) -> certificate.Certificate:
-        """Decide whether a block has no variance in one direction more.
+    def settle(self, block: Block, least: int) -> certificate.Certificate:
+        """Decide whether a block has no variance in ``least`` directions, its smallest ones.
 
-        Take that variance away, refit the others, and look at its score. Negative: that is the
-        maximum. Positive: start again, away from zero.
+        Take that variance away, refit the others, and look at its slope. Negative: that is the
+        maximum. Positive: try a point inside, and start again from there if it is still uphill.
+        Where neither is sure, with twice the draws.
         """
-        least = self.singular.get(block, 0) + 1
         self.singular[block], self.trying = least, block
-        unit = self.engine.unit**2
-        point = self.design, self.engine.parameters, block, least
-        self.put(block, boundary.flattened(*point, GONE**2 * unit))
+        self.turned.pop(block, None)
+        self.put(block, self.flattened(block))
         self.climb()
-        found = self.measure(DRAWS)
+        draws = DRAWS
         while True:
-            along = boundary.weakest(self.design, self.engine.parameters, block, least)
-            score, error, direction = self.variance_score(block, along)
-            enough = self.draws > ENOUGH * DRAWS
-            # Only where the rest of the block is at its best there is one direction to ask about.
-            if len(block[1]) == 1 or found.distance < certificate.CLOSE or enough:
-                if score > SURE * error:
-                    break
-                if score < -SURE * error or enough:  # zero, or as good as zero
-                    self.trying = None
-                    return found
-            found = self.improve(found)
-        # The maximum is inside. Not worth a fit, if the slope turns before `NO_GAIN` is gained.
+            found = self.measure(draws)
+            # Only where the others are at their best there is one direction to ask about.
+            while not found.converged:
+                found = self.improve(found)
+            draws = self.draws
+            slope = self.slopes[block]
+            if slope.score + SURE * slope.error <= 0:
+                self.trying = None
+                return found
+            if self.try_inside(block, slope):
+                self.singular[block], self.trying = least - 1, None
+                self.interior.add(block)
+                self.climb()
+                return self.measure(DRAWS)
+            if block in self.turned:
+                self.trying = None
+            found = self.measure(draws)
+            if block in self.turned:
+                return found
+            draws *= 2
+
+    def try_inside(self, block: Block, slope: Slope) -> bool:
+        """Whether the maximum is known to be inside. If so, the parameters are left near there.
+
+        Up to a variance ``v`` no more than slope * v is gained. Is it downhill from there, then
+        that is all: `turned` remembers how far that is. Half of `NO_GAIN`, since the other
+        parameters were held still.
+        """
         lower = np.asarray(self.engine.parameters.scales[block[0]], float)
-        flat, inside = lower @ lower.T, np.outer(direction, direction)
-        self.put(block, flat + NO_GAIN / score * inside)
-        self.measure(DRAWS)
-        score, error, _ = self.variance_score(block, direction[:, np.newaxis])
+        flat, inside = lower @ lower.T, np.outer(slope.direction, slope.direction)
+        variance = NO_GAIN / 2 / (slope.score + SURE * slope.error)
+        self.put(block, flat + variance * inside)
+        self.measure(self.draws, slope.direction[:, np.newaxis])
+        score, error, _ = self.slopes[block]
+        if score > SURE * error:
+            # Where the slope would be zero if it fell evenly.
+            furthest = self.engine.unit**2
+            falls = (slope.score - score) / variance
+            there = min(slope.score / falls, furthest) if falls > 0 else furthest
+            self.put(block, flat + max(variance, there) * inside)
+            return True
         if score < -SURE * error:
-            self.put(block, flat)
-            self.trying = None
-            return self.measure(self.draws)
-        self.singular[block], self.trying = least - 1, None
-        self.interior.add(block)
-        self.put(block, flat + unit * inside)
-        self.climb()
-        return self.measure(DRAWS)
+            self.turned[block] = variance
+        self.put(block, flat)
+        return False
 
-    def variance_score(self, block: Block, along: np.ndarray) -> tuple[float, float, np.ndarray]:
-        """See `boundary.variance_score`."""
-        names, point = ("score", "error", "direction"), (self.design, self.engine.parameters)
+    def doubtful(self) -> Block | None:
+        """A block at the boundary, of which that is not known to be the maximum: where by the last
+        certificate the log-likelihood may be `NO_GAIN` higher inside."""
+        for block in self.at_boundary:
+            most = self.slopes[block].score + SURE * self.slopes[block].error
+            if most > 0 and most * self.turned.get(block, np.inf) > NO_GAIN:
+                return block
+        return None
 
-        def compute() -> checkpoint.Entry:
-            found = boundary.variance_score(*point, self.engine.kept, block[0], along)
-            return {name: np.asarray(x) for name, x in zip(names, found, strict=True)}
-
-        entry = self.engine.journal.recall(compute)
-        return float(entry["score"]), float(entry["error"]), entry["direction"]
+    def flattened(self, block: Block) -> np.ndarray:
+        """A factor's covariance, with next to no variance where its block is singular."""
+        gone = (GONE * self.engine.unit) ** 2
+        point = self.design, self.engine.parameters
+        return boundary.flattened(*point, block, self.singular[block], gone)
 
     def put(self, block: Block, matrix: np.ndarray) -> None:
         """Put a covariance in place of a factor's."""

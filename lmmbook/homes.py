@@ -39,11 +39,11 @@ def choose_homes(
     ):
         own = estimated[begins[k] : begins[k + 1]]
         kept = own[:, np.abs(own).max(0) > 0]
-        prior, likelihood = what_is_left(of, has, np.asarray(scale, float), variance, kept)
-        # Standardising costs as much as all else that is measured: only where it is needed.
-        standardised.append(tf.constant(float(prior < min(ENOUGH, likelihood))))
+        standardised.append(least_part(of, has, np.asarray(scale, float), variance, kept))
     means = least_means(layout, arrays, products / variance, parameters)
-    return complete_data.Home([tf.constant(m, tf.float32) for m in means], standardised)
+    return complete_data.Home(
+        *([tf.constant(x, tf.float32) for x in of_each] for of_each in (means, standardised))
+    )
 
 
 def products_of(design: Design, layout: Layout) -> np.ndarray:
@@ -104,10 +104,29 @@ def least_means(
     return means
 
 
+def least_part(
+    of: FactorLayout, has: FactorArrays, scale: np.ndarray, variance: float, kept: np.ndarray
+) -> np.ndarray:
+    """`complete_data.Home.standardised`, that with which the complete data know least.
+
+    Where a part P of a stretch is in the likelihood, they know (I - P)' A (I - P) + P' B P, of what
+    A they know in the prior and B in the likelihood. P = (A + B)^-1 A makes that the smallest, in
+    every direction. ``kept`` [stretches, free] are the directions to look at.
+    """
+    left = what_is_left(of, has, scale, variance, np.eye(len(kept)))
+    # Standardising costs as much as all else that is measured: only where it is needed.
+    if kept.shape[1] == 0 or _smallest_ratio(*(kept.T @ x @ kept for x in left[:2])) >= ENOUGH:
+        return np.zeros(2 * [len(kept)])
+    _, prior, likelihood = left
+    unit = 1 / np.sqrt(np.diag(prior + likelihood))
+    whole = (prior + likelihood) * np.outer(unit, unit) + ROUNDING * np.eye(len(unit))
+    return unit[:, np.newaxis] * np.linalg.solve(whole, unit[:, np.newaxis] * prior)
+
+
 def what_is_left(
     of: FactorLayout, has: FactorArrays, scale: np.ndarray, variance: float, kept: np.ndarray
-) -> tuple[float, float]:
-    """Observed / complete information on a covariance, its smallest ratio, in either home.
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Information on a covariance, ``[free, free]``: observed, in the prior, in the likelihood.
 
     Roughly: for a factor on its own, with levels that are all like their average. ``kept``
     [stretches, free] are the directions to look at. With Σ the covariance, C a level's Z'Z /
@@ -116,18 +135,17 @@ def what_is_left(
         tr(P A P A) / 2 in the prior, P = Σ^-1;  tr(S'C S Σ) in the likelihood;
         tr(Q A Q A) / 2 observed, with Q = (I + CΣ)^-1 C what the ratings leave certain.
     """
-    if kept.shape[1] == 0:
-        return 1.0, 1.0
     own = np.tensordot(kept.T, np.asarray(complete_data.stretches(of, has.units), float), 1)
     sigma = scale @ scale.T
     told = np.asarray(has.cross, float).mean(0) / variance
     added = own @ sigma
     added += added.swapaxes(1, 2)
     certain = np.linalg.solve(np.eye(len(sigma)) + told @ sigma, told)
-    observed = _traces(certain @ added) / 2
-    prior = _traces(np.linalg.solve(sigma, added)) / 2
-    likelihood = np.einsum("aji,jk,bkl,li->ab", own, told, own, sigma)
-    return _smallest_ratio(observed, prior), _smallest_ratio(observed, likelihood)
+    return (
+        _traces(certain @ added) / 2,
+        _traces(np.linalg.solve(sigma, added)) / 2,
+        np.einsum("aji,jk,bkl,li->ab", own, told, own, sigma),
+    )
 
 
 def _traces(matrices: np.ndarray) -> np.ndarray:
