@@ -23,6 +23,7 @@ LONGEST_STEP = 0.5  # a Newton step changes the logarithm of no sd by more
 FAR = 1.0  # standard errors; from further away, the Newton step is only a direction
 GONE = 1e-4  # an sd that is tried at zero, relative to `Engine.unit`
 NO_GAIN = 0.02  # log-likelihood: what a point 0.2 standard errors from the maximum misses
+TRIED = 0.8  # of it, so that another look at the slope may find it a little steeper
 SURE = 3.0  # Monte Carlo standard errors before a sign is believed
 
 
@@ -114,14 +115,20 @@ class Course:
 
         The way is the Newton step, or part of it; from far away only a direction, so that EM
         iterations follow. Where the information is not known to be definite, there is no step: EM
-        if it is known not to be, else only more draws can tell.
+        if it is known not to be, or if more draws could not tell.
         """
         if found.definite:
-            longest = np.abs(found.step[self.engine.layout.fixed :]).max()
+            longest = np.abs(found.step[self.engine.layout.fixed :]).max(initial=0.0)
             self.take(found.step / max(1.0, longest / LONGEST_STEP))
-        if found.indefinite or FAR < found.distance < math.inf:
-            self.climb()
+        unclear = not found.definite and self.draws > DRAWS
+        if found.indefinite or unclear or FAR < found.distance < math.inf:
+            return self.climb_and_measure(2 * self.draws)
         return self.measure(2 * self.draws)
+
+    def climb_and_measure(self, draws: int) -> certificate.Certificate:
+        """One after the other."""
+        self.climb()
+        return self.measure(draws)
 
     def take(self, step: np.ndarray) -> None:
         """Move the parameters by a step in local coordinates."""
@@ -183,8 +190,9 @@ class Course:
         draws = DRAWS
         while True:
             found = self.measure(draws)
-            # Only where the others are at their best there is one direction to ask about.
-            while not found.converged:
+            # Only where the others are at their best there is one direction to ask about. But
+            # where they are on a ridge, and it is uphill inside, that is the way.
+            while not (found.converged or (found.indefinite and self.uphill(block))):
                 found = self.improve(found)
             draws = self.draws
             slope = self.slopes[block]
@@ -194,8 +202,8 @@ class Course:
             if self.try_inside(block, slope):
                 self.singular[block], self.trying = least - 1, None
                 self.interior.add(block)
-                self.climb()
-                return self.measure(DRAWS)
+                found = self.measure(DRAWS)
+                return found if found.definite else self.climb_and_measure(DRAWS)
             if block in self.turned:
                 self.trying = None
             found = self.measure(draws)
@@ -207,16 +215,15 @@ class Course:
         """Whether the maximum is known to be inside. If so, the parameters are left near there.
 
         Up to a variance ``v`` no more than slope * v is gained. Is it downhill from there, then
-        that is all: `turned` remembers how far that is. Half of `NO_GAIN`, since the other
-        parameters were held still.
+        that is all: `turned` remembers how far that is.
         """
         lower = np.asarray(self.engine.parameters.scales[block[0]], float)
         flat, inside = lower @ lower.T, np.outer(slope.direction, slope.direction)
-        variance = NO_GAIN / 2 / (slope.score + SURE * slope.error)
+        variance = TRIED * NO_GAIN / (slope.score + SURE * slope.error)
         self.put(block, flat + variance * inside)
         self.measure(self.draws, slope.direction[:, np.newaxis])
         score, error, _ = self.slopes[block]
-        if score > SURE * error:
+        if self.uphill(block):
             # Where the slope would be zero if it fell evenly.
             furthest = self.engine.unit**2
             falls = (slope.score - score) / variance
@@ -227,6 +234,10 @@ class Course:
             self.turned[block] = variance
         self.put(block, flat)
         return False
+
+    def uphill(self, block: Block) -> bool:
+        """Whether by the last certificate a variance is known to raise the log-likelihood."""
+        return self.slopes[block].score > SURE * self.slopes[block].error
 
     def doubtful(self) -> Block | None:
         """A block at the boundary, of which that is not known to be the maximum: where by the last

@@ -20,8 +20,8 @@ def obstacle(course: Course) -> str | None:
     if found.unknown:
         return (
             f"the data say next to nothing about {listed(found.unknown)}"
-            f"{' together' if len(found.unknown) > 1 else ''}: leave out a term that they belong "
-            f"to, or measure what tells them apart; {_more_sweeps(found)}"
+            f"{' together' if len(found.unknown) > 1 else ''}: leave out one of the terms, or "
+            f"centre the covariates; {_more_sweeps(found)}"
         )
     if block := course.trying or course.doubtful():
         names = covariance.names_of_block(course.design.factors[block[0]], block[1])
