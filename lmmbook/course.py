@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from itertools import combinations_with_replacement
 
-from lmmbook import boundary, certificate, checkpoint, complete_data, covariance
+from lmmbook import boundary, certificate, checkpoint, complete_data, covariance, settle
 from lmmbook.boundary import Block, Slope
 from lmmbook.engine import Engine
 
@@ -21,10 +21,6 @@ DRAWS = 200  # sweeps of the first certificate
 FEWEST_SWEEPS = 520  # that is what these need, with what settles and fills up chunks
 LONGEST_STEP = 0.5  # a Newton step changes the logarithm of no sd by more
 FAR = 1.0  # standard errors; from further away, the Newton step is only a direction
-GONE = 1e-4  # an sd that is tried at zero, relative to `Engine.unit`
-NO_GAIN = 0.02  # log-likelihood: what a point 0.2 standard errors from the maximum misses
-TRIED = 0.8  # of it, so that another look at the slope may find it a little steeper
-SURE = 3.0  # Monte Carlo standard errors before a sign is believed
 
 
 class Course:
@@ -71,11 +67,11 @@ class Course:
         found = self.measure(DRAWS)
         while True:
             if block := self.unsettled():
-                found = self.settle(block, self.singular.get(block, 0) + 1)
+                found = settle.settle(self, block, self.singular.get(block, 0) + 1)
             elif not found.converged:
                 found = self.improve(found)
-            elif block := self.doubtful():  # what was found out elsewhere no longer holds here
-                found = self.settle(block, self.singular[block])
+            elif block := self.doubtful():  # what was found out elsewhere does not hold here
+                found = settle.settle(self, block, self.singular[block])
             else:
                 break
         self.take(found.step)  # it is short: what is left is Monte Carlo error
@@ -176,83 +172,18 @@ class Course:
                 return block
         return None
 
-    def settle(self, block: Block, least: int) -> certificate.Certificate:
-        """Decide whether a block has no variance in ``least`` directions, its smallest ones.
-
-        Take that variance away, refit the others, and look at its slope. Negative: that is the
-        maximum. Positive: try a point inside, and start again from there if it is still uphill.
-        Where neither is sure, with twice the draws.
-        """
-        self.singular[block], self.trying = least, block
-        self.turned.pop(block, None)
-        self.put(block, self.flattened(block))
-        self.climb()
-        draws = DRAWS
-        while True:
-            found = self.measure(draws)
-            # Only where the others are at their best there is one direction to ask about. But
-            # where they are on a ridge, and it is uphill inside, that is the way.
-            while not (found.converged or (found.indefinite and self.uphill(block))):
-                found = self.improve(found)
-            draws = self.draws
-            slope = self.slopes[block]
-            if slope.score + SURE * slope.error <= 0:
-                self.trying = None
-                return found
-            if self.try_inside(block, slope):
-                self.singular[block], self.trying = least - 1, None
-                self.interior.add(block)
-                found = self.measure(DRAWS)
-                return found if found.definite else self.climb_and_measure(DRAWS)
-            if block in self.turned:
-                self.trying = None
-            found = self.measure(draws)
-            if block in self.turned:
-                return found
-            draws *= 2
-
-    def try_inside(self, block: Block, slope: Slope) -> bool:
-        """Whether the maximum is known to be inside. If so, the parameters are left near there.
-
-        Up to a variance ``v`` no more than slope * v is gained. Is it downhill from there, then
-        that is all: `turned` remembers how far that is.
-        """
-        lower = np.asarray(self.engine.parameters.scales[block[0]], float)
-        flat, inside = lower @ lower.T, np.outer(slope.direction, slope.direction)
-        variance = TRIED * NO_GAIN / (slope.score + SURE * slope.error)
-        self.put(block, flat + variance * inside)
-        self.measure(self.draws, slope.direction[:, np.newaxis])
-        score, error, _ = self.slopes[block]
-        if self.uphill(block):
-            # Where the slope would be zero if it fell evenly.
-            furthest = self.engine.unit**2
-            falls = (slope.score - score) / variance
-            there = min(slope.score / falls, furthest) if falls > 0 else furthest
-            self.put(block, flat + max(variance, there) * inside)
-            return True
-        if score < -SURE * error:
-            self.turned[block] = variance
-        self.put(block, flat)
-        return False
-
     def uphill(self, block: Block) -> bool:
         """Whether by the last certificate a variance is known to raise the log-likelihood."""
-        return self.slopes[block].score > SURE * self.slopes[block].error
+        return self.slopes[block].score > settle.SURE * self.slopes[block].error
 
     def doubtful(self) -> Block | None:
         """A block at the boundary, of which that is not known to be the maximum: where by the last
-        certificate the log-likelihood may be `NO_GAIN` higher inside."""
+        certificate the log-likelihood may be `settle.NO_GAIN` higher inside."""
         for block in self.at_boundary:
-            most = self.slopes[block].score + SURE * self.slopes[block].error
-            if most > 0 and most * self.turned.get(block, np.inf) > NO_GAIN:
+            most = self.slopes[block].score + settle.SURE * self.slopes[block].error
+            if most > 0 and most * self.turned.get(block, np.inf) > settle.NO_GAIN:
                 return block
         return None
-
-    def flattened(self, block: Block) -> np.ndarray:
-        """A factor's covariance, with next to no variance where its block is singular."""
-        gone = (GONE * self.engine.unit) ** 2
-        point = self.design, self.engine.parameters
-        return boundary.flattened(*point, block, self.singular[block], gone)
 
     def put(self, block: Block, matrix: np.ndarray) -> None:
         """Put a covariance in place of a factor's."""

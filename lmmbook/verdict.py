@@ -7,7 +7,8 @@ in some direction. Both have a name, and something to do about it.
 from __future__ import annotations
 
 from lmmbook import certificate, covariance
-from lmmbook.course import NO_GAIN, Course
+from lmmbook.course import Course
+from lmmbook.settle import NO_GAIN
 
 import numpy as np
 
