@@ -57,7 +57,7 @@ class Layout(NamedTuple):
 class FactorArrays(NamedTuple):
     """``codes`` [rows]; ``z`` [rows, columns], or None for a lone intercept; ``cross``
     [levels, columns, columns], Z'Z of each level; ``weights`` [levels, freed]; ``units``
-    [columns], of an effect: it changes the ratings by one, root mean square."""
+    [columns, columns] float64, as `directions.units`."""
 
     codes: tf.Tensor
     z: tf.Tensor | None
@@ -149,7 +149,7 @@ def _factor_arrays(
         None if factor.intercept_only else _float(factor.z[order]),
         _float(np.stack(products, axis=1).reshape(factor.levels, columns, columns)),
         _float(freed.weights),
-        _float(directions.units(factor)),
+        tf.constant(directions.units(factor)),
     )
     layout = FactorLayout(
         factor.levels, columns, factor.intercept_only, factor.blocks, freed.fixed, freed.columns

@@ -27,6 +27,8 @@ CLOSE = (
 )
 SINGULAR = 0.01  # smallest eigenvalue of observed / complete information that we build on
 BELIEVED = 3.0  # times the eigenvalue's own Monte Carlo error
+LITTLE = 1e-4  # missing / complete information, of which no diagnosis is made
+SHARE = 0.3  # of the largest one, in a direction of which next to nothing is known
 BATCHES = 5  # of each chain, for Monte Carlo standard errors
 
 
@@ -51,6 +53,9 @@ class Certificate:
         Whether the smallest eigenvalue of the observed information, relative to the complete
         data's, is known to be positive, or known to be negative. If it is not known to be positive,
         no Newton step can be trusted.
+    unknown
+        If it is not known to be positive: the parameters of the direction about which least is
+        known, those that have the largest share in it.
     r_hat, ess
         Split R-hat and effective sample size of the worst of the scores.
     step
@@ -63,6 +68,7 @@ class Certificate:
     converged: bool
     definite: bool
     indefinite: bool
+    unknown: tuple[str, ...]
     r_hat: float
     ess: float
     step: np.ndarray
@@ -93,17 +99,25 @@ def certify(
     draws, chains, free = score.shape
     flat = score.reshape(-1, free)
     observed = complete - np.cov(flat.T).reshape(free, free)
-    ess, r_hat = diagnose(score)
+    # Of what is nearly all observed the scores hardly vary, but by rounding.
+    varies = np.diag(complete - observed) > LITTLE * np.diag(complete)
+    ess, r_hat = diagnose(score[..., varies]) if varies.any() else (float(draws * chains), 1.0)
 
     # Both are estimates: the fewer draws, the larger the eigenvalue has to be to be believed.
     # Far from the maximum even the complete data's may be negative.
     smallest, noise = smallest_share(observed, complete), BELIEVED * np.sqrt(2 / ess)
     definite, indefinite = smallest > max(SINGULAR, noise), smallest < -noise
     names = covariance.parameter_names(design)
+    to_reported = jacobian(design, layout, parameters) @ estimated
     if not definite:
         table = pd.DataFrame(np.nan, names, ["step", "std_error", "mcse"])
         nothing, zero = pd.DataFrame(np.nan, names, names), np.zeros(len(estimated))
-        return Certificate(table, nothing, np.inf, False, False, bool(indefinite), r_hat, ess, zero)
+        unknown = least_known(observed, complete, to_reported)
+        return Certificate(
+            table, nothing, np.inf, False, False, bool(indefinite),
+            tuple(name for name, yes in zip(names, unknown, strict=True) if yes),
+            r_hat, ess, zero,
+        )  # fmt: skip
 
     inverse = np.linalg.inv(observed)
     step = inverse @ flat.mean(0)
@@ -114,7 +128,6 @@ def certify(
     size = draws // BATCHES
     batches = added[: size * BATCHES].reshape(BATCHES, size, chains, free).mean(1)
     noise = np.cov(batches.reshape(-1, free).T).reshape(free, free) / (BATCHES * chains)
-    to_reported = jacobian(design, layout, parameters) @ estimated
     open_left = to_reported @ inverse @ to_reported.T
     table = pd.DataFrame(
         {
@@ -135,6 +148,7 @@ def certify(
         bool(reach.max() <= CLOSE),
         True,
         False,
+        (),
         r_hat,
         ess,
         estimated @ step,
@@ -151,6 +165,21 @@ def smallest_share(observed: np.ndarray, complete: np.ndarray) -> float:
         return float(linalg.eigh(observed, complete, eigvals_only=True)[0])
     except linalg.LinAlgError:
         return -np.inf
+
+
+def least_known(observed: np.ndarray, complete: np.ndarray, to_reported: np.ndarray) -> np.ndarray:
+    """``[parameters]``, which of them have a large share in the direction where most is missing.
+
+    ``to_reported`` ``[parameters, free]``. A share is how far the direction moves a parameter, in
+    the complete data's standard errors, which is at most one.
+    """
+    try:
+        direction = linalg.eigh(observed, complete)[1][:, 0]
+    except linalg.LinAlgError:  # as far away as that nothing is known
+        return np.zeros(len(to_reported), bool)
+    spread = np.einsum("pi,ij,pj->p", to_reported, np.linalg.inv(complete), to_reported)
+    share = np.abs(to_reported @ direction) / np.sqrt(np.where(spread > 0, spread, np.inf))
+    return share > SHARE * share.max()
 
 
 def diagnose(score: np.ndarray) -> tuple[float, float]:
@@ -189,7 +218,7 @@ def move(
     for k, (of, scale) in enumerate(zip(layout.factors, parameters.scales, strict=True)):
         stretch = np.tensordot(step[begins[k] : begins[k + 1]], complete_data.basis(of), 1)
         values, vectors = np.linalg.eigh(stretch)
-        by = units[k][:, np.newaxis] * (vectors * np.exp(values)) @ vectors.T / units[k]
+        by = units[k] @ (vectors * np.exp(values)) @ vectors.T @ np.linalg.inv(units[k])
         root = by @ np.asarray(scale, float)
         covariances.append(root @ root.T)
     beta = np.asarray(parameters.beta, float) + step[: layout.fixed]

@@ -7,15 +7,18 @@ of the complete data's, minus the covariance of the gradients.
 Both hold under any *centring* of the effects, and the noise is least where the complete data know
 least about a parameter. So every parameter has a home:
 
-- a fixed effect lives in the likelihood, or, where it is constant within a factor's levels, it can
-  be the mean of that factor's effects instead;
+- a fixed effect lives in the likelihood, or it can be the mean of a factor's effects instead, to
+  the extent that a mean of theirs does to the ratings what the fixed effect does;
 - a covariance lives in the prior of its effects, or (``standardised``) scales standardised effects
-  in the likelihood. The second is for small variances, of which the prior knows too much.
+  in the likelihood, or in part here, in part there. The likelihood is for small variances, of which
+  the prior knows too much.
 
 Parameters are counted off in local coordinates: the fixed effects; for each factor the entries of a
-stretch S, with ``covariance <- (I + S) covariance (I + S)'``; the family's auxiliary parameters. S
-is symmetric where effects are measured in `FactorArrays.units`. For a lone intercept it is the
-change of log sd. A covariance that is singular stays so, and can still be turned.
+stretch S, with ``covariance <- (I + S) covariance (I + S)'`` (where a part of S is in the
+likelihood and a part in the prior, I + S is the product of theirs, in this order); the family's
+auxiliary parameters. S is symmetric where effects are measured in `FactorArrays.units`. For a lone
+intercept it is the change of log sd. A covariance that is singular stays so, and can still be
+turned.
 """
 
 from __future__ import annotations
@@ -33,33 +36,52 @@ from lmmbook.arrays import (
     one_hot,
     standardise,
 )
+from lmmbook.derivatives import ByRegression
 from lmmbook.predictor import HERE, Where
-from lmmbook.row_sums import likelihood_sums
+from lmmbook.row_sums import ByStretch, likelihood_sums
 
 import numpy as np
 import tensorflow as tf
 
 
 class Home(NamedTuple):
-    """Where each parameter lives; numbers (0 or 1), so that a program serves all choices.
+    """Where each parameter lives; numbers, so that a program serves all choices.
 
-    ``fixed`` [fixed], 1 in the likelihood. ``freed``, per factor [freed], 1 in its effects' mean.
-    ``standardised``, per factor a scalar, 1 in the likelihood. A standardised factor is home to no
-    fixed effect.
+    ``means``, per factor ``[freed + columns, fixed]``: what a fixed effect of one adds to the mean
+    of its effects, as coefficients of the covariates that the factor can take over, and of a
+    constant for each column (see `means_of`). What this does to the ratings is taken away from the
+    fixed effect's column in the likelihood. ``standardised``, per factor ``[stretches,
+    stretches]``: the part of a stretch that is in the likelihood, zeros for none and the identity
+    for all.
     """
 
-    fixed: tf.Tensor
-    freed: list[tf.Tensor]
+    means: list[tf.Tensor]
     standardised: list[tf.Tensor]
 
 
 def as_written(layout: Layout) -> Home:
     """Fixed effects in the likelihood, covariances in the prior."""
     return Home(
-        tf.ones([layout.fixed]),
-        [tf.zeros([len(of.freed_fixed)]) for of in layout.factors],
-        [tf.constant(0.0) for _ in layout.factors],
+        [tf.zeros([len(mean_columns(of)), layout.fixed]) for of in layout.factors],
+        [tf.zeros(2 * [len(basis(of))]) for of in layout.factors],
     )
+
+
+def mean_columns(of: FactorLayout) -> tuple[int, ...]:
+    """``[freed + columns]``: which column of a factor each coefficient of `Home.means` is of."""
+    return (*of.freed_columns, *range(of.columns))
+
+
+def mean_weights(has: FactorArrays) -> tf.Tensor:
+    """``[levels, freed + columns]``: what it is multiplied by in each level."""
+    levels, columns = has.cross.shape[:2]
+    return tf.concat([has.weights, tf.ones([levels, columns])], axis=1)
+
+
+def means_of(of: FactorLayout, has: FactorArrays, means: tf.Tensor) -> tf.Tensor:
+    """``[levels, fixed, columns]``: the mean of effects, for a fixed effect of one."""
+    place = one_hot(mean_columns(of), of.columns)
+    return tf.einsum("lm,mf,mj->lfj", mean_weights(has), means, place)
 
 
 def basis(of: FactorLayout) -> np.ndarray:
@@ -74,8 +96,10 @@ def basis(of: FactorLayout) -> np.ndarray:
 
 
 def stretches(of: FactorLayout, units: tf.Tensor) -> tf.Tensor:
-    """The same in the units of effects, ``[entries, columns, columns]``: what multiplies them."""
-    return tf.constant(basis(of)) * units[:, tf.newaxis] / units
+    """The same in the units of effects, ``[entries, columns, columns]`` float64: what multiplies
+    them."""
+    inverse = tf.linalg.triangular_solve(units, tf.eye(of.columns, dtype=tf.float64), lower=False)
+    return units @ tf.constant(basis(of), tf.float64) @ inverse
 
 
 def offsets(layout: Layout) -> list[int]:
@@ -115,30 +139,53 @@ def score_and_information(
     Of log p(ratings, effects), the effects centred as ``home`` says, at each chain's draw. float64.
     """
     _, (regression, stretch) = where.rows(
-        likelihood_sums, (layout,), arrays, parameters, effects, rows, predictor,
-        [stretches(of, has.units) for of, has in zip(layout.factors, arrays.factors, strict=True)],
-        home.standardised,
-    )  # fmt: skip
+        in_likelihood, (layout,), arrays, parameters, effects, rows, predictor, home
+    )
     begins, size = offsets(layout), coordinates(layout)
-    fixed = tf.cast(home.fixed, tf.float64)
     by_fixed, by_auxiliary = tf.split(
         regression.gradient, [layout.fixed, layout.family.auxiliary], 1
     )
-    score = tf.concat([by_fixed * fixed, stretch.gradient, by_auxiliary], axis=1)
-    own = regression.own * fixed * fixed[:, tf.newaxis]
-    mixed, beside = (fixed[:, tf.newaxis] * x for x in (stretch.mixed, regression.beside))
-    beside = tf.concat([beside, stretch.aside], axis=0)
-    information = join(join(own, mixed, stretch.among), beside, regression.last)
+    part = tf.linalg.LinearOperatorBlockDiag(
+        [tf.linalg.LinearOperatorFullMatrix(tf.cast(s, tf.float64)) for s in home.standardised]
+    ).to_dense()
+    score = tf.concat([by_fixed, stretch.gradient @ part, by_auxiliary], axis=1)
+    aside, among = (tf.matmul(part, x, transpose_a=True) for x in (stretch.aside, stretch.among))
+    beside = tf.concat([regression.beside, aside], axis=0)
+    own = join(regression.own, stretch.mixed @ part, among @ part)
+    information = join(own, beside, regression.last)
     for k, (of, has, scale) in enumerate(
         zip(layout.factors, arrays.factors, parameters.scales, strict=True)
     ):
-        _, sums = where.levels(k, level_sums, (), has, scale, effects[k])
-        s, h = _prior(of, has.units, scale, sums, home.freed[k], home.standardised[k])
-        positions = [*of.freed_fixed, *range(begins[k], begins[k + 1])]
+        _, sums = where.levels(k, _sums_with_means, (), has, scale, effects[k])
+        s, h = _prior(of, has.units, scale, sums, home.means[k], home.standardised[k])
+        positions = [*range(layout.fixed), *range(begins[k], begins[k + 1])]
         place = tf.cast(one_hot(positions, size), tf.float64)
         score += tf.matmul(s, place)
         information += tf.matmul(tf.matmul(place, h, transpose_a=True), place)
     return score, information
+
+
+def in_likelihood(
+    layout: Layout,
+    arrays: Arrays,
+    parameters: Parameters,
+    effects: list[tf.Tensor],
+    rows: tuple[tf.Tensor, ...],
+    predictor: tf.Tensor,
+    home: Home,
+) -> tuple[None, tuple[ByRegression, ByStretch]]:
+    """The part of log p(ratings given effects), as `row_sums.likelihood_sums`."""
+    of_each = list(zip(layout.factors, arrays.factors, strict=True))
+    means = [means_of(*both, m) for both, m in zip(of_each, home.means, strict=True)]
+    own = [stretches(of, has.units) for of, has in of_each]
+    asked = [tf.cast(tf.reduce_any(part != 0), tf.float32) for part in home.standardised]
+    return likelihood_sums(layout, arrays, parameters, effects, rows, predictor, means, own, asked)
+
+
+def _sums_with_means(
+    has: FactorArrays, scale: tf.Tensor, u: tf.Tensor
+) -> tuple[None, LevelSums]:  # fmt: skip
+    return level_sums(has._replace(weights=mean_weights(has)), scale, u)
 
 
 def join(first: tf.Tensor, across: tf.Tensor, last: tf.Tensor) -> tf.Tensor:
@@ -164,17 +211,16 @@ def _prior(
     units: tf.Tensor,
     scale: tf.Tensor,
     sums: LevelSums,
-    freed: tf.Tensor,
+    means: tf.Tensor,
     standardised: tf.Tensor,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """The part of log p(effects) of one factor, in its ``[freed, then stretch]`` coordinates.
+    """The part of log p(effects) of one factor, in ``[fixed, then stretch]`` coordinates.
 
     With x = scale^-1 u and G = scale^-1 S scale, u changes no more than x' (I + G + ...) x does:
     d log p = tr(G (xx' - I)), and so on to second order.
     """
-    scale, freed, standardised, stretch = (
-        tf.cast(x, tf.float64) for x in (scale, freed, standardised, stretches(of, units))
-    )
+    scale, means, standardised = (tf.cast(x, tf.float64) for x in (scale, means, standardised))
+    stretch = stretches(of, units)
     identity = tf.eye(of.columns, dtype=tf.float64)
     lower_inverse = tf.linalg.triangular_solve(scale, identity)
     own = tf.einsum("ij,ajk,km->aim", lower_inverse, stretch, scale)  # G
@@ -186,14 +232,16 @@ def _prior(
     among_stretch = (among_stretch + tf.transpose(among_stretch)) / 2
 
     precision = inverse(scale)
-    place = tf.cast(one_hot(of.freed_columns, of.columns), tf.float64)
-    place = place * freed[:, tf.newaxis]  # [freed, columns]
-    pulled = tf.matmul(place, lower_inverse, transpose_b=True)  # scale^-1 place, [freed, columns]
-    score_mean = tf.einsum("cfj,fj->cf", sums.weighted, pulled)
+    place = tf.cast(one_hot(mean_columns(of), of.columns), tf.float64)  # [means, columns]
+    pulled = tf.matmul(place, lower_inverse, transpose_b=True)  # scale^-1 place, [means, columns]
+    score_mean = tf.einsum("cmj,mj,mf->cf", sums.weighted, pulled, means)
     among_mean = sums.gram * tf.matmul(tf.matmul(place, precision), place, transpose_b=True)
+    among_mean = tf.matmul(means, tf.matmul(among_mean, means), transpose_a=True)
     both = own + tf.linalg.matrix_transpose(own)
-    across = tf.einsum("aij,fj,fi->fa", both, tf.reduce_mean(sums.weighted, axis=0), pulled)
+    across = tf.einsum("aij,mj,mi->ma", both, tf.reduce_mean(sums.weighted, axis=0), pulled)
+    across = tf.matmul(means, across, transpose_a=True)
 
-    keep = 1.0 - standardised
-    score = tf.concat([score_mean, keep * score_stretch], axis=1)
-    return score, join(among_mean, keep * across, keep * among_stretch)
+    keep = tf.eye(len(basis(of)), dtype=tf.float64) - standardised
+    score = tf.concat([score_mean, score_stretch @ keep], axis=1)
+    among_stretch = tf.matmul(keep, among_stretch @ keep, transpose_a=True)
+    return score, join(among_mean, across @ keep, among_stretch)

@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 from itertools import combinations_with_replacement
 
-from lmmbook import boundary, certificate, checkpoint, complete_data, covariance
-from lmmbook.boundary import Block
+from lmmbook import boundary, certificate, checkpoint, complete_data, covariance, settle
+from lmmbook.boundary import Block, Slope
 from lmmbook.engine import Engine
 
 import numpy as np
@@ -21,10 +21,6 @@ DRAWS = 200  # sweeps of the first certificate
 FEWEST_SWEEPS = 520  # that is what these need, with what settles and fills up chunks
 LONGEST_STEP = 0.5  # a Newton step changes the logarithm of no sd by more
 FAR = 1.0  # standard errors; from further away, the Newton step is only a direction
-GONE = 1e-4  # an sd that is tried at zero, relative to `Engine.unit`
-ENOUGH = 8  # times the first draws; a score that is not seen then is as good as zero
-NO_GAIN = 0.02  # log-likelihood: what a point 0.2 standard errors from the maximum misses
-SURE = 3.0  # Monte Carlo standard errors before a sign is believed
 
 
 class Course:
@@ -38,8 +34,11 @@ class Course:
         Blocks that looked weak, but are known to have their maximum away from the boundary.
     trying
         The block that is being tried with one direction fewer; None otherwise.
-    found
-        The last certificate; None before the first.
+    turned
+        Of blocks at the boundary, a variance from which on it is known to be downhill.
+    found, slopes
+        The last certificate, None before the first; and what its draws say of a variance for each
+        block that has none in some direction.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -47,6 +46,8 @@ class Course:
         self.singular: dict[Block, int] = {}
         self.interior: set[Block] = set()
         self.trying: Block | None = None
+        self.turned: dict[Block, float] = {}
+        self.slopes: dict[Block, Slope] = {}
         self.found: certificate.Certificate | None = None
         self.draws = 0
 
@@ -65,11 +66,12 @@ class Course:
         self.climb()
         found = self.measure(DRAWS)
         while True:
-            block = self.unsettled()
-            if block:
-                found = self.settle(block)
+            if block := self.unsettled():
+                found = settle.settle(self, block, self.singular.get(block, 0) + 1)
             elif not found.converged:
                 found = self.improve(found)
+            elif block := self.doubtful():  # what was found out elsewhere does not hold here
+                found = settle.settle(self, block, self.singular[block])
             else:
                 break
         self.take(found.step)  # it is short: what is left is Monte Carlo error
@@ -80,10 +82,28 @@ class Course:
         tail = self.engine.em("average", AVERAGE).drop(columns=["acceptance", "phase"])
         self.engine.set(dict(tail.iloc[len(tail) // 3 :].mean()))
 
-    def measure(self, draws: int) -> certificate.Certificate:
-        """The certificate of the present parameters, from so many draws of each chain."""
+    def measure(self, draws: int, along: np.ndarray | None = None) -> certificate.Certificate:
+        """The certificate of the present parameters, from so many draws of each chain; and the
+        slopes of variances at the boundary, along the directions in which there is none, or, for
+        the block that is being tried, ``along`` [columns, directions]."""
         self.draws = draws
-        self.found = self.engine.measure(draws, self.estimated())
+        point = self.design, self.engine.parameters
+        asked = {b: boundary.weakest(*point, b, n) for b, n in self.singular.items() if n}
+        if self.trying and along is not None:
+            asked[self.trying] = along
+
+        def watch(draws: list[np.ndarray]) -> checkpoint.Entry:
+            return {
+                f"{i}_{j}": scores
+                for i, (block, directions) in enumerate(asked.items())
+                for j, scores in enumerate(boundary.scores(*point, draws, block[0], directions))
+            }
+
+        self.found = self.engine.measure(draws, self.estimated(), watch if asked else None)
+        self.slopes = {}
+        for i, (block, directions) in enumerate(asked.items()):
+            own = [x for name, x in self.engine.watched.items() if name.startswith(f"{i}_")]
+            self.slopes[block] = boundary.slope(own, directions)
         return self.found
 
     def improve(self, found: certificate.Certificate) -> certificate.Certificate:
@@ -91,14 +111,20 @@ class Course:
 
         The way is the Newton step, or part of it; from far away only a direction, so that EM
         iterations follow. Where the information is not known to be definite, there is no step: EM
-        if it is known not to be, else only more draws can tell.
+        if it is known not to be, or if more draws could not tell.
         """
         if found.definite:
-            longest = np.abs(found.step[self.engine.layout.fixed :]).max()
+            longest = np.abs(found.step[self.engine.layout.fixed :]).max(initial=0.0)
             self.take(found.step / max(1.0, longest / LONGEST_STEP))
-        if found.indefinite or FAR < found.distance < math.inf:
-            self.climb()
+        unclear = not found.definite and self.draws > DRAWS
+        if found.indefinite or unclear or FAR < found.distance < math.inf:
+            return self.climb_and_measure(2 * self.draws)
         return self.measure(2 * self.draws)
+
+    def climb_and_measure(self, draws: int) -> certificate.Certificate:
+        """One after the other."""
+        self.climb()
+        return self.measure(draws)
 
     def take(self, step: np.ndarray) -> None:
         """Move the parameters by a step in local coordinates."""
@@ -146,57 +172,18 @@ class Course:
                 return block
         return None
 
-    def settle(self, block: Block) -> certificate.Certificate:
-        """Decide whether a block has no variance in one direction more.
+    def uphill(self, block: Block) -> bool:
+        """Whether by the last certificate a variance is known to raise the log-likelihood."""
+        return self.slopes[block].score > settle.SURE * self.slopes[block].error
 
-        Take that variance away, refit the others, and look at its score. Negative: that is the
-        maximum. Positive: start again, away from zero.
-        """
-        least = self.singular.get(block, 0) + 1
-        self.singular[block], self.trying = least, block
-        unit = self.engine.unit**2
-        point = self.design, self.engine.parameters, block, least
-        self.put(block, boundary.flattened(*point, GONE**2 * unit))
-        self.climb()
-        found = self.measure(DRAWS)
-        while True:
-            along = boundary.weakest(self.design, self.engine.parameters, block, least)
-            score, error, direction = self.variance_score(block, along)
-            enough = self.draws > ENOUGH * DRAWS
-            # Only where the rest of the block is at its best there is one direction to ask about.
-            if len(block[1]) == 1 or found.distance < certificate.CLOSE or enough:
-                if score > SURE * error:
-                    break
-                if score < -SURE * error or enough:  # zero, or as good as zero
-                    self.trying = None
-                    return found
-            found = self.improve(found)
-        # The maximum is inside. Not worth a fit, if the slope turns before `NO_GAIN` is gained.
-        lower = np.asarray(self.engine.parameters.scales[block[0]], float)
-        flat, inside = lower @ lower.T, np.outer(direction, direction)
-        self.put(block, flat + NO_GAIN / score * inside)
-        self.measure(DRAWS)
-        score, error, _ = self.variance_score(block, direction[:, np.newaxis])
-        if score < -SURE * error:
-            self.put(block, flat)
-            self.trying = None
-            return self.measure(self.draws)
-        self.singular[block], self.trying = least - 1, None
-        self.interior.add(block)
-        self.put(block, flat + unit * inside)
-        self.climb()
-        return self.measure(DRAWS)
-
-    def variance_score(self, block: Block, along: np.ndarray) -> tuple[float, float, np.ndarray]:
-        """See `boundary.variance_score`."""
-        names, point = ("score", "error", "direction"), (self.design, self.engine.parameters)
-
-        def compute() -> checkpoint.Entry:
-            found = boundary.variance_score(*point, self.engine.kept, block[0], along)
-            return {name: np.asarray(x) for name, x in zip(names, found, strict=True)}
-
-        entry = self.engine.journal.recall(compute)
-        return float(entry["score"]), float(entry["error"]), entry["direction"]
+    def doubtful(self) -> Block | None:
+        """A block at the boundary, of which that is not known to be the maximum: where by the last
+        certificate the log-likelihood may be `settle.NO_GAIN` higher inside."""
+        for block in self.at_boundary:
+            most = self.slopes[block].score + settle.SURE * self.slopes[block].error
+            if most > 0 and most * self.turned.get(block, np.inf) > settle.NO_GAIN:
+                return block
+        return None
 
     def put(self, block: Block, matrix: np.ndarray) -> None:
         """Put a covariance in place of a factor's."""

@@ -17,6 +17,8 @@ from lmmbook.frames import pieces
 
 import numpy as np
 
+ROUNDING = 1e-12  # of the squares of columns
+
 __all__ = ["Freed", "Translation", "freed", "parents", "ratio_within", "translations", "units"]
 
 
@@ -62,10 +64,31 @@ class Freed(NamedTuple):
 
 
 def units(factor: Factor) -> np.ndarray:
-    """``[columns]``: the size of an effect that changes the ratings by one, root mean square."""
+    """``[columns, columns]``: a column each, effects that change the ratings by one, root mean
+    square, each in another direction than the ones before it in its block.
+
+    In these units it does not matter how the columns of correlated effects are written: a slope on
+    a year of birth is one on the age, with another intercept.
+
+    Examples
+    --------
+    >>> z = np.array([[1.0, 19.0], [1.0, 21.0]])  # one, and a covariate far from zero
+    >>> factor = Factor("g", ("g",), pd.Index([0]), np.array([0, 0]), ("Intercept", "x"), z,
+    ...                 ((0, 1),))
+    >>> units(factor)  # an intercept; a slope on x - 20
+    array([[  1., -20.],
+           [  0.,   1.]])
+    """
     z = factor.z[:1] if factor.z.strides[0] == 0 else factor.z
-    squares = sum((z[piece] ** 2).sum(0) for piece in pieces(len(z)))
-    return 1.0 / np.sqrt(squares / len(z))
+    gram = sum(z[piece].T @ z[piece] for piece in pieces(len(z))) / len(z)
+    found = np.zeros_like(gram)
+    for block in factor.blocks:
+        own = np.ix_(block, block)
+        size = np.sqrt(np.diag(gram)[list(block)])
+        # Columns that are collinear are told apart as far as rounding lets them.
+        alike = gram[own] / np.outer(size, size) + ROUNDING * np.eye(len(block))
+        found[own] = np.linalg.inv(np.linalg.cholesky(alike)).T / size[:, np.newaxis]
+    return found
 
 
 def ratio_within(

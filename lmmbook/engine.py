@@ -16,6 +16,7 @@ from lmmbook import (
     checkpoint,
     complete_data,
     covariance,
+    homes,
     program,
     regression,
     sharded,
@@ -24,7 +25,6 @@ from lmmbook import (
 from lmmbook.arrays import Parameters, from_parameters, on_device, to_parameters
 from lmmbook.design import Design
 from lmmbook.devices import Devices
-from lmmbook.homes import choose_homes
 from lmmbook.predictor import HERE, Where, is_gaussian
 from lmmbook.progress import Progress
 
@@ -36,7 +36,11 @@ import tensorflow_probability as tfp
 KEPT = 1000  # draws (sweeps x chains) of the effects that a fit keeps, at most
 KEPT_NUMBERS = 1e8  # that these are, at most: 400 MB
 SETTLE = 40  # sweeps before draws are believed to belong to parameters that were just set
+WATCHED = 10_000_000  # rows x chains that are gone through for what is watched, in a chunk
 ADAPTATION = 0.1  # gain of the step sizes while the parameters move
+
+# Of some draws, ``[draws, levels, chains, columns]`` a factor, arrays by name, ``[draws, ...]``.
+Watch = Callable[[list[np.ndarray]], checkpoint.Entry]
 
 
 class OutOfBudget(Exception):
@@ -52,8 +56,8 @@ class Engine:
         All that the program is given; and what of it is not rows, on one device.
     room, kept_sweeps
         Room for the draws of the last `measure`, and how many sweeps of it are filled.
-    measured
-        How many times `measure` was called.
+    measured, watched
+        How many times `measure` was called; and what its ``watch`` found, by name.
     """
 
     def __init__(
@@ -81,6 +85,7 @@ class Engine:
             self.where, self.arrays = sharded.share_out(strategy, self.layout, whole)
             self.whole = sharded.without_rows(whole)
             self.program = sharded.Program(self.layout, self.where)
+        self.products = homes.products_of(design, self.layout)
         self.chunk = program.sweeps_of(self.layout)
         parameters = to_parameters(design, regression.start_values(design))
         self.state = self._graph(program.start, self.layout)(self.arrays, parameters)
@@ -88,6 +93,7 @@ class Engine:
         self.trace: list[pd.DataFrame] = []
         self.room: list[np.ndarray] = []
         self.kept_sweeps, self.measured = 0, 0
+        self.watched: checkpoint.Entry = {}
         devices = 1 if strategy is None else strategy.num_replicas_in_sync
         identity = {} if folder is None else checkpoint.identity_of(design, chains, seed, devices)
         self.journal = checkpoint.Journal(
@@ -135,11 +141,15 @@ class Engine:
             self._call(phase, part, never, never, home)
         return pd.concat(self.trace[before:], ignore_index=True)
 
-    def measure(self, draws: int, estimated: np.ndarray) -> certificate.Certificate:
+    def measure(
+        self, draws: int, estimated: np.ndarray, watch: Watch | None = None
+    ) -> certificate.Certificate:
         """Freeze the parameters, sweep until the draws have settled, make ``draws`` more sweeps,
-        and judge the parameters by them."""
-        home = choose_homes(self.layout, self.whole, self.parameters, self.unit**2, estimated)
-        scores = []
+        and judge the parameters by them. What ``watch`` finds in the draws is in ``watched``."""
+        home = homes.choose_homes(
+            self.layout, self.whole, self.products, self.parameters, self.unit**2, estimated
+        )  # fmt: skip
+        scores, watched = [], []
         information = np.zeros(2 * [complete_data.coordinates(self.layout)])
         parts = self._parts(np.zeros(SETTLE + draws))
         sweeps = np.arange(len(parts) * self.chunk).reshape(len(parts), -1)
@@ -149,10 +159,13 @@ class Engine:
         self._make_room(sum((sweeps >= SETTLE) & (sweeps % every == 0)).sum())
         for part, now in zip(parts, sweeps, strict=True):
             measured = now >= SETTLE
-            output = self._call("draws", part, measured, measured & (now % every == 0), home)
+            keep = measured & (now % every == 0)
+            output = self._call("draws", part, measured, keep, home, watch)
             if measured.any():
                 scores.append(output["score"][measured])
                 information += output["information"].sum(0)
+                watched.append({k[7:]: x for k, x in output.items() if k.startswith("watched")})
+        self.watched = {k: np.concatenate([w[k] for w in watched]) for k in watched[0]}
         return certificate.certify(
             self.design, self.layout, self.parameters,
             np.concatenate(scores), information / (sweeps.size - SETTLE), estimated,
@@ -181,10 +194,10 @@ class Engine:
 
     def _call(
         self, phase: str, gains: np.ndarray, measure: np.ndarray, keep: np.ndarray,
-        home: complete_data.Home,
+        home: complete_data.Home, watch: Watch | None = None,
     ) -> checkpoint.Entry:  # fmt: skip
         """One chunk, on the device or from the checkpoint; what it gave back."""
-        entry = self.journal.recall(lambda: self._sweeps(gains, measure, keep, home))
+        entry = self.journal.recall(lambda: self._sweeps(gains, measure, keep, home, watch))
         shapes = self.state.parameters
         flat = [entry[f"parameters{i}"] for i in range(len(tf.nest.flatten(shapes)))]
         parameters = tf.nest.pack_sequence_as(shapes, flat)
@@ -206,7 +219,8 @@ class Engine:
             self.journal.save(state | kept | {"measured": np.array(self.measured)})
 
     def _sweeps(
-        self, gains: np.ndarray, measure: np.ndarray, keep: np.ndarray, home: complete_data.Home
+        self, gains: np.ndarray, measure: np.ndarray, keep: np.ndarray, home: complete_data.Home,
+        watch: Watch | None,
     ) -> checkpoint.Entry:  # fmt: skip
         """One chunk on the device."""
         self.state, output = self.program(
@@ -227,6 +241,12 @@ class Engine:
         small = {f"parameters{i}": x.numpy() for i, x in enumerate(flat)}
         if measure.any():
             small |= {"score": output.score.numpy(), "information": output.information.numpy()}
+        if measure.any() and watch:
+            # Some of the draws where there are many rows to go through.
+            looks = max(1, WATCHED // (self.design.rows * self.chains))
+            some = np.flatnonzero(measure)[:: -(-measure.sum() // looks)]
+            found = watch([u.numpy()[some] for u in output.effects])
+            small |= {f"watched{name}": x for name, x in found.items()}
         return small | {"acceptance": output.acceptance.numpy()}
 
     def _frame(self, phase: str, parameters: Parameters, acceptance: np.ndarray) -> pd.DataFrame:

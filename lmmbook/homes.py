@@ -8,55 +8,125 @@ from __future__ import annotations
 
 from lmmbook import complete_data
 from lmmbook.arrays import Arrays, FactorArrays, FactorLayout, Layout, Parameters
+from lmmbook.design import Design
+from lmmbook.frames import pieces
 
 import numpy as np
 import tensorflow as tf
+from scipy import linalg
 
 ENOUGH = 0.1  # observed / complete information; with so much left, a home is good
+ROUNDING = 1e-12
 
 
 def choose_homes(
-    layout: Layout, arrays: Arrays, parameters: Parameters, variance: float, estimated: np.ndarray
-) -> complete_data.Home:  # fmt: skip
+    layout: Layout,
+    arrays: Arrays,
+    products: np.ndarray,
+    parameters: Parameters,
+    variance: float,
+    estimated: np.ndarray,
+) -> complete_data.Home:
     """For each parameter the home where the complete data know least about it.
 
-    ``variance`` is the residual's, or what is like it (the square of `Engine.unit`): a choice needs
-    no more. ``estimated`` [coordinates, free] are the directions to be judged, as for
-    `certificate.certify`.
+    ``products`` as from `products_of`; ``variance`` is the residual's, or what is like it (the
+    square of `Engine.unit`): a choice needs no more. ``estimated`` [coordinates, free] are the
+    directions to be judged, as for `certificate.certify`.
     """
-    least = np.diag(arrays.gram) / variance
-    owner = np.full(layout.fixed, -1)
     begins, standardised = complete_data.offsets(layout), []
     for k, (of, has, scale) in enumerate(
         zip(layout.factors, arrays.factors, parameters.scales, strict=True)
     ):
         own = estimated[begins[k] : begins[k + 1]]
         kept = own[:, np.abs(own).max(0) > 0]
-        prior, likelihood = what_is_left(of, has, np.asarray(scale, float), variance, kept)
-        # Standardising costs as much as all else that is measured: only where it is needed.
-        standardised.append(bool(prior < min(ENOUGH, likelihood)))
-        if standardised[-1]:
-            continue
-        precision = np.linalg.inv(np.asarray(scale, float) @ np.asarray(scale, float).T)
-        weights = np.asarray(has.weights, float)
-        for c, j, w in zip(of.freed_fixed, of.freed_columns, weights.T, strict=True):
-            here = precision[j, j] * w @ w
-            if here < least[c]:
-                least[c], owner[c] = here, k
-    freed = [
-        [float(owner[c] == k) for c in of.freed_fixed] for k, of in enumerate(layout.factors)
-    ]  # fmt: skip
+        standardised.append(least_part(of, has, np.asarray(scale, float), variance, kept))
+    means = least_means(layout, arrays, products / variance, parameters)
     return complete_data.Home(
-        tf.constant(owner == -1, tf.float32),
-        [tf.constant(f, tf.float32, [len(f)]) for f in freed],
-        [tf.constant(float(s)) for s in standardised],
+        *([tf.constant(x, tf.float32) for x in of_each] for of_each in (means, standardised))
     )
+
+
+def products_of(design: Design, layout: Layout) -> np.ndarray:
+    """``M'M`` of the columns M that are the fixed effects' and, for each factor, those of its
+    effects that no fixed effect is alike to (`lone`)."""
+    columns = [design.fixed.T]
+    for of, factor in zip(layout.factors, design.factors, strict=True):
+        columns.append(factor.z.T[lone(of)])
+    sizes = np.cumsum([0, *(len(c) for c in columns)])
+    found = np.zeros((sizes[-1], sizes[-1]))
+    for piece in pieces(design.rows):
+        part = np.concatenate([c[:, piece] for c in columns])
+        found += part @ part.T
+    return found
+
+
+def lone(of: FactorLayout) -> list[int]:
+    """The columns of a factor in which no fixed effect can be taken over."""
+    return [j for j in range(of.columns) if j not in of.freed_columns]
+
+
+def least_means(
+    layout: Layout, arrays: Arrays, products: np.ndarray, parameters: Parameters
+) -> list[np.ndarray]:
+    """`complete_data.Home.means`, those with which the complete data know least.
+
+    With a mean ``F t`` of effects beside a fixed effect's column x, they know
+
+        (x - F t)'(x - F t) / variance  in the likelihood  +  t'G t  in the prior,
+
+    G the information that effects give about their mean. That is least squares. For a column that
+    is constant within levels, or nearly, t is nearly all of it; for others next to nothing.
+    ``products`` are divided by the variance.
+    """
+    places, sizes, inside = [], [], []
+    end = layout.fixed
+    for of, has, scale in zip(layout.factors, arrays.factors, parameters.scales, strict=True):
+        alone = lone(of)
+        chosen = [*range(len(of.freed_columns)), *(len(of.freed_columns) + j for j in alone)]
+        places += [*of.freed_fixed, *range(end, end + len(alone))]
+        end += len(alone)
+        sizes.append((len(complete_data.mean_columns(of)), chosen))
+        weights = complete_data.mean_weights(has).numpy().astype(float)[:, chosen]
+        columns = np.array(complete_data.mean_columns(of))[chosen]
+        root = np.linalg.inv(np.asarray(scale, float))
+        precision = (root.T @ root)[np.ix_(columns, columns)]
+        inside.append(weights.T @ weights * precision)
+    normal = products[np.ix_(places, places)] + linalg.block_diag(*inside)
+    unit = 1 / np.sqrt(np.diag(normal))
+    normal = normal * np.outer(unit, unit) + ROUNDING * np.eye(len(unit))
+    right = unit[:, np.newaxis] * products[places, : layout.fixed]
+    solved = unit[:, np.newaxis] * np.linalg.solve(normal, right)
+    means = []
+    for size, chosen in sizes:
+        own, solved = np.split(solved, [len(chosen)])
+        means.append(np.zeros((size, layout.fixed)))
+        means[-1][chosen] = own
+    return means
+
+
+def least_part(
+    of: FactorLayout, has: FactorArrays, scale: np.ndarray, variance: float, kept: np.ndarray
+) -> np.ndarray:
+    """`complete_data.Home.standardised`, that with which the complete data know least.
+
+    Where a part P of a stretch is in the likelihood, they know (I - P)' A (I - P) + P' B P, of what
+    A they know in the prior and B in the likelihood. P = (A + B)^-1 A makes that the smallest, in
+    every direction. ``kept`` [stretches, free] are the directions to look at.
+    """
+    left = what_is_left(of, has, scale, variance, np.eye(len(kept)))
+    # Standardising costs as much as all else that is measured: only where it is needed.
+    if kept.shape[1] == 0 or _smallest_ratio(*(kept.T @ x @ kept for x in left[:2])) >= ENOUGH:
+        return np.zeros(2 * [len(kept)])
+    _, prior, likelihood = left
+    unit = 1 / np.sqrt(np.diag(prior + likelihood))
+    whole = (prior + likelihood) * np.outer(unit, unit) + ROUNDING * np.eye(len(unit))
+    return unit[:, np.newaxis] * np.linalg.solve(whole, unit[:, np.newaxis] * prior)
 
 
 def what_is_left(
     of: FactorLayout, has: FactorArrays, scale: np.ndarray, variance: float, kept: np.ndarray
-) -> tuple[float, float]:
-    """Observed / complete information on a covariance, its smallest ratio, in either home.
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Information on a covariance, ``[free, free]``: observed, in the prior, in the likelihood.
 
     Roughly: for a factor on its own, with levels that are all like their average. ``kept``
     [stretches, free] are the directions to look at. With Σ the covariance, C a level's Z'Z /
@@ -65,18 +135,17 @@ def what_is_left(
         tr(P A P A) / 2 in the prior, P = Σ^-1;  tr(S'C S Σ) in the likelihood;
         tr(Q A Q A) / 2 observed, with Q = (I + CΣ)^-1 C what the ratings leave certain.
     """
-    if kept.shape[1] == 0:
-        return 1.0, 1.0
     own = np.tensordot(kept.T, np.asarray(complete_data.stretches(of, has.units), float), 1)
     sigma = scale @ scale.T
     told = np.asarray(has.cross, float).mean(0) / variance
     added = own @ sigma
     added += added.swapaxes(1, 2)
     certain = np.linalg.solve(np.eye(len(sigma)) + told @ sigma, told)
-    observed = _traces(certain @ added) / 2
-    prior = _traces(np.linalg.solve(sigma, added)) / 2
-    likelihood = np.einsum("aji,jk,bkl,li->ab", own, told, own, sigma)
-    return _smallest_ratio(observed, prior), _smallest_ratio(observed, likelihood)
+    return (
+        _traces(certain @ added) / 2,
+        _traces(np.linalg.solve(sigma, added)) / 2,
+        np.einsum("aji,jk,bkl,li->ab", own, told, own, sigma),
+    )
 
 
 def _traces(matrices: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ import math
 import warnings
 from pathlib import Path
 
-from lmmbook import certificate, compile_cache, families, regression
+from lmmbook import certificate, compile_cache, families, regression, verdict
 from lmmbook.course import FEWEST_SWEEPS, Course
 from lmmbook.design import Design
 from lmmbook.engine import Engine, OutOfBudget
@@ -129,8 +129,7 @@ def fit(
     if reason:
         warnings.warn(
             f"lmmbook.fit has not converged (distance {course.distance:.2g} standard errors; at "
-            f"most {certificate.CLOSE}, Monte Carlo error included, is converged); {reason}, "
-            "or a simpler model",
+            f"most {certificate.CLOSE}, Monte Carlo error included, is converged); {reason}",
             stacklevel=2,
         )
     return gather(course, design, converged=reason is None)
@@ -142,7 +141,9 @@ def _run(course: Course) -> str | None:
         course.run()
     except OutOfBudget:
         course.engine.save()
-        return f"{course.engine.max_sweeps:,} sweeps were not enough: try a larger max_sweeps"
+        enough = f"{course.engine.max_sweeps:,} sweeps were not enough"
+        known = verdict.obstacle(course)
+        return f"{enough}: {known or 'try a larger max_sweeps, or a simpler model'}"
     except KeyboardInterrupt:
         return "it was interrupted"
     course.engine.save()

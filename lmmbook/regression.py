@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from lmmbook import covariance
+from lmmbook import covariance, directions
 from lmmbook.design import Design
 from lmmbook.factors import origin_of
 from lmmbook.gaussian import Gaussian
@@ -43,7 +43,8 @@ def start_values(design: Design) -> dict[str, Any]:
     beta, auxiliary, variance = fit(design)
     parts = sum(len(f.effects) for f in design.factors) + 1
     # A slope's share is what it adds to the spread of the ratings.
-    covariances = [np.diag(variance / parts / (f.z**2).mean(0)) for f in design.factors]
+    units = [directions.units(f) for f in design.factors]
+    covariances = [variance / parts * unit @ unit.T for unit in units]
     if isinstance(design.family, Gaussian) and design.family.estimated:
         auxiliary = 0.5 * np.log([variance / parts])
     return covariance.name_values(design, beta, covariances, auxiliary)

@@ -74,13 +74,15 @@ def likelihood_sums(
     effects: list[tf.Tensor],
     rows: tuple[tf.Tensor, ...],
     predictor: tf.Tensor,
+    means: list[tf.Tensor],
     stretches: list[tf.Tensor],
     standardised: list[tf.Tensor],
 ) -> tuple[None, tuple[ByRegression, ByStretch]]:
     """What the certificate needs of the rows.
 
-    ``stretches`` [entries, columns, columns] and ``standardised``, a scalar, 1 where the stretches
-    are asked for, are one a factor; see `complete_data`.
+    One a factor: ``means`` [levels, fixed, columns], what fixed effects add to the mean of effects;
+    ``stretches`` [entries, columns, columns]; ``standardised``, a scalar, 1 where the stretches are
+    asked for; see `complete_data`.
     """
     family, own = layout.family, parameters.auxiliary
     stretched = sum(s.shape[0] for s in stretches)
@@ -94,36 +96,58 @@ def likelihood_sums(
     def of_block(
         block: Arrays, given: tuple[tf.Tensor, ...], at: tf.Tensor, counted: tf.Tensor
     ) -> tuple[ByRegression, ByStretch]:
+        # Less what the mean of effects does to the ratings.
+        lent = [to_rows(has, mean) for has, mean in zip(block.factors, means, strict=True)]
+        fixed = block.fixed - tf.add_n(lent)
+
         def by_stretch() -> ByStretch:
             derivatives = derivatives_at(family, given, at, own)
-            moves = [  # the linear predictor's derivatives, each [rows, chains]
-                asked * to_rows(has, tf.einsum("ij,lcj->lci", stretch, u))
-                for has, u, of_factor, asked in zip(
-                    block.factors, effects, stretches, standardised, strict=True
-                )
-                for stretch in tf.unstack(of_factor)
-            ]
-            return _by_stretch(block.fixed, moves, derivatives, counted)
+            # The linear predictor's derivatives, each [rows, chains]; and how the means change
+            # them, each [rows, fixed].
+            moves, bends = (
+                [
+                    asked * to_rows(has, _stretched(stretch, of_levels))
+                    for has, of_levels, of_factor, asked in zip(
+                        block.factors, all_levels, stretches, standardised, strict=True
+                    )
+                    for stretch in tf.unstack(of_factor)
+                ]
+                for all_levels in (effects, means)
+            )
+            return _by_stretch(fixed, moves, bends, derivatives, counted)
 
         # Few fits have a factor standardised, and its derivatives cost more than all the rest.
         stretch = tf.cond(tf.add_n(standardised) > 0, by_stretch, lambda: none)
-        return family.summed(given, at, own, block.fixed, counted), stretch
+        return family.summed(given, at, own, fixed, counted), stretch
 
     nothing = no_sums(layout.chains, layout.fixed, family.auxiliary), none
     return None, in_blocks(arrays, rows, predictor, nothing, of_block)
 
 
+def _stretched(stretch: tf.Tensor, of_levels: tf.Tensor) -> tf.Tensor:
+    """``[levels, ..., columns]``, in float64 on the way: columns of ratings may be nearly
+    collinear, so that what is large in each column's effects is small in their sum."""
+    return tf.cast(tf.einsum("ij,lcj->lci", stretch, tf.cast(of_levels, tf.float64)), tf.float32)
+
+
 def _by_stretch(
-    fixed: tf.Tensor, moves: list[tf.Tensor], derivatives: Derivatives, counted: tf.Tensor
+    fixed: tf.Tensor,
+    moves: list[tf.Tensor],
+    bends: list[tf.Tensor],
+    derivatives: Derivatives,
+    counted: tf.Tensor,
 ) -> ByStretch:
     first, second = derivatives
     columns, chains = tf.unstack(fixed, axis=1), first[0].shape[1]
     moves = [move * counted[:, tf.newaxis] for move in moves]
     weighted = [-move * second[0][0] for move in moves]
     aside = [[-total(move * h) for h in second[0][1:]] for move in moves]
+    pull = tf.reduce_sum(first[0], axis=1) * counted  # of a row, by all chains
+    bent = [total(bend * pull[:, tf.newaxis], 0) for bend in bends]
+    mixed = [[total(c[:, tf.newaxis] * w) for w in weighted] for c in columns]
     return ByStretch(
         tf.stack([total(move * first[0], 0) for move in moves], axis=1),
-        tf.stack([[total(c[:, tf.newaxis] * w) for w in weighted] for c in columns]) / chains,
+        (tf.stack(mixed) + tf.stack(bent, axis=1)) / chains,
         tf.stack([[total(move * w) for w in weighted] for move in moves]) / chains,
         matrix(aside, len(moves), len(first) - 1) / chains,
     )

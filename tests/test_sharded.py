@@ -98,7 +98,7 @@ assert min(rows_on) > 1300, rows_on
 cuts = np.cumsum([0, *levels_on])
 own = where.whole([effects[0][a:b] for a, b in zip(cuts[:-1], cuts[1:])])
 home = complete_data.as_written(layout)
-home = home._replace(standardised=[tf.constant(1.0) for _ in effects])
+home = home._replace(standardised=[tf.eye(len(part)) for part in home.standardised])
 seed = tf.constant([3, 4])
 
 

@@ -140,7 +140,8 @@ def small(family: str, chains: int = 4) -> SimpleNamespace:
 def everything(s: SimpleNamespace, standardised: float) -> list[np.ndarray]:
     """The M-step's sums and the certificate's score and information."""
     home = complete_data.as_written(s.layout)
-    home = home._replace(standardised=[tf.constant(standardised) for _ in s.effects])
+    parts = [standardised * tf.eye(len(part)) for part in home.standardised]
+    home = home._replace(standardised=parts)
     given = s.layout, s.arrays, s.values
     _, sums = row_sums.regression_sums(*given, s.rows, s.at)
     found = complete_data.score_and_information(*given, s.effects, s.rows, s.at, home)

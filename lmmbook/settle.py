@@ -1,0 +1,109 @@
+"""Is a variance zero? How a fit finds out.
+
+Chapter 04. Take the variance away, refit the others, and look at the slope (`boundary`). Downhill:
+that is the maximum. Else a little variance is tried. Up to a variance v no more than slope * v is
+gained; so where it is downhill from a small v on, what can be gained is known to be next to
+nothing, and zero is as good as the maximum. Where it is uphill from there too, the maximum is
+inside. Whatever is not sure is looked at again, with twice the draws.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lmmbook import boundary
+from lmmbook.boundary import Block, Slope
+from lmmbook.certificate import Certificate
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from lmmbook.course import Course
+
+GONE = 1e-4  # an sd that is tried at zero, relative to `Engine.unit`
+NO_GAIN = 0.02  # log-likelihood: what a point 0.2 standard errors from the maximum misses
+TRIED = 0.8  # of it, so that another look at the slope may find it a little steeper
+NEAR = 0.1  # standard errors; from further away a slope is not what it is at the others' best
+SURE = 3.0  # Monte Carlo standard errors before a sign is believed
+NEAREST, FURTHEST = 2.0, 10.0  # times a variance, to the next one that is tried
+
+
+def settle(course: Course, block: Block, least: int, draws: int = 200) -> Certificate:
+    """Decide whether a block has no variance in ``least`` directions, its smallest ones.
+
+    ``course.singular`` and ``course.interior`` say so then; or the budget ends. Returns a
+    certificate of where the parameters are left.
+    """
+    engine = course.engine
+    known = course.found is not None and course.found.definite
+    before = engine.values() if known and block not in course.at_boundary else None
+    course.singular[block], course.trying = least, block
+    course.turned.pop(block, None)
+    gone = (GONE * engine.unit) ** 2
+    point = course.design, engine.parameters
+    course.put(block, boundary.flattened(*point, block, least, gone))
+    course.climb()
+    while True:
+        found = course.measure(draws)
+        # Only where the others are at their best there is one direction to ask about. But where
+        # they are on a ridge, and it is uphill inside, that is the way.
+        while not (found.converged or (found.indefinite and course.uphill(block))):
+            found = course.improve(found)
+        draws, slope = course.draws, course.slopes[block]
+        if slope.score + SURE * slope.error <= 0:
+            course.trying = None
+            return found
+        if inside(course, block, slope, before):
+            course.singular[block], course.trying = least - 1, None
+            course.interior.add(block)
+            return course.measure(draws)
+        if block in course.turned:
+            course.trying = None
+            return course.measure(draws)
+        draws *= 2
+
+
+def inside(course: Course, block: Block, slope: Slope, before: dict | None) -> bool:
+    """Whether the maximum is known to be inside. If so, the parameters are left near there: as they
+    were ``before``, or where the slope is about zero. If not, they are left as they are now, and
+    ``course.turned`` remembers from which variance on it is known to be downhill.
+    """
+    engine, along = course.engine, slope.direction[:, np.newaxis]
+    lower = np.asarray(engine.parameters.scales[block[0]], float)
+    flat, added = lower @ lower.T, along @ along.T
+    tried, most = [(0.0, slope.score)], engine.unit**2
+    variance = TRIED * NO_GAIN / (slope.score + SURE * slope.error)
+    while True:
+        course.put(block, flat + variance * added)
+        course.measure(course.draws, along)
+        tried.append((variance, course.slopes[block].score))
+        if not course.uphill(block):
+            break
+        if before is not None:
+            engine.set(before)
+            return True
+        if variance >= most:
+            return True
+        furthest = min(most, FURTHEST * variance)
+        variance = float(np.clip(flat_at(*tried[-2:]), NEAREST * variance, furthest))
+    if len(tried) > 2:
+        variance = float(np.clip(flat_at(*tried[-2:]), tried[-2][0], variance))
+        course.put(block, flat + variance * added)
+        return True
+    if tried[-1][1] < -SURE * course.slopes[block].error:
+        course.turned[block] = variance
+    course.put(block, flat)
+    return False
+
+
+def flat_at(first: tuple[float, float], second: tuple[float, float]) -> float:
+    """Where a slope is zero that changes evenly, from two pairs of a variance and its slope;
+    infinite if it does not fall.
+
+    Examples
+    --------
+    >>> flat_at((0.0, 3.0), (1.0, 2.0))
+    3.0
+    """
+    falls = (first[1] - second[1]) / (second[0] - first[0])
+    return second[0] + second[1] / falls if falls > 0 else np.inf
