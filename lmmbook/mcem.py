@@ -16,7 +16,7 @@ import math
 import warnings
 from pathlib import Path
 
-from lmmbook import certificate, families, regression
+from lmmbook import certificate, coordinates, families
 from lmmbook.course import FEWEST_SWEEPS, Course
 from lmmbook.design import Design
 from lmmbook.engine import Engine, OutOfBudget
@@ -115,8 +115,8 @@ def fit(
     chains = default_chains(design) if chains is None else chains
     shown = Progress(progress)
     try:
-        inside = regression.centred(design)
-        course = Course(Engine(inside, chains, max_sweeps, seed, shown, strategy, checkpoint))
+        inner = coordinates.inner(design)
+        course = Course(Engine(inner, chains, max_sweeps, seed, shown, strategy, checkpoint))
         reason = _run(course)
     except GONE as error:
         if strategy is None:

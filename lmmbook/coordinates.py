@@ -1,0 +1,228 @@
+"""The coordinates in which a fit is computed, and the way back to those of the data.
+
+Chapters 04 and 09. The engine computes in single precision, which keeps seven digits. Of seconds
+since 1970 these are all gone before the first one that varies. So a fit is of an *inner* design, a
+linear map away from the one of the data. It is the same model, with other names for the same
+predictors:
+
+- fixed effects: a column that an intercept or other columns nearly make up, such as a year, is
+  replaced by what they leave of it, and is measured in units of its own;
+- random effects: the same, among the columns of a correlated block; others are only scaled;
+- an offset, and a Gaussian response, are replaced by what the fixed effects leave of them; a
+  Gaussian response is measured in units of about its residual sd.
+
+`reported` leads back, and whatever a user sees went through it. Columns that are fine stay as they
+are, and are not copied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+
+from lmmbook import covariance, directions
+from lmmbook.design import Design
+from lmmbook.factors import FAR, Factor, origin_of
+from lmmbook.gaussian import Gaussian
+
+import numpy as np
+
+FINE = 16.0  # a column's root mean square, or one over it, up to which it is not scaled
+NOTHING = 1e-13  # a squared length, of that before, that is rounding
+
+
+@dataclass(frozen=True)
+class Inner(Design):
+    """A design in inner coordinates.
+
+    With a prime for inner values: ``beta = origin + unit * fixed_map @ beta'``, a level's effects
+    are ``unit * effect_maps[k] @ u'``, and a residual sd is ``unit`` times the inner one.
+
+    Attributes
+    ----------
+    outer
+        The design in the coordinates of the data.
+    unit
+        Of the linear predictor, in units of the response.
+    origin
+        ``[fixed]``: the fixed effects where all inner ones are zero.
+    fixed_map
+        ``[fixed, fixed]``.
+    effect_maps
+        ``[columns, columns]`` a factor.
+    """
+
+    outer: Design = field(kw_only=True, repr=False)
+    unit: float = field(kw_only=True)
+    origin: np.ndarray = field(kw_only=True)
+    fixed_map: np.ndarray = field(kw_only=True)
+    effect_maps: tuple[np.ndarray, ...] = field(kw_only=True)
+
+
+def inner(design: Design) -> Inner:
+    """The design in coordinates that suit single precision."""
+    factors, maps = zip(*map(_within_blocks, design.factors), strict=True)
+    fixed, fixed_map = _fixed(replace(design, factors=factors))
+    response, offset, unit, taken = _rows(design, fixed)
+    family = design.family
+    if isinstance(family, Gaussian) and family.sd is not None:
+        family = Gaussian(1.0)
+    plain = {f.name: getattr(design, f.name) for f in fields(Design)}
+    changed = {"family": family, "response": response, "offset": offset, "fixed": fixed}
+    return Inner(
+        **(plain | changed | {"factors": factors}),
+        outer=design, unit=unit, origin=fixed_map @ taken, fixed_map=fixed_map, effect_maps=maps,
+    )  # fmt: skip
+
+
+def outer(design: Design) -> Design:
+    """The design in the coordinates of the data."""
+    return design.outer if isinstance(design, Inner) else design
+
+
+def reported(
+    design: Design, beta: np.ndarray, covariances: list[np.ndarray], auxiliary: np.ndarray
+) -> dict:  # fmt: skip
+    """`covariance.name_values` in the coordinates of the data, of values in those of ``design``."""
+    if not isinstance(design, Inner):
+        return covariance.name_values(design, beta, covariances, auxiliary)
+    beta = design.origin + design.unit * (beta @ design.fixed_map.T)
+    if isinstance(design.family, Gaussian):
+        auxiliary = auxiliary + np.log(design.unit)
+    covariances = [
+        design.unit**2 * (m @ matrix @ m.T)
+        for m, matrix in zip(design.effect_maps, covariances, strict=True)
+    ]
+    return covariance.name_values(design.outer, beta, covariances, auxiliary)
+
+
+def effects_reported(design: Design, k: int, effects: np.ndarray) -> np.ndarray:
+    """Effects ``[..., columns]`` of factor k in the coordinates of the data.
+
+    In double precision where columns were centred: an effect at zero is far from any row then, and
+    in a sum over columns most of it cancels.
+    """
+    if not isinstance(design, Inner):
+        return effects
+    by = design.unit * design.effect_maps[k]
+    if np.count_nonzero(by - np.diag(np.diag(by))):
+        return effects @ by.T
+    return effects * np.diag(by).astype(effects.dtype)
+
+
+def _within_blocks(factor: Factor) -> tuple[Factor, np.ndarray]:
+    """A factor with inner columns, and the map ``[columns, columns]`` of its effects."""
+    whole = np.eye(len(factor.effects))
+    if factor.intercept_only:
+        return factor, whole
+    z = factor.z
+    for block in map(list, factor.blocks):
+        columns, first = _centred(factor.z[:, block], [factor.effects[j] for j in block])
+        gram = _gram(columns)
+        by = _orthogonal(gram, np.ones_like(gram, dtype=bool))
+        by = by @ _scaling(by.T @ gram @ by)
+        whole[np.ix_(block, block)] = first @ by
+        if not _is_identity(first @ by):
+            z = z.copy() if z is factor.z else z
+            z[:, block] = columns @ by
+    return replace(factor, z=z), whole
+
+
+def _fixed(design: Design) -> tuple[np.ndarray, np.ndarray]:
+    """Inner columns ``[rows, fixed]`` and their map, for a design whose factors are inner ones.
+
+    A column that is constant within a factor's levels has a home among its effects
+    (`directions.freed`), and stays so: of it, only columns of the same kind are taken away.
+    """
+    columns, first = _centred(design.fixed, design.fixed_names)
+    gram = _gram(columns)
+    by = _orthogonal(gram, np.ones_like(gram, dtype=bool))
+    if not _is_identity(by):
+        homes = _homes(replace(design, fixed=columns))
+        by = _orthogonal(gram, np.array([[own <= other for other in homes] for own in homes]))
+    by = by @ _scaling(by.T @ gram @ by)
+    return columns if _is_identity(by) else columns @ by, first @ by
+
+
+def _homes(design: Design) -> list[set[tuple[int, int]]]:
+    """For each fixed column, the factors and their columns that can take it over."""
+    homes: list[set[tuple[int, int]]] = [set() for _ in design.fixed_names]
+    for k, factor in enumerate(design.factors):
+        found = directions.freed(design, factor)
+        for c, j in zip(found.fixed, found.columns, strict=True):
+            homes[c].add((k, j))
+    return homes
+
+
+def _centred(columns: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Columns less the means of those that are far from zero, if an intercept takes them up; and
+    the map that does it."""
+    by, far = np.eye(len(names)), origin_of(columns, names)
+    if far is None:
+        return columns, by
+    # One column at a time: equal columns, of fixed and random effects, have means equal to the bit.
+    means = np.array([c.mean() if m else 0.0 for c, m in zip(columns.T, far, strict=True)])
+    by[list(names).index("Intercept")] -= means
+    return columns - means, by
+
+
+def _orthogonal(gram: np.ndarray, may: np.ndarray) -> np.ndarray:
+    """A map that takes from a column what others make up of it, where that is nearly all.
+
+    ``may[c, d]`` says whether d may be taken from c. Those from which the fewest may be taken come
+    first, and from a column only earlier ones are taken.
+    """
+    by = np.eye(len(gram))
+    order = np.argsort(may.sum(1), kind="stable").tolist()
+    for place, c in enumerate(order):
+        others = [d for d in order[:place] if may[c, d]]
+        now = by.T @ gram @ by
+        length = np.sqrt(np.where(np.diag(now) > 0, np.diag(now), 1.0))
+        cosines = now / np.outer(length, length)
+        among, own = cosines[np.ix_(others, others)], cosines[others, c]
+        weights = np.linalg.lstsq(among, own, rcond=1e-12)[0]
+        if FAR**2 < weights @ own < 1 - NOTHING:
+            by[:, c] -= by[:, others] @ (weights * length[c] / length[others])
+    return by
+
+
+def _scaling(gram: np.ndarray) -> np.ndarray:
+    """To a root mean square of about one, by a power of two: that rounds nothing."""
+    size = np.sqrt(np.diag(gram))
+    wild = (size > FINE) | ((size < 1 / FINE) & (size > 0))
+    return np.diag(np.where(wild, 2.0 ** -np.round(np.log2(np.where(wild, size, 1.0))), 1.0))
+
+
+def _is_identity(by: np.ndarray) -> bool:
+    return np.array_equal(by, np.eye(len(by)))
+
+
+def _rows(
+    design: Design, fixed: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, float, np.ndarray]:  # fmt: skip
+    """Inner response and offset, the unit, and what was taken away, ``[fixed]``: the coefficients
+    of inner columns, in units of the response."""
+    family, none = design.family, np.broadcast_to(0.0, design.rows)
+    gaussian = isinstance(family, Gaussian)
+    if not gaussian and design.offset.strides == (0,):
+        return design.response, design.offset, 1.0, np.zeros(fixed.shape[1])
+    left = design.response - design.offset if gaussian else -design.offset
+    taken = np.zeros(fixed.shape[1])
+    for _ in range(2):  # once more for what rounding left
+        more = np.linalg.lstsq(_gram(fixed), fixed.T @ left / len(left), rcond=None)[0]
+        taken, left = taken + more, left - fixed @ more
+    if not isinstance(family, Gaussian):
+        size = np.abs(design.offset).max()
+        offset = none if np.abs(left).max() <= NOTHING * size else -left
+        return design.response, offset, 1.0, taken
+    unit = family.sd
+    if unit is None:
+        size = float(np.sqrt(np.mean(left**2)))
+        unit = 2.0 ** np.round(np.log2(size)) if size > 0 else 1.0
+    return left / unit, none, float(unit), taken
+
+
+def _gram(columns: np.ndarray) -> np.ndarray:
+    """X'X / rows."""
+    one = columns[:1] if columns.strides[0] == 0 else columns
+    return one.T @ one / len(one)
