@@ -171,7 +171,9 @@ def jacobian(design: Design, layout: Layout, parameters: Parameters) -> np.ndarr
         # In a fixed effect all are linear: a long step loses no digits beside a large intercept.
         h = 1.0 if i < layout.fixed else 1e-4
         up, down = (
-            _reported(design, move(design, layout, parameters, sign * h * np.eye(size)[i]))
+            coordinates.on_their_scales(
+                design, *move(design, layout, parameters, sign * h * np.eye(size)[i])
+            )
             for sign in (1, -1)
         )
         columns.append((up - down) / (2 * h))
@@ -196,12 +198,6 @@ def move(
         covariances.append(root @ root.T)
     beta = np.asarray(parameters.beta, float) + step[: layout.fixed]
     return beta, covariances, np.asarray(parameters.auxiliary, float) + step[begins[-1] :]
-
-
-def _reported(design: Design, moved: tuple[np.ndarray, list[np.ndarray], np.ndarray]) -> np.ndarray:
-    return np.array(
-        [scale_of(name)(value) for name, value in coordinates.reported(design, *moved).items()]
-    )
 
 
 def scale_of(name: str) -> Callable[[float], float]:

@@ -96,6 +96,39 @@ def reported(
     return covariance.name_values(design.outer, beta, covariances, auxiliary)
 
 
+def on_their_scales(
+    design: Design, beta: np.ndarray, covariances: list[np.ndarray], auxiliary: np.ndarray
+) -> np.ndarray:
+    """`reported`, ``[parameters]``, on the scales on which their errors are given: an sd's
+    logarithm, a correlation's Fisher z.
+
+    With x so far from zero that an intercept there is next to nothing but minus the slope, their
+    correlation is -1 but for the last digits. Fisher's z does not go by those: with a and b of
+    length one, it is log |a + b| / |a - b|.
+    """
+    found = reported(design, beta, covariances, auxiliary)
+    with np.errstate(divide="ignore", invalid="ignore"):  # at a boundary they are infinite
+        values = {n: np.log(v) if n.startswith("sd(") else v for n, v in found.items()}
+        for k, (factor, matrix) in enumerate(zip(design.factors, covariances, strict=True)):
+            root = _root(matrix)
+            if isinstance(design, Inner):
+                root = design.effect_maps[k] @ root
+            root = root / np.linalg.norm(root, axis=1, keepdims=True)
+            cors = covariance.names(factor)[len(root) :]
+            for (i, j), name in zip(covariance.correlated_pairs(factor), cors, strict=True):
+                both = np.linalg.norm(root[i] + root[j]), np.linalg.norm(root[i] - root[j])
+                values[name] = np.log(both[0]) - np.log(both[1])
+    return np.array(list(values.values()), float)
+
+
+def _root(matrix: np.ndarray) -> np.ndarray:
+    """An L with ``L L' = matrix``, which may be singular; by way of the correlations."""
+    sds = np.sqrt(np.diag(matrix))
+    unit = np.where(sds > 0, sds, 1.0)
+    values, vectors = np.linalg.eigh(matrix / np.outer(unit, unit))
+    return sds[:, np.newaxis] * vectors * np.sqrt(np.maximum(values, 0.0))
+
+
 def effects_reported(design: Design, k: int, effects: np.ndarray) -> np.ndarray:
     """Effects ``[..., columns]`` of factor k in the coordinates of the data.
 
@@ -215,11 +248,11 @@ def _rows(
         size = np.abs(design.offset).max()
         offset = none if np.abs(left).max() <= NOTHING * size else -left
         return design.response, offset, 1.0, taken
-    unit = family.sd
-    if unit is None:
-        size = float(np.sqrt(np.mean(left**2)))
-        unit = 2.0 ** np.round(np.log2(size)) if size > 0 else 1.0
-    return left / unit, none, float(unit), taken
+    if family.sd is not None:
+        return left / family.sd, none, family.sd, taken
+    size = float(np.sqrt(np.mean(left**2)))
+    unit = 2.0 ** round(np.log2(size)) if size > 0 else 1.0
+    return left / unit, none, unit, taken
 
 
 def _gram(columns: np.ndarray) -> np.ndarray:

@@ -72,7 +72,8 @@ def from_matrix(factor: Factor, covariance: np.ndarray) -> dict[str, np.ndarray]
     for a, b in correlated_pairs(factor):
         product = sds[..., a] * sds[..., b]
         with np.errstate(invalid="ignore"):
-            values.append(covariance[..., a, b] / np.where(product > 0, product, np.nan))
+            cor = covariance[..., a, b] / np.where(product > 0, product, np.nan)
+        values.append(np.clip(cor, -1.0, 1.0))  # rounding may lead beyond
     return dict(zip(names(factor), (v[()] for v in values), strict=True))  # [()]: 0-d to scalar
 
 

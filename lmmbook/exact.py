@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lmmbook import families
+from lmmbook import coordinates, families
 from lmmbook.climb import Ascent
 from lmmbook.covariance import names as names_of
 from lmmbook.covariance import parameter_names, to_matrix
@@ -141,9 +141,10 @@ def fit(
     family = families.resolve(family)
     if not isinstance(family, families.Gaussian):
         raise ValueError(f"family: expected a Gaussian one, the only exact one, got {family!r}")
-    ascent = Ascent(build_design(formula, data), family.sd)
+    design = coordinates.inner(build_design(formula, data, family))
+    ascent = Ascent(design, design.family.sd)  # type: ignore[attr-defined]
     ascent.maximise()
-    value = ascent.evaluate().value
+    value = ascent.evaluate().value - design.rows * np.log(design.unit)
     return ExactFit(parameter_table(ascent), value)
 
 
