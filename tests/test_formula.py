@@ -227,7 +227,7 @@ REFUSED = {
         {},
         "independ",
     ),
-    "far from zero": ("y ~ 1 + (I(x + 10000)|g)", {}, "centre covariates that lie far from zero"),
+    "far from zero": ("y ~ 1 + (I(x + 10000)||g)", {}, "centre covariates that lie far from zero"),
     "groups crossed by *": ("y ~ 1 + (1|g*h)", {}, "form g, a:b or a/b"),
     "function of a group": ("y ~ 1 + (1|np.exp(k))", {}, "form g, a:b or a/b"),
     "no group": ("y ~ x", {}, r"expected at least one \(1\|group\)"),
