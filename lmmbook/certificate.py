@@ -141,6 +141,30 @@ def certify(
     )
 
 
+def what_is_missing(found: Certificate) -> str:
+    """Of a certificate that is not ``converged``: which parameter is furthest from being known to
+    be at the maximum, why, and what helps."""
+    if not found.definite:
+        return (
+            "From where it is, no distance to the maximum can be given, for the draws do not show "
+            "a curvature in every direction: try a larger max_sweeps, or a simpler model"
+        )
+    errors = found.table["std_error"]
+    steps, noise = found.table["step"].abs() / errors, 2 * found.table["mcse"] / errors
+    name = str((steps + noise).idxmax())
+    known = f"within {noise[name]:.2g} (two Monte Carlo standard errors)"
+    if steps[name] > CLOSE:
+        return (
+            f"The maximum is {steps[name]:.2g} standard errors away in {name!r}, {known}; at most "
+            f"{CLOSE} in all is converged: try a larger max_sweeps, or a simpler model"
+        )
+    return (
+        f"The estimates are as near to the maximum as is asked, but it is not known well enough: "
+        f"{name!r} is {steps[name]:.2g} standard errors away, {known}, where {CLOSE} in all is "
+        "converged. That is Monte Carlo error: try a larger max_sweeps, or more chains"
+    )
+
+
 def smallest_share(observed: np.ndarray, complete: np.ndarray) -> float:
     """Smallest eigenvalue of ``complete^-1 observed``: what is left where most is missing.
 

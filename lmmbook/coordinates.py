@@ -17,18 +17,15 @@ are, and are not copied.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 
 from lmmbook import covariance, directions
+from lmmbook.conditioning import NOTHING, centred, gram, is_identity, orthogonal, scaling
 from lmmbook.design import Design
-from lmmbook.factors import FAR, Factor, origin_of
+from lmmbook.factors import Factor
 from lmmbook.gaussian import Gaussian
 
 import numpy as np
-
-FINE = 16.0  # a column's root mean square, or one over it, up to which it is not scaled
-NOTHING = 1e-13  # a squared length, of that before, that is rounding
 
 
 @dataclass(frozen=True)
@@ -150,12 +147,12 @@ def _within_blocks(factor: Factor) -> tuple[Factor, np.ndarray]:
         return factor, whole
     z = factor.z
     for block in map(list, factor.blocks):
-        columns, first = _centred(factor.z[:, block], [factor.effects[j] for j in block])
-        gram = _gram(columns)
-        by = _orthogonal(gram, np.ones_like(gram, dtype=bool))
-        by = by @ _scaling(by.T @ gram @ by)
+        columns, first = centred(factor.z[:, block], [factor.effects[j] for j in block])
+        products = gram(columns)
+        by = orthogonal(products, np.ones_like(products, dtype=bool))
+        by = by @ scaling(by.T @ products @ by)
         whole[np.ix_(block, block)] = first @ by
-        if not _is_identity(first @ by):
+        if not is_identity(first @ by):
             z = z.copy() if z is factor.z else z
             z[:, block] = columns @ by
     return replace(factor, z=z), whole
@@ -167,14 +164,14 @@ def _fixed(design: Design) -> tuple[np.ndarray, np.ndarray]:
     A column that is constant within a factor's levels has a home among its effects
     (`directions.freed`), and stays so: of it, only columns of the same kind are taken away.
     """
-    columns, first = _centred(design.fixed, design.fixed_names)
-    gram = _gram(columns)
-    by = _orthogonal(gram, np.ones_like(gram, dtype=bool))
-    if not _is_identity(by):
+    columns, first = centred(design.fixed, design.fixed_names)
+    products = gram(columns)
+    by = orthogonal(products, np.ones_like(products, dtype=bool))
+    if not is_identity(by):
         homes = _homes(replace(design, fixed=columns))
-        by = _orthogonal(gram, np.array([[own <= other for other in homes] for own in homes]))
-    by = by @ _scaling(by.T @ gram @ by)
-    return columns if _is_identity(by) else columns @ by, first @ by
+        by = orthogonal(products, np.array([[own <= other for other in homes] for own in homes]))
+    by = by @ scaling(by.T @ products @ by)
+    return columns if is_identity(by) else columns @ by, first @ by
 
 
 def _homes(design: Design) -> list[set[tuple[int, int]]]:
@@ -185,49 +182,6 @@ def _homes(design: Design) -> list[set[tuple[int, int]]]:
         for c, j in zip(found.fixed, found.columns, strict=True):
             homes[c].add((k, j))
     return homes
-
-
-def _centred(columns: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Columns less the means of those that are far from zero, if an intercept takes them up; and
-    the map that does it."""
-    by, far = np.eye(len(names)), origin_of(columns, names)
-    if far is None:
-        return columns, by
-    # One column at a time: equal columns, of fixed and random effects, have means equal to the bit.
-    means = np.array([c.mean() if m else 0.0 for c, m in zip(columns.T, far, strict=True)])
-    by[list(names).index("Intercept")] -= means
-    return columns - means, by
-
-
-def _orthogonal(gram: np.ndarray, may: np.ndarray) -> np.ndarray:
-    """A map that takes from a column what others make up of it, where that is nearly all.
-
-    ``may[c, d]`` says whether d may be taken from c. Those from which the fewest may be taken come
-    first, and from a column only earlier ones are taken.
-    """
-    by = np.eye(len(gram))
-    order = np.argsort(may.sum(1), kind="stable").tolist()
-    for place, c in enumerate(order):
-        others = [d for d in order[:place] if may[c, d]]
-        now = by.T @ gram @ by
-        length = np.sqrt(np.where(np.diag(now) > 0, np.diag(now), 1.0))
-        cosines = now / np.outer(length, length)
-        among, own = cosines[np.ix_(others, others)], cosines[others, c]
-        weights = np.linalg.lstsq(among, own, rcond=1e-12)[0]
-        if FAR**2 < weights @ own < 1 - NOTHING:
-            by[:, c] -= by[:, others] @ (weights * length[c] / length[others])
-    return by
-
-
-def _scaling(gram: np.ndarray) -> np.ndarray:
-    """To a root mean square of about one, by a power of two: that rounds nothing."""
-    size = np.sqrt(np.diag(gram))
-    wild = (size > FINE) | ((size < 1 / FINE) & (size > 0))
-    return np.diag(np.where(wild, 2.0 ** -np.round(np.log2(np.where(wild, size, 1.0))), 1.0))
-
-
-def _is_identity(by: np.ndarray) -> bool:
-    return np.array_equal(by, np.eye(len(by)))
 
 
 def _rows(
@@ -242,7 +196,7 @@ def _rows(
     left = design.response - design.offset if gaussian else -design.offset
     taken = np.zeros(fixed.shape[1])
     for _ in range(2):  # once more for what rounding left
-        more = np.linalg.lstsq(_gram(fixed), fixed.T @ left / len(left), rcond=None)[0]
+        more = np.linalg.lstsq(gram(fixed), fixed.T @ left / len(left), rcond=None)[0]
         taken, left = taken + more, left - fixed @ more
     if not isinstance(family, Gaussian):
         size = np.abs(design.offset).max()
@@ -253,9 +207,3 @@ def _rows(
     size = float(np.sqrt(np.mean(left**2)))
     unit = 2.0 ** round(np.log2(size)) if size > 0 else 1.0
     return left / unit, none, unit, taken
-
-
-def _gram(columns: np.ndarray) -> np.ndarray:
-    """X'X / rows."""
-    one = columns[:1] if columns.strides[0] == 0 else columns
-    return one.T @ one / len(one)

@@ -96,6 +96,10 @@ class Bernoulli(Family):
             )
         return self
 
+    def escape(self, response: np.ndarray) -> np.ndarray:
+        """A 1 wants its predictor up, a 0 down."""
+        return 2 * response - 1
+
     def distribution(self, predictor: tf.Tensor, auxiliary: tf.Tensor) -> tfd.Distribution:
         """``Bernoulli(logits=predictor)``."""
         return tfd.Bernoulli(logits=predictor, dtype=predictor.dtype)
@@ -145,6 +149,10 @@ class Poisson(Family):
         if not self.codes(response).any():
             raise ValueError("response: expected counts that are not all zero for poisson")
         return self
+
+    def escape(self, response: np.ndarray) -> np.ndarray:
+        """A count of zero wants its predictor down."""
+        return np.where(response == 0, -1.0, 0.0)
 
     def distribution(self, predictor: tf.Tensor, auxiliary: tf.Tensor) -> tfd.Distribution:
         """``Poisson(log_rate=predictor)``."""

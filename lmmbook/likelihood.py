@@ -54,6 +54,11 @@ class Family:
         """``[rows]`` float64: the response as the distribution takes it. Raises as `bind`."""
         raise NotImplementedError
 
+    def escape(self, response: np.ndarray) -> np.ndarray | None:
+        """``[rows]``: 1 where a response is ever more likely the larger its predictor, -1 the
+        smaller, 0 where there is a best predictor. None if that is not known (`separation`)."""
+        return None
+
     def distribution(self, predictor: tf.Tensor, auxiliary: tf.Tensor) -> tfd.Distribution:
         """The distribution of the response, one for each number in ``predictor``."""
         raise NotImplementedError

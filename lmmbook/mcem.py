@@ -16,13 +16,14 @@ import math
 import warnings
 from pathlib import Path
 
-from lmmbook import certificate, coordinates, families
+from lmmbook import certificate, coordinates, existence, families
 from lmmbook.course import FEWEST_SWEEPS, Course
 from lmmbook.design import Design
 from lmmbook.engine import Engine, OutOfBudget
 from lmmbook.formula import build_design
 from lmmbook.frames import Data
 from lmmbook.gathering import gather
+from lmmbook.gaussian import Gaussian
 from lmmbook.progress import Progress
 from lmmbook.result import Fit
 
@@ -113,9 +114,13 @@ def fit(
     _check_integer("max_sweeps", max_sweeps, FEWEST_SWEEPS)
     design = build_design(formula, data, family)
     chains = default_chains(design) if chains is None else chains
+    inner = coordinates.inner(design)
+    existence.refuse(inner)
+    none = existence.no_maximum(inner)
+    if none:
+        warnings.warn(f"lmmbook.fit: {none}", stacklevel=2)
     shown = Progress(progress)
     try:
-        inner = coordinates.inner(design)
         course = Course(Engine(inner, chains, max_sweeps, seed, shown, strategy, checkpoint))
         reason = _run(course)
     except GONE as error:
@@ -124,14 +129,9 @@ def fit(
         raise RuntimeError(_gone(checkpoint)) from error
     finally:
         shown.close()
-    if reason:
-        warnings.warn(
-            f"lmmbook.fit has not converged (distance {course.distance:.2g} standard errors; at "
-            f"most {certificate.CLOSE}, Monte Carlo error included, is converged); {reason}, "
-            "or a simpler model",
-            stacklevel=2,
-        )
-    return gather(course, design, converged=reason is None)
+    if reason and not none:
+        warnings.warn(f"lmmbook.fit has not converged: {reason}", stacklevel=2)
+    return gather(course, design, converged=reason is None and none is None)
 
 
 def _run(course: Course) -> str | None:
@@ -140,11 +140,28 @@ def _run(course: Course) -> str | None:
         course.run()
     except OutOfBudget:
         course.engine.save()
-        return f"{course.engine.max_sweeps:,} sweeps were not enough: try a larger max_sweeps"
+        return _missing(course)
     except KeyboardInterrupt:
         return "it was interrupted"
     course.engine.save()
     return None
+
+
+def _missing(course: Course) -> str:
+    """What a fit lacks whose budget ended, and what helps."""
+    spent = f"{course.engine.max_sweeps:,} sweeps were not enough"
+    family = course.design.family
+    gaussian = isinstance(family, Gaussian) and family.estimated
+    if gaussian and course.engine.parameters.residual_sd < existence.LOST:
+        sd = course.engine.trace[-1]["sd(residual)"].iloc[-1]
+        return (
+            f"'sd(residual)' went to {sd:.2g}, next to nothing beside the responses. Where the "
+            "effects explain every row there is no maximum, and more sweeps cannot find one: try "
+            "a simpler model"
+        )
+    if course.found is None:
+        return f"{spent} to look for the maximum: try a larger max_sweeps"
+    return f"{spent}. {certificate.what_is_missing(course.found)}"
 
 
 def _gone(folder: str | Path | None) -> str:
