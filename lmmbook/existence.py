@@ -62,12 +62,12 @@ def no_maximum(design: Inner) -> str | None:
         return None
     found = separation.separating(data)
     if found:
-        columns = " and ".join(map(repr, found))
+        these, one = " and ".join(map(repr, found)), len(found) == 1
         return (
-            f"the likelihood has no maximum: {columns} separate{'s' * (len(found) == 1)} the "
-            f"responses {data._response!r}, so it rises for ever as the coefficient"
-            f"{'s' * (len(found) > 1)} grow{'s' * (len(found) == 1)} (separation); leave "
-            "it out, or merge categories"
+            f"the likelihood has no maximum (separation): it rises for ever with the coefficient"
+            f"{'' if one else 's'} of {these}, which tell{'s' if one else ''} some responses "
+            f"{data._response!r} from the others without an error; leave {'it' if one else 'them'} "
+            "out, or merge categories"
         )
     same = [f.name for f in data.factors if "Intercept" in f.effects and _alike(data, f)]
     if same:

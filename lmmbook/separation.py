@@ -50,9 +50,14 @@ def separating(design: Design) -> list[str]:
     direction = None if pulls is None else _direction(pulls)
     if pulls is None or direction is None:
         return []
-    moved = np.abs(direction) > ROUNDING
-    names = [name for name, m in zip(pulls.names, moved, strict=True) if m and name]
-    return names or ["Intercept"]
+    # The fewest that still do it: one after the other is left out, the least moved first.
+    named = np.array([bool(name) for name in pulls.names])
+    free = ~named | (np.abs(direction) > ROUNDING)
+    for column in np.argsort(np.abs(direction)):
+        without = free & (np.arange(len(free)) != column)
+        if named[column] and free[column] and _direction(pulls, without) is not None:
+            free = without
+    return [n for n, f in zip(pulls.names, free, strict=True) if n and f] or ["Intercept"]
 
 
 def _full_rank(rows: np.ndarray) -> bool:
@@ -88,13 +93,15 @@ def _of_ordered(response: np.ndarray, x: np.ndarray, names: list[str]) -> Pulls:
     return Pulls(rows, np.zeros(len(rows), bool), (*[""] * thresholds.shape[1], *names))
 
 
-def _direction(pulls: Pulls) -> np.ndarray | None:
-    """``[columns]``, its largest entry one, or None: there is no such direction."""
+def _direction(pulls: Pulls, free: np.ndarray | None = None) -> np.ndarray | None:
+    """``[columns]``, its largest entry one, or None: there is no such direction. Only ``free``
+    [columns] may move, if that is given."""
+    most = np.ones(pulls.rows.shape[1]) if free is None else free.astype(float)
     rows, bound = pulls.rows, pulls.bound
     wanted = rows[~bound].sum(0)
     asked = np.random.default_rng(0).permutation(len(rows))[:AT_ONCE]
     for _ in range(ROUNDS):
-        found = _ask(rows[asked], bound[asked], wanted)
+        found = _ask(rows[asked], bound[asked], wanted, most)
         if found is None:
             return None
         moved = rows @ found
@@ -106,25 +113,15 @@ def _direction(pulls: Pulls) -> np.ndarray | None:
     return None
 
 
-def _ask(rows: np.ndarray, bound: np.ndarray, wanted: np.ndarray) -> np.ndarray | None:
-    """The direction with the largest ``wanted @ v`` that these rows allow, with few columns.
-
-    Of length one: first the longest in a box, then the one with the smallest sum of sizes that is
-    as much wanted.
-    """
-    columns = rows.shape[1]
+def _ask(
+    rows: np.ndarray, bound: np.ndarray, wanted: np.ndarray, most: np.ndarray
+) -> np.ndarray | None:
+    """The direction in a box with the largest ``wanted @ v``, of those that these rows allow."""
     free, tied = rows[~bound], rows[bound]
-    first = optimize.linprog(
-        -wanted, -free, np.zeros(len(free)), tied, np.zeros(len(tied)), (-1, 1), method="highs"
-    )
-    if first.status != 0 or np.abs(first.x).max() < 0.5:
-        return None
-    second = optimize.linprog(
-        np.ones(2 * columns),
-        np.hstack([-free, free]), np.zeros(len(free)),
-        np.vstack([np.hstack([tied, -tied]), np.hstack([wanted, -wanted])]),
-        np.append(np.zeros(len(tied)), wanted @ first.x),
-        (0, None), method="highs",
+    found = optimize.linprog(
+        -wanted, -free, np.zeros(len(free)), tied, np.zeros(len(tied)),
+        np.column_stack([-most, most]), method="highs",
     )  # fmt: skip
-    best = first.x if second.status != 0 else second.x[:columns] - second.x[columns:]
-    return best / np.abs(best).max()
+    if found.status != 0 or np.abs(found.x).max() < 0.5:  # if there is one, it reaches the box
+        return None
+    return found.x / np.abs(found.x).max()
