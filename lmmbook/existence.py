@@ -122,7 +122,7 @@ def refuse_no_residual(design: Inner, least: float) -> None:
         if share > NONE:
             end = (
                 f"What is left is {share:.1g} of what they explain, too little to compute with: "
-                "add an intercept or the covariates that explain it, or round the response"
+                "add an intercept, or covariates that explain as much"
             )
         raise ValueError(
             f"response {name!r}: expected residuals, got one that the effects of {factor.name!r} "
