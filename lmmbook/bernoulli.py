@@ -92,6 +92,10 @@ family='categorical' takes more than two, or make a column that is True where it
             )
         return replace(self, categories=tuple(labels))
 
+    def escape(self, response: np.ndarray) -> np.ndarray:
+        """A yes wants its predictor up, a no down."""
+        return 2 * response - 1
+
     def distribution(self, predictor: tf.Tensor, auxiliary: tf.Tensor) -> tfd.Distribution:
         """``Bernoulli(logits=predictor)``."""
         return tfd.Bernoulli(logits=predictor, dtype=predictor.dtype)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lmmbook import complete_data, covariance, directions
+from lmmbook import complete_data, coordinates, covariance, directions
 from lmmbook._quiet import quiet_log
 from lmmbook.arrays import Layout, Parameters
 from lmmbook.design import Design
@@ -194,11 +194,15 @@ def diagnose(score: np.ndarray) -> tuple[float, float]:
 def jacobian(design: Design, layout: Layout, parameters: Parameters) -> np.ndarray:
     """``[parameters, coordinates]``: reported parameters (sds as logs, correlations as Fisher's z)
     by local coordinates, by central differences."""
-    size, h = complete_data.coordinates(layout), 1e-4
+    size = complete_data.coordinates(layout)
     columns = []
     for i in range(size):
+        # In a fixed effect all are linear: a long step loses no digits beside a large intercept.
+        h = 1.0 if i < layout.fixed else 1e-4
         up, down = (
-            _reported(design, move(design, layout, parameters, sign * h * np.eye(size)[i]))
+            coordinates.on_their_scales(
+                design, *move(design, layout, parameters, sign * h * np.eye(size)[i])
+            )
             for sign in (1, -1)
         )
         columns.append((up - down) / (2 * h))
@@ -223,12 +227,6 @@ def move(
         covariances.append(root @ root.T)
     beta = np.asarray(parameters.beta, float) + step[: layout.fixed]
     return beta, covariances, np.asarray(parameters.auxiliary, float) + step[begins[-1] :]
-
-
-def _reported(design: Design, moved: tuple[np.ndarray, list[np.ndarray], np.ndarray]) -> np.ndarray:
-    return np.array(
-        [scale_of(name)(value) for name, value in covariance.name_values(design, *moved).items()]
-    )
 
 
 def scale_of(name: str) -> Callable[[float], float]:

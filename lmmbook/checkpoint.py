@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lmmbook import program
+from lmmbook import coordinates, program
 from lmmbook.design import Design
 from lmmbook.predictor import Where
 
@@ -164,7 +164,7 @@ def _read(path: str) -> dict[str, Any]:
 
 def identity_of(design: Design, chains: int, seed: int, devices: int) -> dict[str, Any]:
     """What makes a fit the fit it is; of its rows a checksum."""
-    rows = 0
+    rows, design = 0, coordinates.outer(design)
     for x in (design.response, design.offset, design.fixed, *(f.codes for f in design.factors)):
         rows = zlib.crc32(np.ascontiguousarray(x).data, rows)
     return {

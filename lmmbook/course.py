@@ -79,7 +79,7 @@ class Course:
     def climb(self) -> None:
         """Approach and average: the mean of the last two thirds of the iterates stays."""
         self.engine.em("approach", APPROACH)
-        tail = self.engine.em("average", AVERAGE).drop(columns=["acceptance", "phase"])
+        tail = self.engine.em("average", AVERAGE)
         self.engine.set(dict(tail.iloc[len(tail) // 3 :].mean()))
 
     def measure(self, draws: int, along: np.ndarray | None = None) -> certificate.Certificate:

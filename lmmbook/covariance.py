@@ -72,7 +72,8 @@ def from_matrix(factor: Factor, covariance: np.ndarray) -> dict[str, np.ndarray]
     for a, b in correlated_pairs(factor):
         product = sds[..., a] * sds[..., b]
         with np.errstate(invalid="ignore"):
-            values.append(covariance[..., a, b] / np.where(product > 0, product, np.nan))
+            cor = covariance[..., a, b] / np.where(product > 0, product, np.nan)
+        values.append(np.clip(cor, -1.0, 1.0))  # rounding may lead beyond
     return dict(zip(names(factor), (v[()] for v in values), strict=True))  # [()]: 0-d to scalar
 
 
@@ -92,10 +93,7 @@ def name_values(
     the family's own parameters, some of which may stand in the intercept's place.
     """
     by_name = {name: beta[..., c][()] for c, name in enumerate(design.fixed_names)}
-    intercept = by_name.get("Intercept", 0.0)
-    if design.origin is not None:
-        intercept = intercept - beta @ design.origin
-    first, last = design.family.report(intercept, auxiliary)
+    first, last = design.family.report(by_name.get("Intercept", 0.0), auxiliary)
     values: dict[str, Any] = {}
     for name, value in by_name.items():
         values |= first if name == "Intercept" else {name: value}
@@ -111,7 +109,5 @@ def split_values(
     intercept, auxiliary = design.family.unreport(values)
     named = [intercept if n == "Intercept" else values[n] for n in design.fixed_names]
     beta = np.array(named, float)
-    if design.origin is not None:
-        beta[design.fixed_names.index("Intercept")] += beta @ design.origin
     covariances = [to_matrix(factor, values) for factor in design.factors]
     return beta, covariances, auxiliary

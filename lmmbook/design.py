@@ -43,8 +43,6 @@ class Design:
         ``[columns]``: ``Intercept``, ``service``, ``temp[warm]``, ...
     factors
         One `Factor` a grouping, in the order of the formula.
-    origin
-        ``[columns]``: what has been taken away from ``fixed``, if anything (`regression.centred`).
     """
 
     formula: str
@@ -58,7 +56,6 @@ class Design:
     _response: Name = field(repr=False)
     _columns: tuple[str, ...] = field(repr=False)
     _categories: dict[str, set[Any]] = field(repr=False)
-    origin: np.ndarray | None = field(default=None, repr=False)
 
     @property
     def rows(self) -> int:

@@ -15,6 +15,7 @@ from lmmbook import (
     certificate,
     checkpoint,
     complete_data,
+    coordinates,
     covariance,
     homes,
     program,
@@ -56,6 +57,9 @@ class Engine:
         All that the program is given; and what of it is not rows, on one device.
     room, kept_sweeps
         Room for the draws of the last `measure`, and how many sweeps of it are filled.
+    walk, trace
+        A frame a call of the program, one row a sweep: the parameters of the design, and those of
+        the data (`coordinates.reported`) with acceptance and phase.
     measured, watched
         How many times `measure` was called; and what its ``watch`` found, by name.
     """
@@ -90,6 +94,7 @@ class Engine:
         parameters = to_parameters(design, regression.start_values(design))
         self.state = self._graph(program.start, self.layout)(self.arrays, parameters)
         self.sweeps_left, self.max_sweeps, self.calls = max_sweeps, max_sweeps, 0
+        self.walk: list[pd.DataFrame] = []
         self.trace: list[pd.DataFrame] = []
         self.room: list[np.ndarray] = []
         self.kept_sweeps, self.measured = 0, 0
@@ -133,13 +138,13 @@ class Engine:
         self.state = self.state._replace(parameters=to_parameters(self.design, values))
 
     def em(self, phase: str, gains: np.ndarray) -> pd.DataFrame:
-        """EM iterations, a sweep and an M-step each, with these gains; returns their trace."""
+        """EM iterations, a sweep and an M-step each, with these gains; returns where they were."""
         home = complete_data.as_written(self.layout)  # the program asks for one; not used here
         never = np.zeros(self.chunk, bool)
-        before = len(self.trace)
+        before = len(self.walk)
         for part in self._parts(gains):
             self._call(phase, part, never, never, home)
-        return pd.concat(self.trace[before:], ignore_index=True)
+        return pd.concat(self.walk[before:], ignore_index=True)
 
     def measure(
         self, draws: int, estimated: np.ndarray, watch: Watch | None = None
@@ -205,7 +210,7 @@ class Engine:
         self.state = self.state._replace(parameters=last)
         self.calls += 1
         self.sweeps_left -= self.chunk
-        self.trace.append(self._frame(phase, parameters, entry["acceptance"]))
+        self._note(phase, parameters, entry["acceptance"])
         self.progress.show(self.max_sweeps - self.sweeps_left, self.max_sweeps, phase)
         if self.journal.due():
             self.save()
@@ -249,18 +254,17 @@ class Engine:
             small |= {f"watched{name}": x for name, x in found.items()}
         return small | {"acceptance": output.acceptance.numpy()}
 
-    def _frame(self, phase: str, parameters: Parameters, acceptance: np.ndarray) -> pd.DataFrame:
-        """One row a sweep: phase, parameters, acceptance."""
-        beta, scales, auxiliary = parameters
-        covariances = [lower @ np.swapaxes(lower, 1, 2) for lower in scales]
-        columns = covariance.name_values(self.design, beta, covariances, auxiliary)
-        frame = pd.DataFrame(columns | {"acceptance": acceptance})
-        frame["phase"] = phase
-        if not np.isfinite(frame.drop(columns="phase").to_numpy()).all():
+    def _note(self, phase: str, parameters: Parameters, acceptance: np.ndarray) -> None:
+        """One row a sweep: parameters, acceptance and phase, in both coordinates."""
+        beta, *scales, auxiliary = (np.asarray(x, float) for x in tf.nest.flatten(parameters))
+        point = beta, [lower @ np.swapaxes(lower, 1, 2) for lower in scales], auxiliary
+        last = {"acceptance": acceptance, "phase": phase}
+        self.walk.append(pd.DataFrame(covariance.name_values(self.design, *point)))
+        self.trace.append(pd.DataFrame(coordinates.reported(self.design, *point) | last))
+        if not np.isfinite(self.walk[-1].to_numpy()).all():
             raise FloatingPointError(
-                f"{phase}: expected finite values, got {frame.iloc[-1].to_dict()}"
+                f"{phase}: expected finite values, got {self.trace[-1].iloc[-1].to_dict()}"
             )
-        return frame
 
     def values(self) -> dict[str, Any]:
         """The parameters as they are now, by name."""

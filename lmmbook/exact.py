@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lmmbook import families
+from lmmbook import coordinates, existence, families
 from lmmbook.climb import Ascent
 from lmmbook.covariance import names as names_of
 from lmmbook.covariance import parameter_names, to_matrix
@@ -130,7 +130,8 @@ def fit(
     Raises
     ------
     ValueError
-        As `lmmbook.formula.build_design`; or if the family is not Gaussian.
+        As `lmmbook.formula.build_design`; or if the family is not Gaussian; or if the effects
+        explain the response in every row, so that there is no residual.
     RuntimeError
         If the optimiser does not reach a maximum.
 
@@ -143,9 +144,18 @@ def fit(
     family = families.resolve(family)
     if not isinstance(family, families.Gaussian):
         raise ValueError(f"family: expected a Gaussian one, the only exact one, got {family!r}")
-    ascent = Ascent(build_design(formula, data, family), family.sd)
-    ascent.maximise()
-    value = ascent.evaluate().value
+    design = coordinates.inner(build_design(formula, data, family))
+    if family.estimated:
+        existence.refuse_no_residual(design, existence.NONE)
+    ascent = Ascent(design, design.family.sd)  # type: ignore[attr-defined]
+    try:
+        ascent.maximise()
+    except np.linalg.LinAlgError as error:
+        raise RuntimeError(
+            "exact fit: expected a residual sd that is not lost in rounding beside those of the "
+            f"effects, got {ascent.residual_sd * design.unit:.2g}"
+        ) from error
+    value = ascent.evaluate().value - design.rows * np.log(design.unit)
     return ExactFit(parameter_table(ascent), value)
 
 

@@ -20,9 +20,10 @@ import pandas as pd
 from formulae.environment import Environment
 from formulae.matrices import CommonEffectsMatrix
 
-DEPENDENT = 1e-5  # eigenvalue of columns of length one; a slope's years have to be centred
+DEPENDENT = 1e-10  # eigenvalue of columns of length one, less their means; not told from rounding
+ALIKE = 1e-5  # the same, of blocks of effects that are independent: those cannot be centred
 FAR = 0.9  # cosine of a covariate with the intercept; 0.9 is a mean of two sds
-NOISE = 1e-10  # a covariate that varies by less of its mean varies by rounding
+NOISE = 1e-13  # a covariate that varies by less of its mean varies by rounding
 
 
 @dataclass(frozen=True)
@@ -139,11 +140,13 @@ def _factor(bars: Sequence[Bar], data: pd.DataFrame, environment: Environment) -
         matrices.append(common)
         of_bars.append(columns_of_bar)
     z = _stack(of_bars)
-    _check_effects(name, effects, z)
+    _check_effects(name, effects, z, blocks)
     return Factor(name, columns, labels, codes, tuple(effects), z, tuple(blocks), tuple(matrices))
 
 
-def _check_effects(name: str, effects: list[str], z: np.ndarray) -> None:
+def _check_effects(
+    name: str, effects: list[str], z: np.ndarray, blocks: list[tuple[int, ...]]
+) -> None:
     twice = sorted({effect for effect in effects if effects.count(effect) > 1})
     if twice:
         raise ValueError(f"group {name!r}: expected each effect once, got {twice} more than once")
@@ -152,22 +155,33 @@ def _check_effects(name: str, effects: list[str], z: np.ndarray) -> None:
         raise ValueError(f"group {name!r}: expected effects, got {offsets}; an offset is fixed")
     if not all_finite(z):
         raise ValueError("data: expected finite numbers, got infinite values")
-    check_independent(f"effects of group {name!r}", z, effects)
+    what, parts = f"effects of group {name!r}", []
+    for block in map(list, blocks):
+        own, of_block = z[:, block], [effects[j] for j in block]
+        origin = origin_of(own, of_block)
+        parts.append(own if origin is None else own - origin)
+        check_independent(what, parts[-1], of_block)
+    if len(parts) > 1:
+        # Whatever the columns of a block, all that matters is what it shares with other blocks.
+        parts = [p @ np.linalg.inv(np.linalg.qr(p).R) if p.shape[1] > 1 else p for p in parts]
+        check_independent(what, np.hstack(parts), effects, ALIKE)
 
 
-def check_independent(what: str, columns: np.ndarray, names: Sequence[str]) -> None:
-    """Refuse ``[rows, columns]`` that single precision cannot tell from linearly dependent."""
+def check_independent(
+    what: str, columns: np.ndarray, names: Sequence[str], least: float = DEPENDENT
+) -> None:
+    """Refuse ``[rows, columns]`` that are linearly dependent, or next to it."""
     if columns.strides[0] == 0:  # all rows are one
         columns = columns[:1]
     gram = columns.T @ columns  # without a copy of the columns
     length = np.sqrt(np.diag(gram))
     length = np.where(length > 0, length, 1.0)
     smallest = np.linalg.eigvalsh(gram / length / length[:, np.newaxis]).min()
-    if smallest < DEPENDENT:
+    if smallest < least:
         raise ValueError(
             f"{what}: expected linearly independent columns, got {list(names)}, which are "
             f"dependent or nearly so (smallest eigenvalue {max(smallest, 0.0):.1e}, expected at "
-            f"least {DEPENDENT:g}); leave one out, or centre covariates that lie far from zero"
+            f"least {least:g}); leave one out, or centre covariates that lie far from zero"
         )
 
 

@@ -5,7 +5,7 @@ Chapter 04. `course` leaves parameters and draws on the device; a `Fit` holds wh
 
 from __future__ import annotations
 
-from lmmbook import boundary, covariance
+from lmmbook import boundary, coordinates, covariance
 from lmmbook.boundary import AT_ONCE
 from lmmbook.course import Course
 from lmmbook.design import Design
@@ -13,19 +13,20 @@ from lmmbook.result import Fit
 
 import numpy as np
 import pandas as pd
+import tensorflow as tf
 
 
 def gather(course: Course, design: Design, converged: bool) -> Fit:
     """Put a `Fit` of ``design``, as the data have it, together from where a `Course` ended."""
     engine, found = course.engine, course.found
-    values = engine.values()
-    for block in course.at_boundary:  # tried at next to nothing, and found to be nothing
-        singular = boundary.flattened(
-            course.design, engine.parameters, block, course.singular[block], 0.0
-        )
-        of = design.factors[block[0]]
-        read = covariance.from_matrix(of, singular)
-        values |= {name: read[name] for name in covariance.names_of_block(of, block[1])}
+    beta, *scales, auxiliary = (np.asarray(x, float) for x in tf.nest.flatten(engine.parameters))
+    covariances = [lower @ lower.T for lower in scales]
+    for k, block in course.at_boundary:  # tried at next to nothing, and found to be nothing
+        count = course.singular[k, block]
+        singular = boundary.flattened(course.design, engine.parameters, (k, block), count, 0.0)
+        place = np.ix_(block, block)
+        covariances[k][place] = singular[place]
+    values = coordinates.reported(course.design, beta, covariances, auxiliary)
     names = list(values)
     nothing = pd.Series(np.nan, names)
     table = pd.DataFrame(
@@ -51,8 +52,9 @@ def gather(course: Course, design: Design, converged: bool) -> Fit:
         if len(columns) == 1:
             kept[factor][..., list(columns)] = 0.0
     posterior, effects = {}, {}
-    for of, draws in zip(design.factors, kept, strict=True):
+    for k, (of, draws) in enumerate(zip(design.factors, kept, strict=True)):
         flat = np.moveaxis(draws, 2, 1).reshape(-1, of.levels, len(of.effects))  # a copy
+        flat = coordinates.effects_reported(course.design, k, flat)
         effects[of.name] = _summary(of.labels, of.name, of.effects, flat)
         posterior[of.name] = flat[..., 0] if of.intercept_only else flat
     return Fit(

@@ -100,7 +100,10 @@ class Gaussian(Family):
         self, intercept: Any, auxiliary: np.ndarray
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """``Intercept`` and ``sd(residual)``."""
-        return {"Intercept": intercept}, {"sd(residual)": np.exp(auxiliary[..., 0])}
+        sd = np.exp(auxiliary[..., 0])
+        return {"Intercept": intercept}, {
+            "sd(residual)": sd if self.sd is None else 0 * sd + self.sd
+        }
 
     def unreport(self, values: Mapping[str, Any] | pd.Series) -> tuple[Any, np.ndarray]:
         """The inverse of `report`."""

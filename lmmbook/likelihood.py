@@ -74,6 +74,11 @@ class Family:
         """
         return self, response
 
+    def escape(self, response: np.ndarray) -> np.ndarray | None:
+        """``[rows]``: 1 where a response is ever more likely the larger its predictor, -1 the
+        smaller, 0 where there is a best predictor. None if that is not known (`separation`)."""
+        return None
+
     def distribution(self, predictor: tf.Tensor, auxiliary: tf.Tensor) -> tfd.Distribution:
         """The distribution of the response, one for each number in ``predictor``."""
         raise NotImplementedError

@@ -16,7 +16,7 @@ import math
 import warnings
 from pathlib import Path
 
-from lmmbook import certificate, compile_cache, families, regression, verdict
+from lmmbook import compile_cache, coordinates, existence, families, verdict
 from lmmbook.course import FEWEST_SWEEPS, Course
 from lmmbook.design import Design
 from lmmbook.engine import Engine, OutOfBudget
@@ -114,10 +114,14 @@ def fit(
     _check_integer("max_sweeps", max_sweeps, FEWEST_SWEEPS)
     design = build_design(formula, data, family)
     chains = default_chains(design) if chains is None else chains
+    inner = coordinates.inner(design)
+    existence.refuse(inner)
+    none = existence.no_maximum(inner)
+    if none:
+        warnings.warn(f"lmmbook.fit: {none}", stacklevel=2)
     shown = Progress(progress)
     try:
-        inside = regression.centred(design)
-        course = Course(Engine(inside, chains, max_sweeps, seed, shown, strategy, checkpoint))
+        course = Course(Engine(inner, chains, max_sweeps, seed, shown, strategy, checkpoint))
         reason = _run(course)
     except GONE as error:
         if strategy is None:
@@ -126,13 +130,9 @@ def fit(
     finally:
         shown.close()
         compile_cache.publish()
-    if reason:
-        warnings.warn(
-            f"lmmbook.fit has not converged (distance {course.distance:.2g} standard errors; at "
-            f"most {certificate.CLOSE}, Monte Carlo error included, is converged); {reason}",
-            stacklevel=2,
-        )
-    return gather(course, design, converged=reason is None)
+    if reason and not none:
+        warnings.warn(f"lmmbook.fit has not converged: {reason}", stacklevel=2)
+    return gather(course, design, converged=reason is None and none is None)
 
 
 def _run(course: Course) -> str | None:
@@ -141,9 +141,7 @@ def _run(course: Course) -> str | None:
         course.run()
     except OutOfBudget:
         course.engine.save()
-        enough = f"{course.engine.max_sweeps:,} sweeps were not enough"
-        known = verdict.obstacle(course)
-        return f"{enough}: {known or 'try a larger max_sweeps, or a simpler model'}"
+        return verdict.missing(course)
     except KeyboardInterrupt:
         return "it was interrupted"
     course.engine.save()

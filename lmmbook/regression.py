@@ -1,4 +1,4 @@
-"""Before the random effects: the coordinates of a fit, and the regression where it starts.
+"""Before the random effects: the regression where a fit starts.
 
 Chapters 06 and 09. Newton steps up the log-likelihood of fixed effects and auxiliary parameters, in
 double precision: what R's ``glm`` and ``clm`` do.
@@ -11,7 +11,6 @@ from typing import Any
 
 from lmmbook import covariance, directions
 from lmmbook.design import Design
-from lmmbook.factors import origin_of
 from lmmbook.gaussian import Gaussian
 
 import numpy as np
@@ -22,19 +21,6 @@ STEPS = 50
 LONGEST = 2.0  # of the linear predictor, root mean square, or an auxiliary parameter, in one step
 CLOSE = 1e-10  # of the log-likelihood, to be gained
 FLAT = 1e-8  # relative information below which a direction is left alone
-
-
-def centred(design: Design) -> Design:
-    """The design with covariates that are far from zero, such as years, less their means.
-
-    An intercept takes up what was taken away. Those columns are nearly collinear with it: the
-    certificate's homes for both then fit badly together, and single precision loses digits.
-    Parameters by name mean the same as before: `covariance.name_values` knows the ``origin``.
-    """
-    origin = origin_of(design.fixed, design.fixed_names)
-    if origin is None:
-        return design
-    return replace(design, fixed=design.fixed - origin, origin=origin)
 
 
 def start_values(design: Design) -> dict[str, Any]:

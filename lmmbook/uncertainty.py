@@ -7,7 +7,9 @@ people read by their first derivatives alone.
 
 from __future__ import annotations
 
-from lmmbook.covariance import name_values, names_of_block, parameter_names
+from lmmbook.coordinates import Inner, on_their_scales, reported
+from lmmbook.covariance import names_of_block, parameter_names
+from lmmbook.design import Design
 from lmmbook.position import Position
 
 import numpy as np
@@ -20,7 +22,11 @@ def parameter_table(position: Position) -> pd.DataFrame:
     """At a maximum, the ``parameters`` of `lmmbook.exact.ExactFit`: a row a parameter."""
     design, found, bend = position.design, position.evaluate(), position.bend()
     table = pd.DataFrame(
-        {"estimate": _read(position, found.beta), "std_error": np.nan, "at_boundary": False},
+        {
+            "estimate": reported(*_point(position, found.beta)),
+            "std_error": np.nan,
+            "at_boundary": False,
+        },
         index=pd.Index(parameter_names(design), name="parameter"),
     )
     moves: list[bool] = []  # [parameters of the point]: what is at a boundary is held fixed
@@ -35,6 +41,8 @@ def parameter_table(position: Position) -> pd.DataFrame:
     # The best fixed effects move with the point, and vary around that besides.
     follow = bend.follow[:, moves]
     fixed = np.linalg.inv(found.fixed_information) + follow @ covariance @ follow.T
+    if isinstance(design, Inner):
+        fixed = design.unit**2 * design.fixed_map @ fixed @ design.fixed_map.T
     table.loc[list(design.fixed_names), "std_error"] = np.sqrt(np.diag(fixed))
 
     free = ~table["at_boundary"].to_numpy()
@@ -46,21 +54,14 @@ def parameter_table(position: Position) -> pd.DataFrame:
     for change, step in zip(changes, STEP * np.eye(len(point))[moves], strict=True):
         for sign in (1, -1):
             position.move(point + sign * step, bend.units)
-            change += sign * _on_its_scale(_read(position, found.beta), names) / (2 * STEP)
+            change += sign * on_their_scales(*_point(position, found.beta))[free] / (2 * STEP)
     position.move(point, bend.units)
     variances = np.einsum("in,ij,jn->n", changes, covariance, changes)
     table.loc[names, "std_error"] = np.sqrt(variances)
     return table
 
 
-def _read(position: Position, beta: np.ndarray) -> dict[str, float]:
-    values = name_values(
-        position.design, beta, position.covariances, np.log([position.residual_sd])
-    )
-    return {name: float(value) for name, value in values.items()}
-
-
-def _on_its_scale(values: dict[str, float], names: list[str]) -> np.ndarray:
-    """``[names]``: sds as logarithms, correlations as Fisher's z."""
-    scales = [np.arctanh if name.startswith("cor(") else np.log for name in names]
-    return np.array([scale(values[name]) for scale, name in zip(scales, names, strict=True)])
+def _point(
+    position: Position, beta: np.ndarray
+) -> tuple[Design, np.ndarray, list[np.ndarray], np.ndarray]:
+    return position.design, beta, position.covariances, np.log([position.residual_sd])

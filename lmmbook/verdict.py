@@ -7,17 +7,34 @@ in some direction. Both have a name, and something to do about it.
 from __future__ import annotations
 
 from lmmbook import certificate, covariance
+from lmmbook.certificate import CLOSE
 from lmmbook.course import Course
+from lmmbook.existence import LOST
+from lmmbook.gaussian import Gaussian
 from lmmbook.settle import NO_GAIN
 
 import numpy as np
 
 
-def obstacle(course: Course) -> str | None:
-    """A clause for the warning, with what to do; None where only the sweeps were too few."""
-    found = course.found
-    if found is None:
-        return None
+def missing(course: Course) -> str:
+    """What a fit lacks whose budget ended, and what helps: a clause for its warning."""
+    spent = f"{course.engine.max_sweeps:,} sweeps were not enough"
+    family = course.design.family
+    gaussian = isinstance(family, Gaussian) and family.estimated
+    if gaussian and course.engine.parameters.residual_sd < LOST:
+        sd = course.engine.trace[-1]["sd(residual)"].iloc[-1]
+        return (
+            f"'sd(residual)' went to {sd:.2g}, next to nothing beside the responses. Where the "
+            "effects explain every row there is no maximum, and more sweeps cannot find one: try "
+            "a simpler model"
+        )
+    if course.found is None:
+        return f"{spent} to look for the maximum: try a larger max_sweeps"
+    return f"{spent}: {obstacle(course, course.found) or furthest(course.found)}"
+
+
+def obstacle(course: Course, found: certificate.Certificate) -> str | None:
+    """What more sweeps may not mend; None if there is no such thing."""
     if found.unknown:
         return (
             f"the data say next to nothing about {listed(found.unknown)}"
@@ -32,6 +49,29 @@ def obstacle(course: Course) -> str | None:
             f"a larger max_sweeps, which may tell, or a model without one of these terms"
         )
     return None
+
+
+def furthest(found: certificate.Certificate) -> str:
+    """Which parameter is furthest from being known to be at the maximum, and why."""
+    if not found.definite:
+        return (
+            "from where it is, no distance to the maximum can be given, for the draws do not show "
+            "a curvature in every direction; try a larger max_sweeps, or a simpler model"
+        )
+    errors = found.table["std_error"]
+    steps, noise = found.table["step"].abs() / errors, 2 * found.table["mcse"] / errors
+    name = str((steps + noise).idxmax())
+    known = f"within {noise[name]:.2g} (two Monte Carlo standard errors)"
+    if steps[name] > CLOSE:
+        return (
+            f"the maximum is {steps[name]:.2g} standard errors away in {name!r}, {known}; at most "
+            f"{CLOSE} in all is converged. Try a larger max_sweeps, or a simpler model"
+        )
+    return (
+        f"the estimates are as near to the maximum as is asked, but it is not known well enough: "
+        f"{name!r} is {steps[name]:.2g} standard errors away, {known}, where {CLOSE} in all is "
+        "converged. That is Monte Carlo error: try a larger max_sweeps, or more chains"
+    )
 
 
 def listed(names: tuple[str, ...] | list[str]) -> str:
