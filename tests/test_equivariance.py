@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 
 import lmmbook
-from lmmbook import certificate, coordinates, exact
+from lmmbook import certificate, coordinates, exact, verdict
 from lmmbook.covariance import name_values, split_values
 from lmmbook.design import Design
 from lmmbook.families import Custom, Gaussian, resolve
@@ -285,14 +285,14 @@ def judged(step: float, mcse: float) -> certificate.Certificate:
     nothing = pd.DataFrame(np.nan, names, names)
     distance = step / 2
     return certificate.Certificate(
-        table, nothing, distance, False, True, False, 1.0, 100.0, np.zeros(2)
+        table, nothing, distance, False, True, False, (), 1.0, 100.0, np.zeros(2)
     )  # fmt: skip
 
 
 def test_the_warning_names_the_parameter_and_what_is_missing():
-    far = certificate.what_is_missing(judged(step=1.0, mcse=0.01))
+    far = verdict.furthest(judged(step=1.0, mcse=0.01))
     assert "0.5 standard errors away in 'sd(g)'" in far
     assert "Monte Carlo error:" not in far
-    unsure = certificate.what_is_missing(judged(step=0.3, mcse=0.1))
+    unsure = verdict.furthest(judged(step=0.3, mcse=0.1))
     assert "'sd(g)' is 0.15 standard errors away, within 0.1" in unsure
     assert "That is Monte Carlo error" in unsure
