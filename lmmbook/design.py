@@ -5,6 +5,7 @@ Chapter 01. `formula` makes one. It remembers how, so that it can do the same wi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,9 +13,9 @@ from lmmbook.factors import Factor
 from lmmbook.frames import Data, all_finite, to_frame
 from lmmbook.likelihood import Family
 from lmmbook.syntax import Columns, columns_of
+from lmmbook.terms import Terms
 
 import numpy as np
-from formulae.matrices import CommonEffectsMatrix
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,11 @@ class Design:
     fixed: np.ndarray
     fixed_names: tuple[str, ...]
     factors: tuple[Factor, ...]
-    _common: CommonEffectsMatrix = field(repr=False)
+    _common: Terms = field(repr=False)
     _response: str = field(repr=False)
     _columns: tuple[str, ...] = field(repr=False)
     _categories: dict[str, set[Any]] = field(repr=False)
+    _functions: dict[str, Callable[..., Any]] = field(default_factory=dict, repr=False)
     origin: np.ndarray | None = field(default=None, repr=False)
 
     @property
@@ -75,7 +77,7 @@ class Design:
             that is needed.
         """
         parts = [self._common, *(common for f in self.factors for common in f._common if common)]
-        terms = [term for part in parts for term in part.terms.values()]
+        terms = [term for part in parts for term in part.terms]
         data = to_frame(data, columns_of(terms, [c for f in self.factors for c in f.columns]))
         for column, seen in self._categories.items():
             unseen = set(data[column].unique()) - seen
@@ -85,14 +87,13 @@ class Design:
                     f"{sorted(map(str, seen))}, got also {sorted(map(str, unseen))}"
                 )
         factors = tuple(f.on(data) for f in self.factors)
-        columns = np.asarray(self._common.evaluate_new_data(data).design_matrix, float)
+        columns = self._common.on(data)
         if not all(all_finite(x) for x in (columns, *(f.z for f in factors))):
             raise ValueError("data: expected finite numbers, got infinite values")
-        labels = [label for term in self._common.terms.values() for label in term.labels]
         return Design(
             self.formula, self.family, np.broadcast_to(np.nan, len(data)),
-            *offset_apart(columns, labels), factors,
-            self._common, self._response, self._columns, self._categories,
+            *offset_apart(columns, self._common), factors,
+            self._common, self._response, self._columns, self._categories, self._functions,
         )  # fmt: skip
 
     def codes(self, data: Data) -> np.ndarray:
@@ -109,10 +110,10 @@ class Design:
 
 
 def offset_apart(
-    columns: np.ndarray, labels: list[str]
+    columns: np.ndarray, common: Terms
 ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     """The offset ``[rows]``, the other columns ``[rows, fixed]``, and their names."""
-    is_offset = np.array([label.startswith("offset(") for label in labels])
+    labels, is_offset = common.labels, common.is_offset
     if not is_offset.any():
         return np.broadcast_to(0.0, len(columns)), columns, tuple(labels)
     names = tuple(np.array(labels)[~is_offset].tolist())

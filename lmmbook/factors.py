@@ -9,16 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import Any
 
 from lmmbook.frames import all_finite, ones, pieces
 from lmmbook.labels import encode
 from lmmbook.syntax import Bar
+from lmmbook.terms import Terms, evaluate
 
 import numpy as np
 import pandas as pd
-from formulae.environment import Environment
-from formulae.matrices import CommonEffectsMatrix
 
 DEPENDENT = 1e-5  # eigenvalue of columns of length one; a slope's years have to be centred
 FAR = 0.9  # cosine of a covariate with the intercept; 0.9 is a mean of two sds
@@ -58,7 +56,7 @@ class Factor:
     effects: tuple[str, ...]
     z: np.ndarray
     blocks: tuple[tuple[int, ...], ...]
-    _common: tuple[CommonEffectsMatrix | None, ...] = field(default=(None,), repr=False)
+    _common: tuple[Terms | None, ...] = field(default=(None,), repr=False)
 
     @property
     def levels(self) -> int:
@@ -75,15 +73,13 @@ class Factor:
         own, found = encode(data, self.columns)
         labels = self.labels.append(found.difference(self.labels))
         codes = labels.get_indexer(found).astype(np.int32)[own]
-        z = _stack([_evaluate(common, data) for common in self._common])
+        z = _stack([ones(len(data)) if c is None else c.on(data) for c in self._common])
         return Factor(
             self.name, self.columns, labels, codes, self.effects, z, self.blocks, self._common
         )
 
 
-def build_factors(
-    bars: Sequence[Bar], data: pd.DataFrame, environment: Environment
-) -> tuple[Factor, ...]:
+def build_factors(bars: Sequence[Bar], data: pd.DataFrame) -> tuple[Factor, ...]:
     """One `Factor` a group, in the order of the formula.
 
     Raises
@@ -96,7 +92,7 @@ def build_factors(
     by_group: dict[frozenset[str], list[Bar]] = {}
     for bar in bars:
         by_group.setdefault(frozenset(bar.group), []).append(bar)
-    factors = tuple(_factor(bars, data, environment) for bars in by_group.values())
+    factors = tuple(_factor(bars, data) for bars in by_group.values())
     for first, second in combinations(factors, 2):
         # Each level occurs, so nested in as many levels is one to one.
         if first.levels == second.levels and parents(first, second) is not None:
@@ -119,7 +115,7 @@ def parents(child: Factor, parent: Factor) -> np.ndarray | None:
     return np.maximum(one, 0)
 
 
-def _factor(bars: Sequence[Bar], data: pd.DataFrame, environment: Environment) -> Factor:
+def _factor(bars: Sequence[Bar], data: pd.DataFrame) -> Factor:
     columns = bars[0].group
     name = ":".join(columns)
     codes, labels = encode(data, columns)
@@ -127,13 +123,15 @@ def _factor(bars: Sequence[Bar], data: pd.DataFrame, environment: Environment) -
         raise ValueError(f"group {name!r}: expected at least two levels, got {len(labels)}")
     effects: list[str] = []
     blocks: list[tuple[int, ...]] = []
-    matrices: list[CommonEffectsMatrix | None] = []
+    matrices: list[Terms | None] = []
     of_bars: list[np.ndarray] = []
     for bar in bars:
         if bar.effects is None:
             common, own, columns_of_bar = None, ["Intercept"], ones(len(data))
         else:
-            common, own, columns_of_bar = evaluate(bar.effects, data, environment)
+            common, columns_of_bar = evaluate(bar.effects, data)
+            own = common.labels
+            _refuse_offsets(name, common)
         block = tuple(range(len(effects), len(effects) + len(own)))
         blocks += [block] if bar.correlated else [(column,) for column in block]
         effects += own
@@ -149,13 +147,16 @@ def _factor(bars: Sequence[Bar], data: pd.DataFrame, environment: Environment) -
     return Factor(name, columns, labels, codes, tuple(effects), z, tuple(blocks), tuple(matrices))
 
 
+def _refuse_offsets(name: str, common: Terms) -> None:
+    offsets = [str(label) for label in np.array(common.labels)[common.is_offset]]
+    if offsets:
+        raise ValueError(f"group {name!r}: expected effects, got {offsets}; an offset is fixed")
+
+
 def _check_effects(name: str, effects: list[str], z: np.ndarray) -> None:
     twice = sorted({effect for effect in effects if effects.count(effect) > 1})
     if twice:
         raise ValueError(f"group {name!r}: expected each effect once, got {twice} more than once")
-    offsets = [effect for effect in effects if effect.startswith("offset(")]
-    if offsets:
-        raise ValueError(f"group {name!r}: expected effects, got {offsets}; an offset is fixed")
     if not all_finite(z):
         raise ValueError("data: expected finite numbers, got infinite values")
     check_independent(f"effects of group {name!r}", z, effects)
@@ -190,53 +191,6 @@ def origin_of(columns: np.ndarray, names: Sequence[str]) -> np.ndarray | None:
     varies = [np.ptp(c) > NOISE * abs(mean) for c, mean in zip(columns.T, means, strict=True)]
     origin = np.where(far & varies, means, 0.0)
     return origin if origin.any() else None
-
-
-def evaluate(
-    description: Any, data: pd.DataFrame, environment: Environment
-) -> tuple[CommonEffectsMatrix, list[str], np.ndarray]:
-    """What ``formulae`` makes of the fixed part of a description.
-
-    Returns
-    -------
-    Its terms, which remember how to do the same with new rows but no longer hold a row themselves;
-    the names of the columns; and the columns, ``[rows, columns]`` float64.
-    """
-    description.eval(data, environment)
-    terms = description.common_terms
-    common = CommonEffectsMatrix(terms)
-    widths = [1 if term.data.ndim == 1 else term.data.shape[1] for term in terms]
-    names = [label for term in terms for label in term.labels]
-    columns = ones(len(data)) if names == ["Intercept"] else np.empty((len(data), len(names)))
-    start = 0
-    for term, width in zip(terms, widths, strict=True):
-        if columns.flags.writeable:
-            columns[:, start : start + width] = term.data.reshape(len(data), -1)
-        common.slices[term.name] = slice(start, start + width)
-        start += width
-        _forget_rows(term)
-    common.design_matrix, common.evaluated, common.env = columns[:0].copy(), True, environment
-    return common, names, columns
-
-
-def _forget_rows(term: Any) -> None:
-    """Keep of a term's arrays no more than their shapes, which `evaluate_new_data` goes by."""
-    term.data = term.data[:0].copy()
-    for part in getattr(term, "components", ()):
-        part.value = part.value[:0].copy()
-        if part.kind == "offset":  # of which it asks whether it is a constant
-            if part._intermediate_data.kind == "variable":
-                part._intermediate_data.x = part.value
-        else:
-            part._intermediate_data = None
-
-
-def _evaluate(common: CommonEffectsMatrix | None, data: pd.DataFrame) -> np.ndarray:
-    """``[rows, columns]`` of new rows; None stands for a lone intercept, a column of ones."""
-    if common is None:
-        return ones(len(data))
-    new = common.evaluate_new_data(data).design_matrix
-    return np.asarray(new, float).reshape(len(data), -1)
 
 
 def _stack(columns: list[np.ndarray]) -> np.ndarray:
