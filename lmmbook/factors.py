@@ -6,12 +6,13 @@ of zeros and ones would need rows x levels numbers. The codes come from `labels`
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
 from lmmbook.frames import all_finite, ones, pieces
-from lmmbook.labels import encode
+from lmmbook.labels import Keys, grouped, kind_of, match, plain
 from lmmbook.syntax import Bar
 from lmmbook.terms import Terms, evaluate
 
@@ -57,6 +58,8 @@ class Factor:
     z: np.ndarray
     blocks: tuple[tuple[int, ...], ...]
     _common: tuple[Terms | None, ...] = field(default=(None,), repr=False)
+    _keys: Keys | None = field(default=None, repr=False)
+    _by_text: bool = field(default=False, repr=False)
 
     @property
     def levels(self) -> int:
@@ -64,19 +67,71 @@ class Factor:
         return len(self.labels)
 
     @property
+    def keys(self) -> Keys:
+        """What tells levels apart: for each of ``columns``, ``[levels]`` values."""
+        return (self.labels,) if self._keys is None else self._keys
+
+    @property
     def intercept_only(self) -> bool:
         """Whether a level has no effect but its intercept."""
         return self.effects == ("Intercept",)
 
     def on(self, data: pd.DataFrame) -> Factor:
-        """The factor over new rows, with levels that are new appended after the known ones."""
-        own, found = encode(data, self.columns)
-        labels = self.labels.append(found.difference(self.labels))
-        codes = labels.get_indexer(found).astype(np.int32)[own]
+        """The factor over new rows, with levels that are new appended after the known ones.
+
+        Warns if values are of another sort than those of the fit (numbers, text, dates), or if no
+        level is known; unless it is a column's one value that is new, as in ``data.assign(g=-1)``.
+        """
+        own, labels, keys = grouped(data, self.columns)
+        found = tuple(plain(key) for key in keys) if self._by_text else keys
+        place = match(self.keys, found)
+        self._warn(place, found)
+        new = place < 0
+        place[new] = self.levels + np.arange(new.sum())
+        codes = place.astype(np.int32)[own]
+        labels = _appended(self.labels, labels[new])
+        longer = tuple(_appended(a, b[new]) for a, b in zip(self.keys, found, strict=True))
         z = _stack([ones(len(data)) if c is None else c.on(data) for c in self._common])
         return Factor(
-            self.name, self.columns, labels, codes, self.effects, z, self.blocks, self._common
+            self.name, self.columns, labels, codes, self.effects, z, self.blocks, self._common,
+            longer, self._by_text,
+        )  # fmt: skip
+
+    def _warn(self, place: np.ndarray, found: Keys) -> None:
+        """Say so where levels look as if they were written in another way than at the fit."""
+        columns = list(zip(self.columns, self.keys, found, strict=True))
+        odd = [c for c in columns if not self._by_text and kind_of(c[1]) != kind_of(c[2])]
+        if not odd:
+            if (place >= 0).any():
+                return
+            strange = [(c, k, n) for c, k, n in columns if _no_value_known(k, n)]
+            # One new value, as in data.assign(g=-1), is a question about whom nobody has met.
+            if any(now.nunique() == 1 for _, _, now in strange):
+                return
+            odd = strange or columns
+        column, known, now = odd[0]
+        none = "no level of the new rows is known" if (place < 0).all() else "levels differ"
+        warnings.warn(
+            f"group {self.name!r}: {none}. Column {column!r} had {kind_of(known)} at the fit, such "
+            f"as {_examples(known)}, and has {kind_of(now)} now, such as {_examples(now)}. The "
+            "effects of unknown levels come from the prior",
+            stacklevel=5,
         )
+
+
+def _no_value_known(known: pd.Index, now: pd.Index) -> bool:
+    return bool((match((known.unique(),), (now.unique(),)) < 0).all())
+
+
+def _appended(one: pd.Index, other: pd.Index) -> pd.Index:
+    """Values of both, each as it is: an integer beside floats stays one."""
+    if len(other) == 0 or one.dtype == other.dtype:
+        return one.append(other)
+    return pd.Index([*one.tolist(), *other.tolist()], dtype=object)
+
+
+def _examples(values: pd.Index) -> str:
+    return " and ".join(repr(value) for value in values[:2].tolist())
 
 
 def build_factors(bars: Sequence[Bar], data: pd.DataFrame) -> tuple[Factor, ...]:
@@ -118,7 +173,12 @@ def parents(child: Factor, parent: Factor) -> np.ndarray | None:
 def _factor(bars: Sequence[Bar], data: pd.DataFrame) -> Factor:
     columns = bars[0].group
     name = ":".join(columns)
-    codes, labels = encode(data, columns)
+    codes, labels, keys = grouped(data, columns)
+    if not labels.is_unique:
+        raise ValueError(
+            f"group {name!r}: expected labels that stay apart when joined by ':', got "
+            f"{labels[labels.duplicated()][:3].tolist()} for several levels each; rename them"
+        )
     if len(labels) < 2:
         raise ValueError(f"group {name!r}: expected at least two levels, got {len(labels)}")
     effects: list[str] = []
@@ -144,7 +204,9 @@ def _factor(bars: Sequence[Bar], data: pd.DataFrame) -> Factor:
             f"group {name!r}: expected fewer random effects than rows, got {len(labels)} levels "
             f"with {len(effects)} effect(s) each for {len(data)} rows"
         )
-    return Factor(name, columns, labels, codes, tuple(effects), z, tuple(blocks), tuple(matrices))
+    return Factor(
+        name, columns, labels, codes, tuple(effects), z, tuple(blocks), tuple(matrices), keys
+    )
 
 
 def _refuse_offsets(name: str, common: Terms) -> None:

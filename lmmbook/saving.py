@@ -27,6 +27,7 @@ from lmmbook.design import Design
 from lmmbook.factors import Factor
 from lmmbook.formula_state import components, descriptions, restored, state_of, used
 from lmmbook.functions import Functions, checked
+from lmmbook.labels import from_text
 from lmmbook.packing import pack, unpack
 from lmmbook.terms import Terms
 
@@ -136,7 +137,10 @@ def _parts(design: Design) -> dict[str, Any]:
     return {name: getattr(design, name) for name in plain} | {
         "family": [family, vars(design.family)],
         "functions": sorted(used(design.formula, design._functions)),
-        "factors": [[f.name, f.columns, f.labels, f.effects, f.blocks] for f in design.factors],
+        "factors": [
+            [f.name, f.columns, f.labels, f.effects, f.blocks, f.keys, f._by_text]
+            for f in design.factors
+        ],
         "matrices": [[state_of(matrix) for matrix in own] for own in matrices],
     }
 
@@ -161,8 +165,9 @@ def _design(parts: dict[str, Any], own: dict[str, Callable[..., Any]]) -> Design
         Factor(
             name, group, labels, _absent(rows, of=np.int32(-1)), effects,
             _absent(rows, len(effects)), blocks, matrices,
+            *(keys or (from_text(labels, group), len(group) > 1)),
         )
-        for (name, group, labels, effects, blocks), matrices in zip(
+        for (name, group, labels, effects, blocks, *keys), matrices in zip(
             parts["factors"], commons, strict=True
         )
     )  # fmt: skip

@@ -642,3 +642,46 @@ EDITS = {
 def test_what_a_file_says_calls_nothing_and_replaces_no_method(edit, file):
     with pytest.raises(ValueError, match=r"expected"):
         lmm.load(rewritten(file, EDITS[edit]))
+
+
+FORMAT_2 = "y ~ center(x) + size:color + poly(z, 2) + offset(2) + (1|g/h) + (x|color:flag)"
+
+
+def test_a_file_of_format_2_is_still_read(tmp_path):
+    """As an lmmbook wrote it that knew no later format; its numbers are made up in the same way."""
+    fit, old = made_up(FORMAT_2), lmm.load(TESTS / "format_2.lmm")
+    found, wanted = (one.design.on(new_rows(fit)) for one in (old, fit))
+    np.testing.assert_allclose(found.fixed, wanted.fixed, rtol=1e-12)
+    for one, other in zip(found.factors, wanted.factors, strict=True):
+        np.testing.assert_array_equal(one.codes, other.codes)
+        assert one.labels.tolist() == other.labels.tolist()
+    data = DATA.assign(h=DATA["h"] * 1.0)
+    np.testing.assert_allclose(old.predict(data), fit.predict(data), rtol=1e-6)
+    assert_survives(old, tmp_path / "again")
+
+
+def test_labels_in_a_file_of_format_2_that_could_be_of_two_levels_are_refused(tmp_path):
+    path = tmp_path / "old.lmm"
+    path.write_bytes((TESTS / "format_2.lmm").read_bytes())
+
+    def change(description: dict[str, Any]) -> None:
+        factors = description["fit"]["dict"]["design"]["dict"]["factors"]
+        factors[1][2]["index"][0][0] = "a:0:1"
+
+    with pytest.raises(ValueError, match=r"group 'g:h': .* format 2, .* got \['a:0:1'\]"):
+        lmm.load(rewritten(path, change))
+
+
+def test_levels_that_are_written_alike_stay_apart_in_a_file(tmp_path):
+    """("p", "q:u") is not ("p:q", "u"), before saving and after."""
+    design = made_up("y ~ x + (1|g:color)").design
+    labels, pairs = design.factors[0].labels, [("p", "q:u"), ("p", "r")]
+    assert len(labels) == len(design.factors[0].keys[0])
+    data = DATA.assign(g="p", color=np.where(DATA["flag"], "q:u", "r"))
+    design = build_design("y ~ x + (1|g:color)", data)
+    fit = replace(made_up("y ~ x + (1|flag)"), design=design)
+    new = pd.DataFrame({"x": 0.0, "g": ["p:q", "p", "p"], "color": ["u", "q:u", "r"]})
+    for one in (design, saved(fit, tmp_path / "fit").design):
+        factor = one.on(new).factors[0]
+        assert list(zip(*factor.keys, strict=True))[:2] == pairs
+        assert factor.codes.tolist() == [2, 0, 1]
