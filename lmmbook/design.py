@@ -5,6 +5,7 @@ Chapter 01. `formula` makes one. It remembers how, so that it can do the same wi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,10 +15,10 @@ from lmmbook.likelihood import Family
 from lmmbook.response import Name, of_rows
 from lmmbook.response import columns_of as asked_for
 from lmmbook.syntax import Columns, columns_of
+from lmmbook.terms import Terms
 
 import numpy as np
 import pandas as pd
-from formulae.matrices import CommonEffectsMatrix
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,11 @@ class Design:
     fixed: np.ndarray
     fixed_names: tuple[str, ...]
     factors: tuple[Factor, ...]
-    _common: CommonEffectsMatrix = field(repr=False)
+    _common: Terms = field(repr=False)
     _response: Name = field(repr=False)
     _columns: tuple[str, ...] = field(repr=False)
     _categories: dict[str, set[Any]] = field(repr=False)
+    _functions: dict[str, Callable[..., Any]] = field(default_factory=dict, repr=False)
 
     @property
     def rows(self) -> int:
@@ -79,7 +81,7 @@ class Design:
         """
         asked = asked_for(self._response, not response) if response or trials else ()
         parts = [self._common, *(common for f in self.factors for common in f._common if common)]
-        terms = [term for part in parts for term in part.terms.values()]
+        terms = [term for part in parts for term in part.terms]
         needed = columns_of(terms, [c for f in self.factors for c in f.columns])
         data = to_frame(data, needed._replace(names=tuple(dict.fromkeys(needed.names + asked))))
         for column, seen in self._categories.items():
@@ -90,14 +92,13 @@ class Design:
                     f"{sorted(map(str, seen))}, got also {sorted(map(str, unseen))}"
                 )
         factors = tuple(f.on(data) for f in self.factors)
-        columns = np.asarray(self._common.evaluate_new_data(data).design_matrix, float)
+        columns = self._common.on(data)
         if not all(all_finite(x) for x in (columns, *(f.z for f in factors))):
             raise ValueError("data: expected finite numbers, got infinite values")
-        labels = [label for term in self._common.terms.values() for label in term.labels]
         return Design(
             self.formula, self.family, self._codes(data, response, trials),
-            *offset_apart(columns, labels), factors,
-            self._common, self._response, self._columns, self._categories,
+            *offset_apart(columns, self._common), factors,
+            self._common, self._response, self._columns, self._categories, self._functions,
         )  # fmt: skip
 
     def codes(self, data: Data) -> np.ndarray:
@@ -122,10 +123,10 @@ class Design:
 
 
 def offset_apart(
-    columns: np.ndarray, labels: list[str]
+    columns: np.ndarray, common: Terms
 ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     """The offset ``[rows]``, the other columns ``[rows, fixed]``, and their names."""
-    is_offset = np.array([label.startswith("offset(") for label in labels])
+    labels, is_offset = common.labels, common.is_offset
     if not is_offset.any():
         return np.broadcast_to(0.0, len(columns)), columns, tuple(labels)
     names = tuple(np.array(labels)[~is_offset].tolist())

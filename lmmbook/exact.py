@@ -18,6 +18,7 @@ from lmmbook.covariance import parameter_names, to_matrix
 from lmmbook.design import Design
 from lmmbook.formula import build_design
 from lmmbook.frames import Data
+from lmmbook.functions import Functions
 from lmmbook.marginal import Marginal
 from lmmbook.uncertainty import parameter_table
 
@@ -57,12 +58,18 @@ class ExactFit:
     log_likelihood: float
 
 
-def log_likelihood(formula: str, data: Data, parameters: Mapping[str, float] | pd.Series) -> float:
+def log_likelihood(
+    formula: str,
+    data: Data,
+    parameters: Mapping[str, float] | pd.Series,
+    *,
+    functions: Functions | None = None,
+) -> float:
     """Exact marginal log-likelihood ``log p(ratings; parameters)``, Gaussian. Chapter 04.
 
     Parameters
     ----------
-    formula, data
+    formula, data, functions
         As for `lmmbook.fit`.
     parameters
         Name to value, for all of them: ``Intercept``, ..., ``sd(group)``, ``sd(x|group)``,
@@ -82,12 +89,16 @@ def log_likelihood(formula: str, data: Data, parameters: Mapping[str, float] | p
     >>> bool(log_likelihood("y ~ x + (1|g)", data, truth) < maximum)
     True
     """
-    design = build_design(formula, data, KNOWN)
+    design = build_design(formula, data, KNOWN, functions)
     return Marginal(design).evaluate(*_unpack(design, parameters)).value
 
 
 def effects(
-    formula: str, data: Data, parameters: Mapping[str, float] | pd.Series
+    formula: str,
+    data: Data,
+    parameters: Mapping[str, float] | pd.Series,
+    *,
+    functions: Functions | None = None,
 ) -> dict[str, pd.DataFrame]:
     """Exact conditional mean and sd of every random effect, given ratings and parameters.
 
@@ -102,7 +113,7 @@ def effects(
     >>> effects("y ~ 1 + (1|g)", data, known)["g"]["mean"].round(3).to_dict()  # two thirds of 1, -1
     {'a': 0.667, 'b': -0.667}
     """
-    design = build_design(formula, data, KNOWN)
+    design = build_design(formula, data, KNOWN, functions)
     found = Marginal(design).conditional(*_unpack(design, parameters))
     frames = {}
     for factor, (mean, sd) in zip(design.factors, found, strict=True):
@@ -118,8 +129,12 @@ def effects(
 
 
 def fit(
-    formula: str, data: Data, family: str | families.Family = "gaussian"
-) -> ExactFit:  # fmt: skip
+    formula: str,
+    data: Data,
+    family: str | families.Family = "gaussian",
+    *,
+    functions: Functions | None = None,
+) -> ExactFit:
     """Maximise the exact marginal likelihood (ML, not lme4's default REML). Chapter 04.
 
     L-BFGS over roots of the covariances with analytic gradients, the fixed effects profiled out,
@@ -144,7 +159,7 @@ def fit(
     family = families.resolve(family)
     if not isinstance(family, families.Gaussian):
         raise ValueError(f"family: expected a Gaussian one, the only exact one, got {family!r}")
-    design = coordinates.inner(build_design(formula, data, family))
+    design = coordinates.inner(build_design(formula, data, family, functions))
     if family.estimated:
         existence.refuse_no_residual(design, existence.NONE)
     ascent = Ascent(design, design.family.sd)  # type: ignore[attr-defined]

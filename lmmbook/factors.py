@@ -6,19 +6,18 @@ of zeros and ones would need rows x levels numbers. The codes come from `labels`
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import Any
 
 from lmmbook.frames import all_finite, ones, pieces
-from lmmbook.labels import encode
+from lmmbook.labels import Keys, grouped, kind_of, match, plain
 from lmmbook.syntax import Bar
+from lmmbook.terms import Terms, evaluate
 
 import numpy as np
 import pandas as pd
-from formulae.environment import Environment
-from formulae.matrices import CommonEffectsMatrix
 
 DEPENDENT = 1e-10  # eigenvalue of columns of length one, less their means; not told from rounding
 ALIKE = 1e-5  # the same, of blocks of effects that are independent: those cannot be centred
@@ -59,7 +58,9 @@ class Factor:
     effects: tuple[str, ...]
     z: np.ndarray
     blocks: tuple[tuple[int, ...], ...]
-    _common: tuple[CommonEffectsMatrix | None, ...] = field(default=(None,), repr=False)
+    _common: tuple[Terms | None, ...] = field(default=(None,), repr=False)
+    _keys: Keys | None = field(default=None, repr=False)
+    _by_text: bool = field(default=False, repr=False)
 
     @property
     def levels(self) -> int:
@@ -67,24 +68,74 @@ class Factor:
         return len(self.labels)
 
     @property
+    def keys(self) -> Keys:
+        """What tells levels apart: for each of ``columns``, ``[levels]`` values."""
+        return (self.labels,) if self._keys is None else self._keys
+
+    @property
     def intercept_only(self) -> bool:
         """Whether a level has no effect but its intercept."""
         return self.effects == ("Intercept",)
 
     def on(self, data: pd.DataFrame) -> Factor:
-        """The factor over new rows, with levels that are new appended after the known ones."""
-        own, found = encode(data, self.columns)
-        labels = self.labels.append(found.difference(self.labels))
-        codes = labels.get_indexer(found).astype(np.int32)[own]
-        z = _stack([_evaluate(common, data) for common in self._common])
+        """The factor over new rows, with levels that are new appended after the known ones.
+
+        Warns if values are of another sort than those of the fit (numbers, text, dates), or if no
+        level is known; unless it is a column's one value that is new, as in ``data.assign(g=-1)``.
+        """
+        own, labels, keys = grouped(data, self.columns)
+        found = tuple(plain(key) for key in keys) if self._by_text else keys
+        place = match(self.keys, found)
+        self._warn(place, found)
+        new = place < 0
+        place[new] = self.levels + np.arange(new.sum())
+        codes = place.astype(np.int32)[own]
+        labels = _appended(self.labels, labels[new])
+        longer = tuple(_appended(a, b[new]) for a, b in zip(self.keys, found, strict=True))
+        z = _stack([ones(len(data)) if c is None else c.on(data) for c in self._common])
         return Factor(
-            self.name, self.columns, labels, codes, self.effects, z, self.blocks, self._common
+            self.name, self.columns, labels, codes, self.effects, z, self.blocks, self._common,
+            longer, self._by_text,
+        )  # fmt: skip
+
+    def _warn(self, place: np.ndarray, found: Keys) -> None:
+        """Say so where levels look as if they were written in another way than at the fit."""
+        columns = list(zip(self.columns, self.keys, found, strict=True))
+        odd = [c for c in columns if not self._by_text and kind_of(c[1]) != kind_of(c[2])]
+        if not odd:
+            if (place >= 0).any():
+                return
+            strange = [(c, k, n) for c, k, n in columns if _no_value_known(k, n)]
+            # One new value, as in data.assign(g=-1), is a question about whom nobody has met.
+            if any(now.nunique() == 1 for _, _, now in strange):
+                return
+            odd = strange or columns
+        column, known, now = odd[0]
+        none = "no level of the new rows is known" if (place < 0).all() else "levels differ"
+        warnings.warn(
+            f"group {self.name!r}: {none}. Column {column!r} had {kind_of(known)} at the fit, such "
+            f"as {_examples(known)}, and has {kind_of(now)} now, such as {_examples(now)}. The "
+            "effects of unknown levels come from the prior",
+            stacklevel=5,
         )
 
 
-def build_factors(
-    bars: Sequence[Bar], data: pd.DataFrame, environment: Environment
-) -> tuple[Factor, ...]:
+def _no_value_known(known: pd.Index, now: pd.Index) -> bool:
+    return bool((match((known.unique(),), (now.unique(),)) < 0).all())
+
+
+def _appended(one: pd.Index, other: pd.Index) -> pd.Index:
+    """Values of both, each as it is: an integer beside floats stays one."""
+    if len(other) == 0 or one.dtype == other.dtype:
+        return one.append(other)
+    return pd.Index([*one.tolist(), *other.tolist()], dtype=object)
+
+
+def _examples(values: pd.Index) -> str:
+    return " and ".join(repr(value) for value in values[:2].tolist())
+
+
+def build_factors(bars: Sequence[Bar], data: pd.DataFrame) -> tuple[Factor, ...]:
     """One `Factor` a group, in the order of the formula.
 
     Raises
@@ -96,7 +147,7 @@ def build_factors(
     by_group: dict[frozenset[str], list[Bar]] = {}
     for bar in bars:
         by_group.setdefault(frozenset(bar.group), []).append(bar)
-    factors = tuple(_factor(bars, data, environment) for bars in by_group.values())
+    factors = tuple(_factor(bars, data) for bars in by_group.values())
     for first, second in combinations(factors, 2):
         # Each level occurs, so nested in as many levels is one to one.
         if first.levels == second.levels and parents(first, second) is not None:
@@ -119,21 +170,28 @@ def parents(child: Factor, parent: Factor) -> np.ndarray | None:
     return np.maximum(one, 0)
 
 
-def _factor(bars: Sequence[Bar], data: pd.DataFrame, environment: Environment) -> Factor:
+def _factor(bars: Sequence[Bar], data: pd.DataFrame) -> Factor:
     columns = bars[0].group
     name = ":".join(columns)
-    codes, labels = encode(data, columns)
+    codes, labels, keys = grouped(data, columns)
+    if not labels.is_unique:
+        raise ValueError(
+            f"group {name!r}: expected labels that stay apart when joined by ':', got "
+            f"{labels[labels.duplicated()][:3].tolist()} for several levels each; rename them"
+        )
     if len(labels) < 2:
         raise ValueError(f"group {name!r}: expected at least two levels, got {len(labels)}")
     effects: list[str] = []
     blocks: list[tuple[int, ...]] = []
-    matrices: list[CommonEffectsMatrix | None] = []
+    matrices: list[Terms | None] = []
     of_bars: list[np.ndarray] = []
     for bar in bars:
         if bar.effects is None:
             common, own, columns_of_bar = None, ["Intercept"], ones(len(data))
         else:
-            common, own, columns_of_bar = evaluate(bar.effects, data, environment)
+            common, columns_of_bar = evaluate(bar.effects, data)
+            own = common.labels
+            _refuse_offsets(name, common)
         block = tuple(range(len(effects), len(effects) + len(own)))
         blocks += [block] if bar.correlated else [(column,) for column in block]
         effects += own
@@ -141,7 +199,15 @@ def _factor(bars: Sequence[Bar], data: pd.DataFrame, environment: Environment) -
         of_bars.append(columns_of_bar)
     z = _stack(of_bars)
     _check_effects(name, effects, z, blocks)
-    return Factor(name, columns, labels, codes, tuple(effects), z, tuple(blocks), tuple(matrices))
+    return Factor(
+        name, columns, labels, codes, tuple(effects), z, tuple(blocks), tuple(matrices), keys
+    )
+
+
+def _refuse_offsets(name: str, common: Terms) -> None:
+    offsets = [str(label) for label in np.array(common.labels)[common.is_offset]]
+    if offsets:
+        raise ValueError(f"group {name!r}: expected effects, got {offsets}; an offset is fixed")
 
 
 def _check_effects(
@@ -150,9 +216,6 @@ def _check_effects(
     twice = sorted({effect for effect in effects if effects.count(effect) > 1})
     if twice:
         raise ValueError(f"group {name!r}: expected each effect once, got {twice} more than once")
-    offsets = [effect for effect in effects if effect.startswith("offset(")]
-    if offsets:
-        raise ValueError(f"group {name!r}: expected effects, got {offsets}; an offset is fixed")
     if not all_finite(z):
         raise ValueError("data: expected finite numbers, got infinite values")
     what, parts = f"effects of group {name!r}", []
@@ -198,53 +261,6 @@ def origin_of(columns: np.ndarray, names: Sequence[str]) -> np.ndarray | None:
     varies = [np.ptp(c) > NOISE * abs(mean) for c, mean in zip(columns.T, means, strict=True)]
     origin = np.where(far & varies, means, 0.0)
     return origin if origin.any() else None
-
-
-def evaluate(
-    description: Any, data: pd.DataFrame, environment: Environment
-) -> tuple[CommonEffectsMatrix, list[str], np.ndarray]:
-    """What ``formulae`` makes of the fixed part of a description.
-
-    Returns
-    -------
-    Its terms, which remember how to do the same with new rows but no longer hold a row themselves;
-    the names of the columns; and the columns, ``[rows, columns]`` float64.
-    """
-    description.eval(data, environment)
-    terms = description.common_terms
-    common = CommonEffectsMatrix(terms)
-    widths = [1 if term.data.ndim == 1 else term.data.shape[1] for term in terms]
-    names = [label for term in terms for label in term.labels]
-    columns = ones(len(data)) if names == ["Intercept"] else np.empty((len(data), len(names)))
-    start = 0
-    for term, width in zip(terms, widths, strict=True):
-        if columns.flags.writeable:
-            columns[:, start : start + width] = term.data.reshape(len(data), -1)
-        common.slices[term.name] = slice(start, start + width)
-        start += width
-        _forget_rows(term)
-    common.design_matrix, common.evaluated, common.env = columns[:0].copy(), True, environment
-    return common, names, columns
-
-
-def _forget_rows(term: Any) -> None:
-    """Keep of a term's arrays no more than their shapes, which `evaluate_new_data` goes by."""
-    term.data = term.data[:0].copy()
-    for part in getattr(term, "components", ()):
-        part.value = part.value[:0].copy()
-        if part.kind == "offset":  # of which it asks whether it is a constant
-            if part._intermediate_data.kind == "variable":
-                part._intermediate_data.x = part.value
-        else:
-            part._intermediate_data = None
-
-
-def _evaluate(common: CommonEffectsMatrix | None, data: pd.DataFrame) -> np.ndarray:
-    """``[rows, columns]`` of new rows; None stands for a lone intercept, a column of ones."""
-    if common is None:
-        return ones(len(data))
-    new = common.evaluate_new_data(data).design_matrix
-    return np.asarray(new, float).reshape(len(data), -1)
 
 
 def _stack(columns: list[np.ndarray]) -> np.ndarray:

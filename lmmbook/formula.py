@@ -9,24 +9,27 @@ starts.
 from __future__ import annotations
 
 from lmmbook.design import Design, offset_apart
-from lmmbook.factors import Factor, build_factors, check_independent, evaluate, origin_of
+from lmmbook.factors import Factor, build_factors, check_independent, origin_of
 from lmmbook.frames import Data, all_finite, to_frame
+from lmmbook.functions import Functions
 from lmmbook.gaussian import Gaussian
 from lmmbook.labels import encode
 from lmmbook.likelihood import Family
 from lmmbook.response import read
 from lmmbook.syntax import Columns, columns_of, parse
+from lmmbook.terms import evaluate
 
-import numpy as np
 import pandas as pd
-from formulae.environment import Environment
 
 GAUSSIAN = Gaussian()
 
 
 def build_design(
-    formula: str, data: Data, family: Family = GAUSSIAN
-) -> Design:  # fmt: skip
+    formula: str,
+    data: Data,
+    family: Family = GAUSSIAN,
+    functions: Functions | None = None,
+) -> Design:
     """Parse ``formula`` and read what it needs from ``data``. Chapter 01.
 
     Understood are fixed effects as ``formulae`` understands them, and random effects as in lme4:
@@ -42,6 +45,11 @@ def build_design(
     which of two labels is the yes, ``C(t)`` for labels that are numbers, or ``p(k, n)``, k
     successes out of n trials (`lmmbook.families.Binomial`).
 
+    A formula can call the functions of `lmmbook.functions`: NumPy's that look at one row at a time,
+    as ``np.log(x)``, transforms that remember the training rows, as ``center(x)``, and those in
+    ``functions``, by the names that they have there. These should give a row a value that does not
+    depend on other rows. All get numbers as float64, and arithmetic is in float64.
+
     ``data`` is a data frame, a mapping from names to arrays ``[rows]``, or the path of a Parquet
     file, of which only the columns in the formula are read, in pieces. Large arrays that the design
     can take as they are, such as a response of float64, it shares with the data.
@@ -49,11 +57,12 @@ def build_design(
     Raises
     ------
     TypeError
-        If ``data`` is none of these.
+        If ``data`` is none of these, or ``functions`` no mapping from names to functions.
     ValueError
-        If the formula cannot be read, or the data do not fit it: an unknown column, a missing or
-        infinite value, no rows, a response that the family refuses, fixed effects that are linearly
-        dependent, or anything that `lmmbook.factors.build_factors` refuses.
+        If the formula cannot be read or calls other functions, or the data do not fit it: an
+        unknown column, a missing or infinite value, no rows, a response that the family refuses,
+        fixed effects that are linearly dependent, or anything that
+        `lmmbook.factors.build_factors` refuses.
     FileNotFoundError, ModuleNotFoundError
         If there is no such file, or no pyarrow, which reads it.
 
@@ -64,7 +73,7 @@ def build_design(
     >>> design.fixed_names, design.factors[0].codes.tolist()
     (('Intercept',), [0, 1, 1, 0])
     """
-    description, bars = parse(formula)
+    description, bars = parse(formula, functions)
     described = [description, *(bar.effects for bar in bars if bar.effects is not None)]
     terms = [term for part in described for term in part.common_terms]
     fixed_and_slopes = columns_of(terms)
@@ -77,25 +86,23 @@ def build_design(
     ]
     needed = columns_of([description.response.term, *terms])
     needed = needed._replace(names=tuple(dict.fromkeys(in_order)))
+    taken = [name for name in functions or {} if name in needed.names]
+    if taken:
+        raise ValueError(
+            f"functions: expected names that are free, got {taken[0]!r}, which is a column of the "
+            "formula; rename one of them"
+        )
     data = _sort_labels(to_frame(data, needed), fixed_and_slopes)
 
-    # Not the names around here: they would hold on to the data as long as the design lives.
-    environment = Environment([{"np": np, "pd": pd}])
-    try:
-        asked, response = read(description.response, data, environment, family)
-        common, labels, columns = evaluate(description, data, environment)
-        factors = build_factors(bars, data, environment)
-    except KeyError as error:
-        raise ValueError(
-            f"formula {formula!r}: expected functions that are known here, such as np.log, "
-            f"got {error}"
-        ) from error
+    asked, response = read(description.response, data, family)
+    common, columns = evaluate(description, data)
+    factors = build_factors(bars, data)
     family = family.bind(response)
     codes = family.codes(response)
     _check_rows(factors, family.no_effect_a_row(codes))
     if not all_finite(columns):
         raise ValueError("data: expected finite numbers, got infinite values")
-    offset, fixed, names = offset_apart(columns, labels)
+    offset, fixed, names = offset_apart(columns, common)
     if family.shares_intercept and "Intercept" not in names:
         raise ValueError(
             f"formula: expected an intercept (the categories share it out), got {formula!r}"
@@ -109,7 +116,7 @@ def build_design(
     }  # fmt: skip
     return Design(
         formula, family, codes, offset, fixed, names, factors,
-        common, asked, covariates, categories,
+        common, asked, covariates, categories, dict(functions or {}),
     )  # fmt: skip
 
 

@@ -7,11 +7,14 @@ lie close together. Labels themselves are looked at once a level, and not once a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 from lmmbook.frames import pieces
 
 import numpy as np
 import pandas as pd
+
+Keys: TypeAlias = tuple[pd.Index, ...]  # of levels: for each of its columns, [levels] values
 
 
 def encode(data: pd.DataFrame, columns: Sequence[str]) -> tuple[np.ndarray, pd.Index]:
@@ -19,20 +22,26 @@ def encode(data: pd.DataFrame, columns: Sequence[str]) -> tuple[np.ndarray, pd.I
 
     Labels of an interaction are ``"a:b"``, as lme4 writes them; integers are int64.
 
-    Raises
-    ------
-    ValueError
-        If labels with ":" in them run together.
-
     Examples
     --------
     >>> codes, labels = encode(pd.DataFrame({"a": [7, 5, 7], "b": ["x", "y", "x"]}), ["a", "b"])
     >>> codes.tolist(), labels.tolist()
     ([1, 0, 1], ['5:y', '7:x'])
     """
+    codes, labels, _ = grouped(data, columns)
+    return codes, labels
+
+
+def grouped(
+    data: pd.DataFrame, columns: Sequence[str]
+) -> tuple[np.ndarray, pd.Index, Keys]:  # fmt: skip
+    """`encode`, and what tells levels apart: the values in their columns.
+
+    Labels are to be read. Those of ``("p", "q:u")`` and ``("p:q", "u")`` are the same.
+    """
     codes, labels = _encode(data[columns[0]])
     if len(columns) == 1:
-        return codes, labels
+        return codes, labels, (labels,)
     parts, table = [labels], np.arange(len(labels))[:, np.newaxis]  # [pairs that occur, parts]
     for column in columns[1:]:
         own, labels = _encode(data[column])
@@ -42,15 +51,89 @@ def encode(data: pd.DataFrame, columns: Sequence[str]) -> tuple[np.ndarray, pd.I
         pairs += own
         codes, occur = _encode(pd.Series(pairs, copy=False))
         table = np.column_stack([table[occur // len(labels)], occur % len(labels)])
-    plain = [labels[positions] for labels, positions in zip(parts, table.T, strict=True)]
-    joined = pd.Index([":".join(map(str, row)) for row in zip(*plain, strict=True)])
-    order, labels = pd.factorize(joined, sort=True)
-    if len(labels) < len(joined):
-        raise ValueError(
-            f"group {':'.join(columns)!r}: expected labels that stay apart when joined by ':', "
-            "got labels with ':' in them that do not; rename them"
+    keys = [labels[positions] for labels, positions in zip(parts, table.T, strict=True)]
+    joined = np.array([":".join(map(str, row)) for row in zip(*keys, strict=True)], object)
+    order = np.argsort(joined, kind="stable")
+    place = np.empty(len(order), np.int32)
+    place[order] = np.arange(len(order))
+    return place[codes], pd.Index(joined[order]), tuple(key[order] for key in keys)
+
+
+def match(known: Keys, found: Keys) -> np.ndarray:
+    """``[found]``: where each found level stands among the known ones, or -1.
+
+    Values are compared, and not how they are stored or written: 1 is 1.0 and True, and not "1".
+    """
+    rows_known, rows_found = np.zeros(len(known[0]), int), np.zeros(len(found[0]), int)
+    for one, other in zip(known, found, strict=True):
+        values_known, values_found = _numbered(one, other)
+        count = int(max(values_known.max(), values_found.max())) + 1
+        both = np.concatenate(
+            [rows_known * count + values_known, rows_found * count + values_found]
         )
-    return order.astype(np.int32)[codes], labels
+        both = pd.factorize(both)[0]
+        rows_known, rows_found = both[: len(rows_known)], both[len(rows_known) :]
+    return pd.Index(rows_known).get_indexer(pd.Index(rows_found))
+
+
+def _numbered(one: pd.Index, other: pd.Index) -> tuple[np.ndarray, np.ndarray]:
+    """A number for each value, the same in both where the values are equal."""
+    if one.dtype == other.dtype and one.dtype != object:
+        numbers = pd.factorize(one.append(other))[0]
+        return numbers[: len(one)], numbers[len(one) :]
+    known: dict[Any, int] = {}  # Python compares integers with floats exactly
+    pair = [[known.setdefault(x, len(known)) for x in index.tolist()] for index in (one, other)]
+    return np.array(pair[0], int), np.array(pair[1], int)
+
+
+def kind_of(values: pd.Index) -> str:
+    """What sort of values there are: those of different sorts are never equal.
+
+    >>> kind_of(pd.Index([1, 2])), kind_of(pd.Index([0.5])), kind_of(pd.Index(["1"]))
+    ('numbers', 'numbers', 'text')
+    """
+    found = str(values.inferred_type)
+    if found in ("integer", "floating", "mixed-integer-float", "boolean", "decimal"):
+        return "numbers"
+    if found in ("string", "empty"):
+        return "text"
+    return "dates" if found.startswith("date") else found.removesuffix("64")
+
+
+def from_text(labels: pd.Index, columns: Sequence[str]) -> Keys:
+    """Keys from labels alone, which older files have; see `plain`.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be told from a label which value belongs to which column.
+    """
+    if len(columns) == 1:
+        return (labels,)
+    parts = [str(label).split(":") for label in labels]
+    odd = [":".join(part) for part in parts if len(part) != len(columns)]
+    if odd:
+        raise ValueError(
+            f"group {':'.join(columns)!r}: expected levels that can be told apart in a file of "
+            f"format 2, which has their labels only, got {odd[:3]} with more ':' than columns; fit "
+            "again, and save"
+        )
+    return tuple(plain(pd.Index(values, dtype=object)) for values in zip(*parts, strict=True))
+
+
+def plain(values: pd.Index) -> pd.Index:
+    """Values as far as their text tells: "1" and 1.0 are 1, "01" is text."""
+    return pd.Index([_plain(str(value)) for value in values.tolist()], dtype=object)
+
+
+def _plain(text: str) -> Any:
+    for number in (int, float):
+        try:
+            if str(number(text)) == text:
+                return number(text)
+        except ValueError:
+            pass
+    return text
 
 
 def _encode(column: pd.Series) -> tuple[np.ndarray, pd.Index]:

@@ -22,6 +22,7 @@ from lmmbook.design import Design
 from lmmbook.engine import Engine, OutOfBudget
 from lmmbook.formula import build_design
 from lmmbook.frames import Data
+from lmmbook.functions import Functions
 from lmmbook.gathering import gather
 from lmmbook.progress import Progress
 from lmmbook.result import Fit
@@ -46,6 +47,7 @@ def fit(
     progress: bool | None = None,
     strategy: tf.distribute.Strategy | None = None,
     checkpoint: str | Path | None = None,
+    functions: Functions | None = None,
 ) -> Fit:
     """Fit a linear mixed model by Monte Carlo EM. Chapter 04; on several devices, chapter 08.
 
@@ -81,6 +83,9 @@ def fit(
         A folder. About once a minute all that the fit has done so far is written there, and the
         same call goes on from there, to the same answer as if it had not been broken off. It may
         have a larger ``max_sweeps``.
+    functions
+        Functions of your own that the formula calls, by name: ``{"decade": lambda year: year //
+        10}``. They get numbers as float64, and give a value a row that no other row decides.
 
     Returns
     -------
@@ -112,7 +117,7 @@ def fit(
     if chains is not None:
         _check_integer("chains", chains, 2)
     _check_integer("max_sweeps", max_sweeps, FEWEST_SWEEPS)
-    design = build_design(formula, data, family)
+    design = build_design(formula, data, family, functions)
     chains = default_chains(design) if chains is None else chains
     inner = coordinates.inner(design)
     existence.refuse(inner)

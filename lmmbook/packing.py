@@ -82,8 +82,20 @@ def _frame(index: pd.Index, columns: pd.Index, values: list[pd.Index]) -> pd.Dat
 
 
 def _timestamp(utc: np.datetime64, zone: str | None) -> pd.Timestamp:
+    _refuse_paths(zone)
     stamp = pd.Timestamp(utc)
     return stamp if zone is None else stamp.tz_localize("UTC").tz_convert(zone)
+
+
+def _index(values: Any, dtype: str, name: Any) -> pd.Index:
+    _refuse_paths(dtype)
+    return pd.Index(values, dtype=dtype, name=name)
+
+
+def _refuse_paths(text: str | None) -> None:
+    """pandas would read the file that ``dateutil/...`` names, in a time zone or a type."""
+    if text is not None and "/" in text and "dateutil" in text:
+        raise ValueError(f"expected a time zone by its name, got {text!r}")
 
 
 # Kind of value: its type, what it is made of, and how to make it of that. The first that fits.
@@ -124,7 +136,7 @@ KINDS: dict[str, tuple[type, Callable[[Any], Any], Callable[..., Any]]] = {
     "index": (
         pd.Index,
         _index_parts,
-        lambda values, dtype, name: pd.Index(values, dtype=dtype, name=name),
+        _index,
     ),
     "frame": (pd.DataFrame, _frame_parts, _frame),
     "spline": (PPoly, lambda s: [s.c, s.x, s.extrapolate, s.axis], PPoly),

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from lmmbook.expressions import NOTHING, computed
+
 import numpy as np
 import pandas as pd
-from formulae.environment import Environment
 from formulae.expr import Binary, Call, Grouping, QuotedName, Variable
 from formulae.matrices import ResponseMatrix
 from formulae.terms.call_resolver import LazyValue, LazyVariable
@@ -60,9 +61,7 @@ expression with '/'; write p(successes, trials) for successes out of trials, els
         )
 
 
-def read(
-    response: Any, data: pd.DataFrame, environment: Environment, family: Family
-) -> tuple[Name, Any]:
+def read(response: Any, data: pd.DataFrame, family: Family) -> tuple[Name, Any]:
     """What new rows are asked for, and the response: a Series ``[rows]``, or a frame ``[rows, 2]``.
 
     ``response`` is ``formulae``'s, from `syntax.parse`.
@@ -89,7 +88,7 @@ def read(
         column = data[given[0].name]
         return given[0].name, pd.Series(pd.Categorical(column), data.index, name=column.name)
     matrix = ResponseMatrix(response)
-    matrix.evaluate(data, environment)
+    computed(part, lambda: matrix.evaluate(data, NOTHING))
     values = np.asarray(matrix.design_matrix)
     if matrix.kind != "numeric" or values.ndim != 1:
         raise ValueError(

@@ -13,6 +13,7 @@ from lmmbook import criticism, e_step, saving
 from lmmbook.certificate import CLOSE
 from lmmbook.design import Design
 from lmmbook.frames import Data
+from lmmbook.functions import Functions
 from lmmbook.model import LinearMixedEffectModel
 
 import numpy as np
@@ -206,18 +207,25 @@ class Fit:
         )
 
 
-def load(path: str | os.PathLike[str]) -> Fit:
+def load(path: str | os.PathLike[str], functions: Functions | None = None) -> Fit:
     """Read a fit that `Fit.save` wrote; here, it says the same to the last bit. Chapter 08.
 
-    Its ``design`` knows how many rows there were, but not what was in them: there is NaN. Loading
-    runs no code of the file's. Predicting calls the functions in its formula, so look at
-    ``.design.formula`` first if the file is a stranger's.
+    Its ``design`` knows how many rows there were, but not what was in them: there is NaN. Neither
+    loading nor predicting runs code of the file's: its formula can call what any formula can, see
+    `lmmbook.functions`.
+
+    Parameters
+    ----------
+    path
+        Of the file.
+    functions
+        Those of your own that the formula calls, as `lmmbook.fit` had them. An error names them.
 
     Raises
     ------
     ValueError
         If the file is no fit, is damaged, or has a format newer than this version knows; or the
-        formula has a function that is not known here.
+        formula has a function that is not known here and not given.
 
     Examples
     --------
@@ -226,4 +234,7 @@ def load(path: str | os.PathLike[str]) -> Fit:
         ...
     ValueError: /dev/null: expected a file that Fit.save wrote, got File is not a zip file
     """
-    return Fit(**saving.read(path))
+    values = saving.read(path, functions)
+    if values.keys() != {f.name for f in fields(Fit)}:
+        raise ValueError(f"{path}: expected a file that Fit.save wrote, got {sorted(values)} in it")
+    return Fit(**values)

@@ -1,7 +1,8 @@
 """The syntax of a formula: which part is fixed, and which effects vary between groups.
 
 Chapters 01 and 09. ``formulae`` turns the text into a syntax tree. We take the ``(...|g)`` out of
-the tree ourselves and hand the rest back, because its own matrix for them has a column per level.
+it, because its own matrix for them has a column per level; `algebra` makes terms of the rest, and
+`gate` sees to it that nothing in them calls what it should not.
 """
 
 from __future__ import annotations
@@ -9,16 +10,26 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from lmmbook.algebra import component, signed, terms_of
+from lmmbook.functions import Functions, checked
 from lmmbook.response import check as check_response
 
-from formulae.expr import Binary, Grouping, Literal, QuotedName, Variable
+from formulae.expr import Binary, Grouping, QuotedName, Variable
 from formulae.parser import ParseError, Parser
-from formulae.resolver import Resolver
 from formulae.scanner import ScanError, Scanner
+from formulae.terms import Response, Term
 from formulae.terms.variable import Variable as Column
 from formulae.token import Token
 
 INDEPENDENT = "||"
+LONGEST = 300  # characters of a formula that an error shows
+
+
+class Description(NamedTuple):
+    """A response, and terms with an effect each: `Response`, `Term` and `Intercept` of formulae."""
+
+    response: Any
+    common_terms: list[Any]
 
 
 class Bar(NamedTuple):
@@ -29,13 +40,13 @@ class Bar(NamedTuple):
     group
         Columns of the grouping factor: ``("g",)``, or ``("a", "b")`` for ``a:b``.
     effects
-        ``formulae``'s description of ``response ~ effects``; None for a lone intercept.
+        The terms of its effects; None for a lone intercept.
     correlated
         False for ``(...||g)``: its effects vary independently of each other.
     """
 
     group: tuple[str, ...]
-    effects: Any
+    effects: Description | None
     correlated: bool
 
 
@@ -82,51 +93,104 @@ def columns_of(terms: Iterable[Any], others: Sequence[str] = ()) -> Columns:
     return Columns(tuple(names), frozenset(called - literal), frozenset(multiplied - literal))
 
 
-def parse(formula: str) -> tuple[Any, list[Bar]]:
-    """Split a formula into ``formulae``'s description of its fixed part, and its random terms.
+def parse(formula: str, functions: Functions | None = None) -> tuple[Description, list[Bar]]:
+    """Split a formula into its response and fixed part, and its random terms.
+
+    Every formula passes here before anything of it is evaluated: also those of saved fits.
+
+    Parameters
+    ----------
+    formula
+        As in lme4.
+    functions
+        Name to function: those of the user's own that it may call, besides those of `functions`.
 
     Raises
     ------
     TypeError
         If ``formula`` is not a string.
     ValueError
-        If it cannot be read; has no response, no fixed effect or no group; or has a group named
-        ``residual``.
+        If it cannot be read; calls a function that is not on the list; has no response, no fixed
+        effect or no group; or has a group named ``residual``.
 
     Examples
     --------
     >>> [bar.group for bar in parse("y ~ x + (1|a/b)")[1]]
     [('a',), ('a', 'b')]
+    >>> [term.name for term in parse("y ~ x*z - z:x + (1|g)")[0].common_terms]
+    ['Intercept', 'x', 'z']
     """
     if not isinstance(formula, str):
         raise TypeError(f"formula: expected a string, got {type(formula).__name__}")
+    given = checked(functions)
+    shown = formula if len(formula) <= LONGEST else f"{formula[:LONGEST]}..."
     try:
-        tree = Parser(_join_bars(Scanner(formula).scan())).parse()
+        tree, rest = _tree(formula)
+        found = _split(tree, rest, shown)
+        return _described(tree, *found, given)
+    except RecursionError as error:
+        raise ValueError(
+            f"formula {shown!r} cannot be read: expected fewer parentheses and operators inside "
+            "one another"
+        ) from error
+
+
+def _tree(formula: str) -> tuple[Any, Token]:
+    """The syntax tree, and the token where it ends."""
+    shown = formula if len(formula) <= LONGEST else f"{formula[:LONGEST]}..."
+    try:
+        parser = Parser(_join_bars(Scanner(formula).scan()))
+        return parser.parse(), parser.peek()
     except (ParseError, ScanError) as error:
-        raise ValueError(f"formula {formula!r} cannot be read: {error}") from error
-    found: list[Binary] = []
-    fixed = _prune(tree, found)
-    if fixed is None:
-        raise ValueError(f"formula: expected 'response ~ terms', got {formula!r}")
-    if isinstance(fixed, Binary) and fixed.operator.lexeme == "~":
-        check_response(fixed.left)
-    if _has_bar(fixed):
-        raise ValueError(f"formula: expected each (1|group) to be added with +, got {formula!r}")
-    if not found:
-        raise ValueError(f"formula: expected at least one (1|group), got {formula!r}")
-    description = Resolver(fixed).resolve()
-    if getattr(description, "response", None) is None:
-        raise ValueError(f"formula: expected 'response ~ terms', got {formula!r}")
-    if not description.common_terms:
-        raise ValueError(f"formula: expected at least one fixed effect, got {formula!r}")
+        raise ValueError(f"formula {shown!r} cannot be read: {error}") from error
+    except (AttributeError, IndexError, TypeError, ValueError) as error:  # formulae stumbled
+        raise ValueError(
+            f"formula {shown!r} cannot be read: expected 'response ~ terms' with names, numbers, "
+            "strings, calls and quotes that are closed"
+        ) from error
+
+
+def _split(tree: Any, rest: Token, shown: str) -> tuple[list[tuple[str, Any]], list[Binary]]:
+    """The summands of the fixed part with their signs, and each ``(effects|group)``."""
+    is_model = isinstance(tree, Binary) and tree.operator.kind == "TILDE"
+    summands, found = [], []
+    for sign, node in signed(tree.right if is_model else tree):
+        inner = node.expression if isinstance(node, Grouping) else None
+        if isinstance(inner, Binary) and inner.operator.kind == "PIPE" and sign == "+":
+            found.append(inner)
+        elif _has_bar(node):
+            raise ValueError(f"formula: expected each (1|group) to be added with +, got {shown!r}")
+        else:
+            summands.append((sign, node))
+    if rest.kind not in ("EOF", "PIPE"):
+        raise ValueError(
+            f"formula {shown!r} cannot be read: expected + between terms, got {rest.lexeme!r}; a "
+            "comparison is written in braces, as {x > 0}"
+        )
+    if not is_model:
+        raise ValueError(f"formula: expected 'response ~ terms', got {shown!r}")
+    check_response(tree.left)
+    if not found or rest.kind == "PIPE":
+        raise ValueError(f"formula: expected at least one (1|group), got {shown!r}")
+    return summands, found
+
+
+def _described(
+    tree: Any, summands: list[tuple[str, Any]], found: list[Binary], functions: Functions
+) -> tuple[Description, list[Bar]]:
+    """What is evaluated, of the parts of a syntax tree."""
+    response = Response(Term(component(tree.left, functions, response=True).component))
+    terms = terms_of(summands, functions)
+    if not terms:
+        raise ValueError("formula: expected at least one fixed effect, got none")
     bars = [
-        Bar(group, _effects(fixed, node.left), node.operator.lexeme != INDEPENDENT)
+        Bar(group, _effects(node.left, functions), node.operator.lexeme != INDEPENDENT)
         for node in found
         for group in _groups(node.right)
     ]
     if any(bar.group == ("residual",) for bar in bars):
         raise ValueError("formula: 'residual' is not a legal group name; rename the column")
-    return description, bars
+    return Description(response, terms), bars
 
 
 def _join_bars(tokens: list[Token]) -> list[Token]:
@@ -140,41 +204,14 @@ def _join_bars(tokens: list[Token]) -> list[Token]:
     return joined
 
 
-def _prune(node: Any, found: list[Binary]) -> Any:
-    """Walk down sums, move each ``(...|g)`` into ``found``, and return what is left, or None."""
-    inner = node.expression if isinstance(node, Grouping) else None
-    if isinstance(inner, Binary) and inner.operator.kind == "PIPE":
-        found.append(inner)
-        return None
-    if isinstance(node, Binary) and node.operator.lexeme in ("+", "-", "~"):
-        left = _prune(node.left, found)
-        # What is taken away stays as it is: a (1|g) there is refused by `parse`.
-        right = node.right if node.operator.lexeme == "-" else _prune(node.right, found)
-        if left is None or right is None:
-            return left if right is None else right
-        return Binary(left, node.operator, right)
-    return node
-
-
-def _effects(fixed: Any, left: Any) -> Any:
-    """``formulae``'s description of ``response ~ 1 + left``, or None if left is a lone 1."""
-    if isinstance(left, Literal) and left.value == 1:
-        return None
+def _effects(left: Any, functions: Functions) -> Description | None:
+    """What varies between groups, or None if it is an intercept alone."""
     if _has_bar(left):
         raise ValueError("formula: expected one bar in (effects|group), got more")
-    response = fixed.left if isinstance(fixed, Binary) else fixed
-    tree = Binary(response, Token("TILDE", "~"), _with_intercept(left))
-    description = Resolver(tree).resolve()
-    if not description.common_terms:
+    terms = terms_of(signed(left), functions)
+    if not terms:
         raise ValueError("formula: expected at least one effect in (effects|group), got none")
-    return description
-
-
-def _with_intercept(node: Any) -> Any:
-    """``1 + node``, with the 1 as the first term of the sum, so that a later 0 takes it out."""
-    if isinstance(node, Binary) and node.operator.lexeme in ("+", "-"):
-        return Binary(_with_intercept(node.left), node.operator, node.right)
-    return Binary(Literal(1), Token("PLUS", "+"), node)
+    return None if [term.name for term in terms] == ["Intercept"] else Description(None, terms)
 
 
 def _has_bar(node: Any) -> bool:

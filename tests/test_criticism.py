@@ -411,7 +411,8 @@ def test_discrete_draws_share_a_new_level():
     data = pd.DataFrame({"x": 0.0, "o": 0.0, "g": ["new", "new", "other"]})
     estimates = case.estimates.copy()
     estimates["sd(g)"] = 5.0
-    draws = criticism.draws(case.design, estimates, case.posterior, data, DRAWN, 1)
+    with pytest.warns(UserWarning, match="group 'g': no level of the new rows is known"):
+        draws = criticism.draws(case.design, estimates, case.posterior, data, DRAWN, 1)
     correlation = np.corrcoef(draws.T)
     assert correlation[0, 1] > 0.5
     assert abs(correlation[0, 2]) < 5 / np.sqrt(DRAWN)

@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import lmmbook as lmm
-from lmmbook import covariance, families, gathering
+from lmmbook import covariance, families, functions, gathering
 from lmmbook.formula import build_design
 from lmmbook.packing import pack, unpack
 
-import formulae.transforms
 import numpy as np
 import pandas as pd
 import pytest
@@ -71,10 +70,14 @@ def rows() -> pd.DataFrame:
 DATA = rows()
 
 
-def made_up(text: str, family: str | families.Family = "gaussian") -> lmm.Fit:
+def made_up(
+    text: str,
+    family: str | families.Family = "gaussian",
+    functions: functions.Functions | None = None,
+) -> lmm.Fit:
     """A fit of ``DATA`` whose numbers are random."""
     rng = np.random.default_rng(1)
-    design = build_design(text, DATA, families.resolve(family))
+    design = build_design(text, DATA, families.resolve(family), functions)
     squares = [rng.normal(size=(len(f.effects),) * 2) for f in design.factors]
     matrices = []
     for of, square in zip(design.factors, squares, strict=True):
@@ -397,9 +400,9 @@ def test_a_missing_file_is_missing(tmp_path):
 
 def test_a_newer_format_is_refused_before_anything_else_is_read(file):
     def newer(description: dict[str, Any]) -> None:
-        description |= {"format": 3, "written_by": {"lmmbook": "9.9"}, "arrays": 99, "fit": "?"}
+        description |= {"format": 4, "written_by": {"lmmbook": "9.9"}, "arrays": 99, "fit": "?"}
 
-    with pytest.raises(ValueError, match=r"in format 2, got format 3, written by .*9\.9"):
+    with pytest.raises(ValueError, match=r"in format 2 or 3, got format 4, written by .*9\.9"):
         lmm.load(rewritten(file, newer))
 
 
@@ -427,7 +430,7 @@ def test_nothing_is_unpickled(file, tmp_path):
 def test_the_file_can_be_read_without_us(made, file):
     with np.load(file, allow_pickle=False) as archive:
         description = json.loads(archive["fit.json"])
-        assert description["format"] == 2
+        assert description["format"] == 3
         assert description["written_by"]["lmmbook"] == lmm.__version__
         assert {"numpy", "pandas", "tensorflow"} < set(description["written_by"])
         place, axes = description["fit"]["dict"]["posterior"]["dict"]["g"]["array"]
@@ -505,13 +508,18 @@ def test_a_save_goes_where_a_link_leads(made, file, tmp_path):
     assert lmm.load(link).chains == 5
 
 
-def test_a_function_that_is_not_there_any_more_is_named(tmp_path, monkeypatch):
-    monkeypatch.setitem(formulae.transforms.TRANSFORMS, "double", lambda x: 2 * x)
-    fit = made_up("y ~ np.abs(double(x)) + (1|g)")
-    assert_survives(fit, tmp_path / "fit")
-    monkeypatch.delitem(formulae.transforms.TRANSFORMS, "double")
-    with pytest.raises(ValueError, match=r"known here, got double in np\.abs\(double\(x\)\)"):
+def test_a_function_of_your_own_is_asked_for_by_name(tmp_path):
+    own = {"double": lambda x: 2 * x, "not_called": np.log}
+    fit = made_up("y ~ np.abs(double(x)) + (double(z)|g)", functions=own)
+    fit.save(tmp_path / "fit")
+    with pytest.raises(ValueError, match=r"\['double'\], got \[\]; .*functions={'double': \.\.\.}"):
         lmm.load(tmp_path / "fit")
+    once = lmm.load(tmp_path / "fit", functions={"double": own["double"]})
+    assert_same_fit(fit, once)
+    assert_same(outcomes(fit, DATA), outcomes(once, DATA))
+    once.save(tmp_path / "again")
+    other = lmm.load(tmp_path / "again", functions={"double": lambda x: 3 * x})  # as it is told
+    assert (other.design.on(DATA).fixed[:, 1] == 3 * abs(DATA["x"])).all()
 
 
 def test_terms_that_formulae_cannot_tell_apart_are_refused(tmp_path):
@@ -579,7 +587,7 @@ def test_an_array_keeps_the_order_of_its_axes(tmp_path):
 def test_a_function_that_now_is_another_is_refused(tmp_path, monkeypatch):
     """Without its memory it would take its numbers from the new rows."""
     made_up("y ~ center(x) + (1|g)").save(tmp_path / "fit")
-    monkeypatch.setitem(formulae.transforms.TRANSFORMS, "center", lambda x: x)
+    monkeypatch.setitem(functions.LISTED, "center", functions.Known(lambda x: x))
     with pytest.raises(ValueError, match=r"the center of the fit in center\(x\), got another"):
         lmm.load(tmp_path / "fit")
 
@@ -590,3 +598,108 @@ def test_a_formula_that_is_read_in_another_way_is_refused(file):
 
     with pytest.raises(ValueError, match=r"expected \['center\(x\)'\] in it, got \['scale\(x\)'\]"):
         lmm.load(rewritten(file, change))
+
+
+@pytest.mark.parametrize(
+    ("place", "command"),
+    [
+        ("center(x)", "pd.io.common.os.system('touch owned')"),
+        ("center(x)", "np.savetxt('owned', x)"),
+        ("center(x)", "pd.read_pickle('owned')"),
+        ("center(x)", "np.log(x, x)"),
+        ("(x|g)", "(np.save('owned', x)|g)"),
+        ("(x|g)", "(x|g) + offset(np.f2py.os.system('touch owned'))"),
+        ("y", "np.save('owned', y)"),
+        ("y ~", "pd.core.generic.sys.exit(3) ~"),
+    ],
+)
+def test_an_edited_formula_is_refused(place, command, file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def change(description: dict[str, Any]) -> None:
+        design = description["fit"]["dict"]["design"]["dict"]
+        design["formula"] = design["formula"].replace(place, command)
+        matrices = json.dumps(design["matrices"]).replace(place, command)
+        design["matrices"] = json.loads(matrices)
+
+    with pytest.raises(ValueError, match="formula: expected"):
+        lmm.load(rewritten(file, change))
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def transform_of(description: dict[str, Any]) -> dict[str, Any]:
+    """What the file says of ``center(x)``."""
+    design = description["fit"]["dict"]["design"]["dict"]
+    return design["matrices"][0][0][1][1][0]["dict"]["transforms"][0]["dict"]
+
+
+ZONE = {"timestamp": [{"array": [0, [0]]}, "dateutil//etc/hostname"]}
+EDITS = {
+    "a method of a transform": lambda d: transform_of(d).update({"__call__": "np.save"}),
+    "another attribute": lambda d: transform_of(d).update({"eval": 1}),
+    "one that is gone": lambda d: transform_of(d).pop("mean"),
+    "text for a number": lambda d: transform_of(d).update({"mean": "x"}),
+    "a frame for a number": lambda d: transform_of(d).update({"mean": d["fit"]["dict"]["trace"]}),
+    "a path for a time zone": lambda d: transform_of(d).update({"mean": ZONE}),
+    "an unknown kind": lambda d: d["fit"]["dict"].update({"chains": {"call": ["os.system"]}}),
+    "two kinds": lambda d: d["fit"]["dict"].update({"chains": {"tuple": [], "set": []}}),
+    "an attribute of the fit": lambda d: d["fit"]["dict"].update({"save": 1}),
+    "no attribute of the fit": lambda d: d["fit"]["dict"].pop("chains"),
+    "a family": lambda d: d["fit"]["dict"]["design"]["dict"].update({"family": ["Custom", {}]}),
+    "a family's method": lambda d: d["fit"]["dict"]["design"]["dict"].update(
+        {"family": ["Gaussian", {"dict": {"codes": 1}}]}
+    ),
+    "no design": lambda d: d["fit"]["dict"].update({"design": 3}),
+    "no formula": lambda d: d["fit"]["dict"]["design"]["dict"].update({"formula": 3}),
+    "no dict": lambda d: d.update({"fit": [1]}),
+    "an array that is not there": lambda d: transform_of(d).update({"mean": {"array": [999, [0]]}}),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_what_a_file_says_calls_nothing_and_replaces_no_method(edit, file):
+    with pytest.raises(ValueError, match=r"expected"):
+        lmm.load(rewritten(file, EDITS[edit]))
+
+
+FORMAT_2 = "y ~ center(x) + size:color + poly(z, 2) + offset(2) + (1|g/h) + (x|color:flag)"
+
+
+def test_a_file_of_format_2_is_still_read(tmp_path):
+    """As an lmmbook wrote it that knew no later format; its numbers are made up in the same way."""
+    fit, old = made_up(FORMAT_2), lmm.load(TESTS / "format_2.lmm")
+    found, wanted = (one.design.on(new_rows(fit)) for one in (old, fit))
+    np.testing.assert_allclose(found.fixed, wanted.fixed, rtol=1e-12)
+    for one, other in zip(found.factors, wanted.factors, strict=True):
+        np.testing.assert_array_equal(one.codes, other.codes)
+        assert one.labels.tolist() == other.labels.tolist()
+    data = DATA.assign(h=DATA["h"] * 1.0)
+    np.testing.assert_allclose(old.predict(data), fit.predict(data), rtol=1e-6)
+    assert_survives(old, tmp_path / "again")
+
+
+def test_labels_in_a_file_of_format_2_that_could_be_of_two_levels_are_refused(tmp_path):
+    path = tmp_path / "old.lmm"
+    path.write_bytes((TESTS / "format_2.lmm").read_bytes())
+
+    def change(description: dict[str, Any]) -> None:
+        factors = description["fit"]["dict"]["design"]["dict"]["factors"]
+        factors[1][2]["index"][0][0] = "a:0:1"
+
+    with pytest.raises(ValueError, match=r"group 'g:h': .* format 2, .* got \['a:0:1'\]"):
+        lmm.load(rewritten(path, change))
+
+
+def test_levels_that_are_written_alike_stay_apart_in_a_file(tmp_path):
+    """("p", "q:u") is not ("p:q", "u"), before saving and after."""
+    design = made_up("y ~ x + (1|g:color)").design
+    labels, pairs = design.factors[0].labels, [("p", "q:u"), ("p", "r")]
+    assert len(labels) == len(design.factors[0].keys[0])
+    data = DATA.assign(g="p", color=np.where(DATA["flag"], "q:u", "r"))
+    design = build_design("y ~ x + (1|g:color)", data)
+    fit = replace(made_up("y ~ x + (1|flag)"), design=design)
+    new = pd.DataFrame({"x": 0.0, "g": ["p:q", "p", "p"], "color": ["u", "q:u", "r"]})
+    for one in (design, saved(fit, tmp_path / "fit").design):
+        factor = one.on(new).factors[0]
+        assert list(zip(*factor.keys, strict=True))[:2] == pairs
+        assert factor.codes.tolist() == [2, 0, 1]
