@@ -112,8 +112,7 @@ def log_prob(
 ) -> np.ndarray:
     """Log density or mass ``[rows, draws]``, constants included; ``response`` ``[rows, 1]``."""
     distribution = family.distribution(tf.constant(predictor), tf.constant(auxiliary))
-    labelled = family.categories is not None and distribution.dtype.is_integer
-    kind = np.int32 if labelled else predictor.dtype
+    kind = predictor.dtype if family.categories is None else np.int32
     return distribution.log_prob(response.astype(kind)).numpy()
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import lmmbook as lmm
-from lmmbook import arrays, criticism, regression, row_sums
+from lmmbook import arrays, criticism, regression, row_sums, sharded
 from lmmbook.families import Bernoulli, Binomial, Gaussian
 from lmmbook.formula import build_design
 from lmmbook.model import LinearMixedEffectModel, features_of
@@ -132,10 +132,23 @@ def test_one_trial_a_row_is_bernoulli():
     assert build_design("k ~ x + (1|g)", data, Binomial()).family == Bernoulli()
 
 
+def test_a_device_has_the_trials_of_its_own_rows():
+    few = OnDevice.of("p(k, n) ~ x + (1|g)", rows(), Binomial())
+    codes = few.arrays.factors[0].codes.numpy()
+    own = slice(*np.searchsorted(codes, [2, 5]))
+    part = sharded._shard(few.layout, few.arrays, 0, 1, slice(2, 5), own)
+    parameters = arrays.Parameters(tf.constant([0.2, 0.5]), [tf.constant([[0.7]])], NONE)
+    of_all, of_part = (rows_of(few.layout, x, parameters) for x in (few.arrays, part))
+    for whole, some in zip(of_all, of_part, strict=True):
+        np.testing.assert_array_equal(tf.reshape(whole, [-1, 3])[own], tf.reshape(some, [-1, 3]))
+
+
 def test_the_regression_is_that_of_the_trials_written_out(monkeypatch):
     data = rows()
     few = build_design("p(k, n) ~ x + (1|g)", data, Binomial())
     many = build_design("y ~ x + (1|g)", written_out(data), Bernoulli())
+    starts = [d.family.start(d.response)[0] for d in (few, many)]
+    assert starts[0] == pytest.approx(starts[1])
     (beta, none, variance), expected = regression.fit(few), regression.fit(many)
     np.testing.assert_allclose(beta, expected[0], rtol=1e-6)
     value, score, information, weight = regression.evaluate(few, beta, none)
@@ -246,6 +259,14 @@ def maximum(family: str, data: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
         for b in steps
     ]
     return at, np.sqrt(np.diag(np.linalg.inv(-np.array(hessian) / 4e-4)))
+
+
+@pytest.mark.parametrize(
+    ("count", "several", "told"), [(8, 1, False), (8, 2, True), (40, 3, False), (40, 4, True)]
+)
+def test_a_tenth_of_the_rows_has_to_tell(count, several, told):
+    response = np.c_[np.zeros(count), np.where(np.arange(count) < several, 2, 1)]
+    assert (Binomial().no_effect_a_row(response) is None) == told
 
 
 @pytest.mark.parametrize(
