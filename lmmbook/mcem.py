@@ -91,13 +91,16 @@ def fit(
     -------
     Fit
         If the budget ends first, or Ctrl-C, it says ``converged=False``, and a warning says what
-        to do.
+        to do. So it does where the data show that there is no maximum, as when covariates separate
+        zeros from ones (`lmmbook.separation`; not looked for with more than two unordered
+        categories, nor with a likelihood of your own): then the warning comes first.
 
     Raises
     ------
     TypeError, ValueError
         Before any computation, if the input is not as described here and in
-        `lmmbook.formula.build_design`.
+        `lmmbook.formula.build_design`; or if a Gaussian response has no residual, or an offset lies
+        so far from zero that single precision cannot hold it.
     FloatingPointError
         If a parameter stops being finite.
     RuntimeError

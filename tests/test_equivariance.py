@@ -189,6 +189,10 @@ def test_an_inner_design_is_the_same_model(family, formula):
         densities(inner, own, u),
         rtol=1e-6, atol=1e-6,
     )  # fmt: skip
+    # Of independent effects of size one, each moves alone: that is a root of their covariance.
+    for k, matrix in enumerate(split_values(design, reported)[1]):
+        moves = coordinates.effects_reported(inner, k, np.eye(len(matrix)))
+        np.testing.assert_allclose(matrix, moves.T @ moves, rtol=1e-9)
     # Single precision can tell its columns apart, and their sums hold.
     for columns in (inner.fixed, *(f.z[:, list(b)] for f in inner.factors for b in f.blocks)):
         length = np.sqrt((columns**2).mean(0))
