@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from lmmbook.copies import Copied
 from lmmbook.factors import Factor
 from lmmbook.frames import Data, all_finite, to_frame
 from lmmbook.likelihood import Family
@@ -18,7 +19,7 @@ from formulae.matrices import CommonEffectsMatrix
 
 
 @dataclass(frozen=True)
-class Design:
+class Design(Copied):
     """What the model needs to know about the data.
 
     Attributes

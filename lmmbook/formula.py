@@ -27,6 +27,17 @@ from formulae.terms.variable import Variable
 GAUSSIAN = Gaussian()
 
 
+class _Names(dict[str, Any]):
+    """Where a formula finds its functions; copied and pickled by its name, for modules are not."""
+
+    def __reduce__(self) -> str:
+        return "NAMES"
+
+
+# Not the names around a call: they would hold on to the data as long as the design lives.
+NAMES = _Names(np=np, pd=pd)
+
+
 def build_design(
     formula: str, data: Data, family: Family = GAUSSIAN
 ) -> Design:  # fmt: skip
@@ -78,8 +89,7 @@ def build_design(
     needed = needed._replace(names=tuple(dict.fromkeys(in_order)))
     data = _sort_labels(to_frame(data, needed), fixed_and_slopes)
 
-    # Not the names around here: they would hold on to the data as long as the design lives.
-    environment = Environment([{"np": np, "pd": pd}])
+    environment = Environment([NAMES])
     try:
         response = _response(description.response, data, environment)
         common, labels, columns = evaluate(description, data, environment)

@@ -12,7 +12,8 @@ from copy import deepcopy
 from types import SimpleNamespace
 from typing import Any
 
-from lmmbook import formula, syntax
+from lmmbook import syntax
+from lmmbook.formula import NAMES
 
 import numpy as np
 from formulae.categorical import ENCODINGS, ContrastMatrix
@@ -120,7 +121,7 @@ def _restore(
     component.contrast_matrix = contrasts and ContrastMatrix(*contrasts)
     component._intermediate_data = SimpleNamespace(kind=offset)
     if isinstance(component, Call):
-        component.env = Environment([{**TRANSFORMS, **ENCODINGS}, vars(formula)])
+        component.env = Environment([{**TRANSFORMS, **ENCODINGS}, NAMES])
         for call, state in zip(_calls(component.call), transforms, strict=True):
             try:
                 function = get_function_from_module(call.callee, component.env)
