@@ -7,7 +7,8 @@ posterior sd of what is averaged, over the root of the effective number of draws
 that the effects leave uncertain by 0.1, some 0.003 to 0.01.
 
 Effects of a level that the fit has never seen come from the prior. The functions take ``design,
-estimates, posterior`` first, as a `Fit` has them; it has methods of the same names.
+estimates, posterior`` first, as a `Fit` has them; it has methods of the same names. All but the
+mean of a Gaussian need TensorFlow, and raise as `processes.check_not_forked`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from lmmbook.design import Design
 from lmmbook.frames import Data
 from lmmbook.gaussian import Gaussian
 from lmmbook.predictive import Posterior, ask, batches, columns_of, is_discrete, linear, log_prob
+from lmmbook.processes import check_not_forked
 
 import numpy as np
 import pandas as pd
@@ -45,6 +47,7 @@ def predict(design: Design, estimates: pd.Series, posterior: Posterior, data: Da
         beta, _, _ = covariance.split_values(design, dict(estimates))
         means = [columns_of(f, posterior[f.name]).mean(0, keepdims=True) for f in new.factors]
         return linear(new, beta, [np.pad(u, ((0, 0), (0, 1), (0, 0))) for u in means])[:, 0]
+    check_not_forked("predict")
     total, count = np.zeros(new.rows), 0
     for predictor, own in batches(new, estimates, posterior):
         total += ask(family, "mean", family.mean, predictor, own).sum(1)
@@ -74,6 +77,7 @@ def probabilities(
         If ``data`` are no rows for this design, or ``cuts`` are missing, not increasing and finite,
         or given for a family with categories.
     """
+    check_not_forked("probabilities")
     new, family = design.on(data, trials=cuts is not None), design.family
     if cuts is not None:
         family, _ = family.given(new.response[:, np.newaxis])
@@ -120,6 +124,7 @@ def draws(
         If ``data`` are no rows for this design, or ``n`` is not between 1 and the number of
         posterior draws.
     """
+    check_not_forked("draws")
     available = len(next(iter(posterior.values())))
     if not 1 <= n <= available:
         raise ValueError(f"n: expected 1 to {available} (the draws kept), got {n!r}")
@@ -152,6 +157,7 @@ def log_score(design: Design, estimates: pd.Series, posterior: Posterior, data: 
     TypeError, ValueError
         If ``data`` are no rows for this design, or lack a response that suits the family.
     """
+    check_not_forked("log_score")
     new = design.on(data, response=True)
     family, response = design.family.given(new.response[:, np.newaxis])
     total, count = np.full(new.rows, -np.inf), 0
@@ -177,6 +183,7 @@ def pit(
     TypeError, ValueError
         As `log_score`, or if the distribution has no cdf.
     """
+    check_not_forked("pit")
     new = design.on(data, response=True)
     family, response = design.family.given(new.response[:, np.newaxis])
     up_to, equal, count = np.zeros(new.rows), np.zeros(new.rows), 0

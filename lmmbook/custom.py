@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lmmbook.likelihood import Family, numbers, refuse
+from lmmbook.processes import check_not_forked
 
 import numpy as np
 import pandas as pd
@@ -54,6 +55,7 @@ class Custom(Family):
 
     def bind(self, response: pd.Series) -> Custom:
         """The distribution has to give every response a positive density."""
+        check_not_forked("families.Custom")
         values = self.codes(response)
         start, auxiliary = self.start(values)
         at = tf.fill([len(values), 1], np.float32(start))

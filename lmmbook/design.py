@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from lmmbook.copies import Copied
 from lmmbook.factors import Factor
 from lmmbook.frames import Data, all_finite, to_frame
 from lmmbook.likelihood import Family
@@ -22,7 +23,7 @@ import pandas as pd
 
 
 @dataclass(frozen=True)
-class Design:
+class Design(Copied):
     """What the model needs to know about the data.
 
     Attributes

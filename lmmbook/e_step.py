@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from lmmbook import covariance
 from lmmbook.design import Design
+from lmmbook.processes import check_not_forked
 from lmmbook.randomness import fast_random
 
 import numpy as np
@@ -91,6 +92,7 @@ def run(
     seed
         Stateless seed, ``[2]`` int32.
     """
+    check_not_forked("e_step.run")
     seeds = tfp.random.split_seed(seed, n=num_steps + 1)
     jitter = tf.random.stateless_uniform([num_steps], seeds[0], 0.8, 1.2)
     steps = tf.stack(seeds[1:])

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
+from lmmbook.copies import Copied
 from lmmbook.frames import all_finite, ones, pieces
 from lmmbook.labels import Keys, grouped, kind_of, match, plain
 from lmmbook.syntax import Bar
@@ -26,7 +27,7 @@ NOISE = 1e-13  # a covariate that varies by less of its mean varies by rounding
 
 
 @dataclass(frozen=True)
-class Factor:
+class Factor(Copied):
     """A grouping factor, with the effects that each of its levels has.
 
     Terms with the same group are one factor: ``(1|g) + (0+x|g)`` is a factor ``g`` with two columns

@@ -24,6 +24,7 @@ from lmmbook.formula import build_design
 from lmmbook.frames import Data
 from lmmbook.functions import Functions
 from lmmbook.gathering import gather
+from lmmbook.processes import check_not_forked
 from lmmbook.progress import Progress
 from lmmbook.result import Fit
 
@@ -104,7 +105,8 @@ def fit(
     FloatingPointError
         If a parameter stops being finite.
     RuntimeError
-        If another worker of a ``MultiWorkerMirroredStrategy`` is gone.
+        If another worker of a ``MultiWorkerMirroredStrategy`` is gone; or in a process that was
+        forked from one where TensorFlow had started, and where it would hang: use "spawn".
 
     Examples
     --------
@@ -115,6 +117,7 @@ def fit(
     >>> found.converged, bool((apart < 0.2 * exact["std_error"]).all())
     (True, True)
     """
+    check_not_forked("lmmbook.fit")
     family = families.resolve(family)
     _check_integer("seed", seed, 0, 2**31 - 1)
     if chains is not None:

@@ -16,6 +16,7 @@ from lmmbook.binomial import Binomial
 from lmmbook.design import Design
 from lmmbook.factors import Factor
 from lmmbook.gaussian import Gaussian
+from lmmbook.processes import check_not_forked
 
 import numpy as np
 import pandas as pd
@@ -72,6 +73,7 @@ class LinearMixedEffectModel(tf.Module):
     """
 
     def __init__(self, design: Design) -> None:
+        check_not_forked("LinearMixedEffectModel")
         super().__init__(name="linear_mixed_effect_model")
         self.design, self.family = design, design.family
         self.fixed_names, self.factors = design.fixed_names, design.factors
@@ -102,6 +104,7 @@ class LinearMixedEffectModel(tf.Module):
             ratings ``[rows]``. Chains come first here, ``[chains, levels, columns]``, as
             TensorFlow Probability wants them; in `levels` they come second.
         """
+        check_not_forked("LinearMixedEffectModel")
         random_effects = [
             _prior(scales, factor.levels)
             for scales, factor in zip(self.scales, self.factors, strict=True)
