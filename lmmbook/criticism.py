@@ -6,7 +6,10 @@ The draws are those that a fit keeps, at most 1,000. The Monte Carlo error they 
 posterior sd of what is averaged, over the root of the effective number of draws: for a probability
 that the effects leave uncertain by 0.1, some 0.003 to 0.01.
 
-Effects of a level that the fit has never seen come from the prior. The functions take ``design,
+Effects of a level that the fit has never seen come from the prior. Rows with a missing value are an
+error, or are left out with ``missing="drop"``: a warning names the columns where values are
+missing, and ``data.dropna(subset=[...])`` of these has the rows that the result is for. The
+functions take ``design,
 estimates, posterior`` first, as a `Fit` has them; it has methods of the same names.
 """
 
@@ -26,7 +29,9 @@ import tensorflow as tf
 from scipy.special import logsumexp
 
 
-def predict(design: Design, estimates: pd.Series, posterior: Posterior, data: Data) -> np.ndarray:
+def predict(
+    design: Design, estimates: pd.Series, posterior: Posterior, data: Data, missing: str = "raise"
+) -> np.ndarray:
     """Posterior predictive mean of each row of ``data``, ``[rows]``, in units of the response.
 
     The mean given the effects, averaged over posterior draws. For a Gaussian response one forward
@@ -39,7 +44,7 @@ def predict(design: Design, estimates: pd.Series, posterior: Posterior, data: Da
         If ``data`` are no rows for this design, or the response has no mean: its categories are no
         numbers, or its distribution has none.
     """
-    new, family = design.on(data), design.family
+    new, family = design.on(data, missing), design.family
     if isinstance(family, Gaussian):
         beta, _, _ = covariance.split_values(design, dict(estimates))
         means = [columns_of(f, posterior[f.name]).mean(0, keepdims=True) for f in new.factors]
@@ -59,6 +64,7 @@ def probabilities(
     posterior: Posterior,
     data: Data,
     cuts: Sequence[float] | None = None,
+    missing: str = "raise",
 ) -> np.ndarray:
     """Posterior predictive probabilities, ``[rows, categories]``; each row sums to 1.
 
@@ -73,7 +79,7 @@ def probabilities(
         If ``data`` are no rows for this design, or ``cuts`` are missing, not increasing and finite,
         or given for a family with categories.
     """
-    new, family = design.on(data), design.family
+    new, family = design.on(data, missing), design.family
     if cuts is not None:
         at = np.array(cuts, float)
         if at.ndim != 1 or len(at) == 0 or not np.isfinite(at).all() or (np.diff(at) <= 0).any():
@@ -105,6 +111,7 @@ def draws(
     data: Data,
     n: int,
     seed: int,
+    missing: str = "raise",
 ) -> np.ndarray:
     """Posterior predictive draws of the response, ``[n, rows]``, in the response's own values.
 
@@ -121,7 +128,7 @@ def draws(
     available = len(next(iter(posterior.values())))
     if not 1 <= n <= available:
         raise ValueError(f"n: expected 1 to {available} (the draws kept), got {n!r}")
-    new, family = design.on(data), design.family
+    new, family = design.on(data, missing), design.family
     chosen = np.linspace(0, available - 1, n).astype(int)  # spread over chains and sweeps
     some = {name: effects[chosen] for name, effects in posterior.items()}
     found = []
@@ -137,7 +144,9 @@ def draws(
     return labels[values.astype(int)]
 
 
-def log_score(design: Design, estimates: pd.Series, posterior: Posterior, data: Data) -> np.ndarray:
+def log_score(
+    design: Design, estimates: pd.Series, posterior: Posterior, data: Data, missing: str = "raise"
+) -> np.ndarray:
     """Log predictive density, or mass, of each row's own response, ``[rows]``; in nats.
 
     The logarithm of the mean over posterior draws: the logarithmic score (Good 1952; Gneiting &
@@ -149,8 +158,8 @@ def log_score(design: Design, estimates: pd.Series, posterior: Posterior, data: 
     TypeError, ValueError
         If ``data`` are no rows for this design, or lack a response that suits the family.
     """
-    new, family = design.on(data), design.family
-    response = design.codes(data)[:, np.newaxis]
+    new, family = design.on(data, missing, response=True), design.family
+    response = new.response[:, np.newaxis]
     total, count = np.full(new.rows, -np.inf), 0
     for predictor, own in batches(new, estimates, posterior):
         value = log_prob(family, predictor, own, response)
@@ -160,7 +169,12 @@ def log_score(design: Design, estimates: pd.Series, posterior: Posterior, data: 
 
 
 def pit(
-    design: Design, estimates: pd.Series, posterior: Posterior, data: Data, seed: int
+    design: Design,
+    estimates: pd.Series,
+    posterior: Posterior,
+    data: Data,
+    seed: int,
+    missing: str = "raise",
 ) -> np.ndarray:
     """Probability integral transform of each row's own response, ``[rows]``, between 0 and 1.
 
@@ -174,8 +188,8 @@ def pit(
     TypeError, ValueError
         As `log_score`, or if the distribution has no cdf.
     """
-    new, family = design.on(data), design.family
-    response = design.codes(data)[:, np.newaxis]
+    new, family = design.on(data, missing, response=True), design.family
+    response = new.response[:, np.newaxis]
     up_to, equal, count = np.zeros(new.rows), np.zeros(new.rows), 0
     for predictor, own in batches(new, estimates, posterior):
         if family.categories is not None:

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lmmbook.factors import Factor
-from lmmbook.frames import Data, all_finite, to_frame
+from lmmbook.frames import Data, check_finite, to_frame
 from lmmbook.likelihood import Family
 from lmmbook.syntax import Columns, columns_of
 
 import numpy as np
+import pandas as pd
 from formulae.matrices import CommonEffectsMatrix
 
 
@@ -61,22 +62,30 @@ class Design:
         """Number of rows."""
         return len(self.fixed)
 
-    def on(self, data: Data) -> Design:
-        """The same design for new rows, for prediction; the response may be missing.
+    def on(self, data: Data, missing: str = "raise", response: bool = False) -> Design:
+        """The same design for new rows, for prediction; without ``response`` it is not looked at.
 
         Levels of a grouping factor that were not in the training data are appended to its labels,
         after those of the training data: their effects come from the prior. A new *category* of a
-        fixed effect has no coefficient, so it raises.
+        fixed effect has no coefficient, so it raises. With ``missing="drop"`` rows that lack a
+        value that is needed are left out, and a warning says how many.
 
         Raises
         ------
         TypeError, ValueError
             If ``data`` is nothing that `build_design` takes, is empty, or lacks a column or a value
-            that is needed.
+            that is needed, or has text where there were numbers; or as `codes`.
         """
         parts = [self._common, *(common for f in self.factors for common in f._common if common)]
         terms = [term for part in parts for term in part.terms.values()]
-        data = to_frame(data, columns_of(terms, [c for f in self.factors for c in f.columns]))
+        columns = columns_of(terms, [c for f in self.factors for c in f.columns])
+        if response:
+            names = dict.fromkeys((*columns.names, self._response))
+            columns = columns._replace(
+                names=tuple(names), groups=columns.groups - {self._response}
+            )  # fmt: skip
+        data = to_frame(data, columns, missing)
+        self._check_kinds(data)
         for column, seen in self._categories.items():
             unseen = set(data[column].unique()) - seen
             if unseen:
@@ -84,16 +93,30 @@ class Design:
                     f"column {column!r}: expected categories seen in training "
                     f"{sorted(map(str, seen))}, got also {sorted(map(str, unseen))}"
                 )
-        factors = tuple(f.on(data) for f in self.factors)
-        columns = np.asarray(self._common.evaluate_new_data(data).design_matrix, float)
-        if not all(all_finite(x) for x in (columns, *(f.z for f in factors))):
-            raise ValueError("data: expected finite numbers, got infinite values")
+        with np.errstate(all="ignore"):  # what comes of it is looked at below
+            factors = tuple(f.on(data) for f in self.factors)
+            fixed = np.asarray(self._common.evaluate_new_data(data).design_matrix, float)
         labels = [label for term in self._common.terms.values() for label in term.labels]
+        check_finite(fixed, labels)
+        for factor in factors:
+            check_finite(factor.z, factor.effects)
+        known = self.family.codes(data[self._response]) if response else None
+        none = np.broadcast_to(np.nan, len(data))
         return Design(
-            self.formula, self.family, np.broadcast_to(np.nan, len(data)),
-            *offset_apart(columns, labels), factors,
+            self.formula, self.family, none if known is None else known,
+            *offset_apart(fixed, labels), factors,
             self._common, self._response, self._columns, self._categories,
         )  # fmt: skip
+
+    def _check_kinds(self, data: pd.DataFrame) -> None:
+        """Refuse covariates that were numbers in training and are none now."""
+        for column in self._columns:
+            kind = data[column].dtype
+            if column not in self._categories and not pd.api.types.is_numeric_dtype(kind):
+                raise ValueError(
+                    f"column {column!r}: expected numbers, as in training, got {kind} "
+                    f"({data[column].iloc[0]!r}, ...); convert them, data[{column!r}].astype(float)"
+                )
 
     def codes(self, data: Data) -> np.ndarray:
         """``[rows]``: the response of new rows, as `response` has it.

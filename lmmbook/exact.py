@@ -55,12 +55,18 @@ class ExactFit:
     log_likelihood: float
 
 
-def log_likelihood(formula: str, data: Data, parameters: Mapping[str, float] | pd.Series) -> float:
+def log_likelihood(
+    formula: str,
+    data: Data,
+    parameters: Mapping[str, float] | pd.Series,
+    *,
+    missing: str = "raise",
+) -> float:
     """Exact marginal log-likelihood ``log p(ratings; parameters)``, Gaussian. Chapter 04.
 
     Parameters
     ----------
-    formula, data
+    formula, data, missing
         As for `lmmbook.fit`.
     parameters
         Name to value, for all of them: ``Intercept``, ..., ``sd(group)``, ``sd(x|group)``,
@@ -80,12 +86,16 @@ def log_likelihood(formula: str, data: Data, parameters: Mapping[str, float] | p
     >>> bool(log_likelihood("y ~ x + (1|g)", data, truth) < maximum)
     True
     """
-    design = build_design(formula, data)
+    design = build_design(formula, data, missing=missing)
     return Marginal(design).evaluate(*_unpack(design, parameters)).value
 
 
 def effects(
-    formula: str, data: Data, parameters: Mapping[str, float] | pd.Series
+    formula: str,
+    data: Data,
+    parameters: Mapping[str, float] | pd.Series,
+    *,
+    missing: str = "raise",
 ) -> dict[str, pd.DataFrame]:
     """Exact conditional mean and sd of every random effect, given ratings and parameters.
 
@@ -100,7 +110,7 @@ def effects(
     >>> effects("y ~ 1 + (1|g)", data, known)["g"]["mean"].round(3).to_dict()  # two thirds of 1, -1
     {'a': 0.667, 'b': -0.667}
     """
-    design = build_design(formula, data)
+    design = build_design(formula, data, missing=missing)
     found = Marginal(design).conditional(*_unpack(design, parameters))
     frames = {}
     for factor, (mean, sd) in zip(design.factors, found, strict=True):
@@ -116,8 +126,12 @@ def effects(
 
 
 def fit(
-    formula: str, data: Data, family: str | families.Family = "gaussian"
-) -> ExactFit:  # fmt: skip
+    formula: str,
+    data: Data,
+    family: str | families.Family = "gaussian",
+    *,
+    missing: str = "raise",
+) -> ExactFit:
     """Maximise the exact marginal likelihood (ML, not lme4's default REML). Chapter 04.
 
     L-BFGS over roots of the covariances with analytic gradients, the fixed effects profiled out,
@@ -141,7 +155,7 @@ def fit(
     family = families.resolve(family)
     if not isinstance(family, families.Gaussian):
         raise ValueError(f"family: expected a Gaussian one, the only exact one, got {family!r}")
-    ascent = Ascent(build_design(formula, data), family.sd)
+    ascent = Ascent(build_design(formula, data, missing=missing), family.sd)
     ascent.maximise()
     value = ascent.evaluate().value
     return ExactFit(parameter_table(ascent), value)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
-from lmmbook.frames import all_finite, ones, pieces
+from lmmbook.frames import check_finite, ones, pieces
 from lmmbook.labels import encode
 from lmmbook.syntax import Bar
 
@@ -156,8 +156,7 @@ def _check_effects(name: str, effects: list[str], z: np.ndarray) -> None:
     offsets = [effect for effect in effects if effect.startswith("offset(")]
     if offsets:
         raise ValueError(f"group {name!r}: expected effects, got {offsets}; an offset is fixed")
-    if not all_finite(z):
-        raise ValueError("data: expected finite numbers, got infinite values")
+    check_finite(z, effects)
     check_independent(f"effects of group {name!r}", z, effects)
 
 

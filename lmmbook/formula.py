@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from lmmbook.coding import check_levels, check_vary, coded
 from lmmbook.design import Design, offset_apart
 from lmmbook.factors import build_factors, check_independent, evaluate, origin_of
-from lmmbook.frames import Data, all_finite, to_frame
+from lmmbook.frames import Data, check_finite, to_frame
 from lmmbook.gaussian import Gaussian
-from lmmbook.labels import encode
 from lmmbook.likelihood import Family
-from lmmbook.syntax import Columns, columns_of, parse
+from lmmbook.syntax import columns_of, parse
 
 import numpy as np
 import pandas as pd
@@ -28,8 +28,8 @@ GAUSSIAN = Gaussian()
 
 
 def build_design(
-    formula: str, data: Data, family: Family = GAUSSIAN
-) -> Design:  # fmt: skip
+    formula: str, data: Data, family: Family = GAUSSIAN, missing: str = "raise"
+) -> Design:
     """Parse ``formula`` and read what it needs from ``data``. Chapter 01.
 
     Understood are fixed effects as ``formulae`` understands them, and random effects as in lme4:
@@ -41,18 +41,26 @@ def build_design(
       ``x`` too (as in MixedModels.jl; lme4 keeps the latter correlated);
     - ``offset(x)``: x is added to the linear predictor as it is.
 
-    ``data`` is a data frame, a mapping from names to arrays ``[rows]``, or the path of a Parquet
-    file, of which only the columns in the formula are read, in pieces. Large arrays that the design
-    can take as they are, such as a response of float64, it shares with the data.
+    ``data`` is a data frame of pandas, a mapping from names to arrays ``[rows]``, the path of a
+    Parquet file, which is read in pieces, or any data frame that hands over its columns by Arrow's
+    interface, such as one of polars. Only the columns in the formula are taken. Large arrays that
+    the design can take as they are, such as a response of float64, it shares with the data.
+
+    The first category of a covariate is its reference: the first of a Categorical in its own order,
+    or the first of text when sorted. Categories that do not occur are left out with a warning.
+    Rows with a missing value are an error, or left out with ``missing="drop"``: then a warning
+    says how many, and in which columns.
 
     Raises
     ------
     TypeError
         If ``data`` is none of these.
     ValueError
-        If the formula cannot be read, or the data do not fit it: an unknown column, a missing or
-        infinite value, no rows, a response that the family refuses, fixed effects that are linearly
-        dependent, or anything that `lmmbook.factors.build_factors` refuses.
+        If the formula cannot be read, or the data do not fit it: an unknown column, one that is
+        there twice, or of a kind that nothing can be computed with, such as dates; a missing or
+        infinite value, no rows, a column with one value or category, a response that the family
+        refuses, fixed effects that are linearly dependent, or anything that
+        `lmmbook.factors.build_factors` refuses.
     FileNotFoundError, ModuleNotFoundError
         If there is no such file, or no pyarrow, which reads it.
 
@@ -75,23 +83,27 @@ def build_design(
         *(column for bar in bars for column in bar.group),
     ]
     needed = columns_of([description.response.term, *terms])
-    needed = needed._replace(names=tuple(dict.fromkeys(in_order)))
-    data = _sort_labels(to_frame(data, needed), fixed_and_slopes)
+    names = tuple(dict.fromkeys(in_order))
+    needed = needed._replace(names=names, groups=frozenset(names) - {*needed.names})
+    data = coded(to_frame(data, needed, missing), fixed_and_slopes)
+    check_vary(described, data)
 
     # Not the names around here: they would hold on to the data as long as the design lives.
     environment = Environment([{"np": np, "pd": pd}])
     try:
-        response = _response(description.response, data, environment)
-        common, labels, columns = evaluate(description, data, environment)
-        factors = build_factors(bars, data, environment)
+        with np.errstate(all="ignore"):  # what comes of it is looked at below
+            response = _response(description.response, data, environment)
+            common, labels, columns = evaluate(description, data, environment)
+            factors = build_factors(bars, data, environment)
     except KeyError as error:
         raise ValueError(
             f"formula {formula!r}: expected functions that are known here, such as np.log, "
             f"got {error}"
         ) from error
     family = family.bind(response)
-    if not all_finite(columns):
-        raise ValueError("data: expected finite numbers, got infinite values")
+    check_finite(columns, labels)
+    for matrix in (common, *(matrix for f in factors for matrix in f._common if matrix)):
+        check_levels(matrix.terms.values())
     offset, fixed, names = offset_apart(columns, labels)
     if family.categories and "Intercept" not in names:
         raise ValueError(
@@ -126,26 +138,6 @@ def _response(response: Any, data: pd.DataFrame, environment: Environment) -> pd
             f"numbers, got {matrix.kind} data of shape {values.shape}"
         )
     return pd.Series(values.astype(float), data.index, name=matrix.name)
-
-
-def _sort_labels(data: pd.DataFrame, columns: Columns) -> pd.DataFrame:
-    """The data, with labels in the order that ``formulae`` would sort them in row by row."""
-    found = {}
-    for name in set(columns.names) - columns.called:
-        kind = data[name].dtype
-        if isinstance(kind, pd.CategoricalDtype) and kind.ordered:
-            continue  # in an order of its own
-        if isinstance(kind, pd.CategoricalDtype) or pd.api.types.is_string_dtype(data[name]):
-            codes, labels = encode(data, [name])
-            sorted_labels = pd.CategoricalDtype(labels, ordered=True)
-            found[name] = pd.Categorical.from_codes(codes, dtype=sorted_labels)
-    if not found:
-        return data
-    return pd.DataFrame(
-        {name: found[name] if name in found else data[name] for name in data.columns},
-        data.index,
-        copy=False,
-    )
 
 
 def _is_numeric(column: pd.Series) -> bool:
