@@ -155,8 +155,7 @@ def _from_frame(data: pd.DataFrame, columns: Columns) -> dict[str, pd.Series]:
 
 
 def _from_arrays(data: Mapping[str, np.ndarray], columns: Columns) -> dict[str, pd.Series]:
-    _check_names(columns, list(data))
-    needed = {name: data[name] for name in columns.names}
+    needed = {name: data[name] for name in columns.names if name in data}
     for name, x in needed.items():
         if not isinstance(x, np.ndarray):
             raise TypeError(
@@ -164,6 +163,7 @@ def _from_arrays(data: Mapping[str, np.ndarray], columns: Columns) -> dict[str, 
                 f"{type(data).__name__} with {type(x).__name__} for {name!r}; make it an array, "
                 f"np.asarray(...), or make all a data frame, pd.DataFrame(data)"
             )
+    _check_names(columns, list(data))
     shapes = {name: x.shape for name, x in needed.items()}
     if len({*shapes.values(), (-1,)}) > 2 or any(len(shape) != 1 for shape in shapes.values()):
         raise ValueError(f"data: expected arrays of one shape (rows,), got {shapes}")

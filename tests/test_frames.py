@@ -242,7 +242,7 @@ def test_a_design_costs_few_bytes_a_row():
 ONE, TWO, SQUARE = np.ones(1), np.ones(2), np.ones((2, 1))
 NOT_ARRAYS = {
     "a list": ({"y": [1.0, 2.0]}, TypeError, "a pandas DataFrame, got dict with list for 'y'"),
-    "a number": (3, TypeError, "a pandas DataFrame, got int; a mapping of NumPy arrays and"),
+    "a number": (3, TypeError, "a pandas DataFrame, got int; a mapping of NumPy arrays, the"),
     "two axes": ({"y": SQUARE, "g": SQUARE}, ValueError, r"one shape .* got {'y': \(2, 1\)"),
     "lengths": ({"y": TWO, "g": ONE}, ValueError, r"shape \(rows,\), got .*'g': \(1,\)"),
     "a scalar": ({"y": np.array(2.0), "g": np.array(3)}, ValueError, "arrays of one shape"),
