@@ -33,7 +33,8 @@ REFUSED = {
     "complex": ("complex numbers", "real numbers, such as {0}.abs()"),
 }
 OTHER = "numbers, {0}.astype(float), or text, {0}.astype(str)"
-NESTED = (list, tuple, dict, set, np.ndarray)
+MIXED = "all numbers, pd.to_numeric({0}, errors='coerce'), or all text, {0}.astype(str)"
+NESTED = (list, tuple, dict, set, frozenset, np.ndarray)
 
 
 def missing_in(column: pd.Series) -> np.ndarray:
@@ -47,9 +48,11 @@ def missing_in(column: pd.Series) -> np.ndarray:
     kind = column.dtype
     if isinstance(kind, np.dtype) and kind.kind in "biuSV":
         return np.broadcast_to(False, len(column))
+    # pandas 2 tells NaN from missing in arrays of pyarrow and its own; here they are the same
+    if isinstance(kind, pd.ArrowDtype):
+        return np.asarray(column.array.__arrow_array__().is_null(nan_is_null=True), bool)
     found = np.asarray(column.isna(), bool)
     if pd.api.types.is_float_dtype(kind) and not isinstance(kind, np.dtype | pd.SparseDtype):
-        # pandas 2 tells NaN from missing in its own arrays; here they are the same
         found = found | np.isnan(column.to_numpy(np.float64, na_value=np.nan))
     return found
 
@@ -82,15 +85,16 @@ def plain(column: pd.Series, name: str, group: bool = False, called: bool = Fals
     if isinstance(kind, pd.SparseDtype):
         return plain(pd.Series(np.asarray(column)), name, group, called)
     if isinstance(kind, pd.CategoricalDtype):
-        if group:
-            _check_labels(kind.categories.to_numpy(), name)
+        if group and kind.categories.dtype == object:
+            labels = _from_objects(kind.categories.to_numpy(), name, group, called)
+            return column.array.rename_categories(labels)
         return column.array
     if pd.api.types.is_bool_dtype(kind) or pd.api.types.is_any_real_numeric_dtype(kind):
         if isinstance(kind, np.dtype) and kind.kind == "f" and kind.itemsize not in (4, 8):
             return column.to_numpy(np.float64)  # pandas knows no labels of float16
         return column.to_numpy(kind if isinstance(kind, np.dtype) else kind.numpy_dtype)
-    if pd.api.types.is_object_dtype(kind):
-        return _from_objects(column.to_numpy(), name, group, called)
+    if isinstance(kind, np.dtype) and kind.kind in "OS":
+        return _from_objects(column.to_numpy(object), name, group, called)
     if pd.api.types.is_string_dtype(kind):
         if not (group or called):
             check_text(column.unique(), name)
@@ -126,7 +130,11 @@ def _from_pyarrow(column: pd.Series, name: str, group: bool, called: bool) -> An
         return found.set_categories(labels)
     if word in ("bool", "halffloat", "float", "double") or word.lstrip("u").startswith("int"):
         return plain(pd.Series(column.to_numpy(kind.numpy_dtype)), name, group, called)
-    return plain(column.array.__arrow_array__().to_pandas(), name, group, called)
+    try:
+        found = column.array.__arrow_array__().to_pandas()
+    except NotImplementedError as error:  # pyarrow's own is one of these
+        raise refusal(name, f"values of the Arrow type {word}", OTHER) from error
+    return plain(found, name, group, called)
 
 
 def _from_objects(values: np.ndarray, name: str, group: bool, called: bool) -> Any:
@@ -144,10 +152,10 @@ def _from_objects(values: np.ndarray, name: str, group: bool, called: bool) -> A
         return _numbers(values, name, group)
     if what in REFUSED and not (group and what != "complex"):
         raise refusal(name, *REFUSED[what])
-    if group:
-        _check_labels(values, name)
+    if group and not any(isinstance(value, bool | np.bool_) for value in values):
+        _check_labels(values, name)  # True would be the label 1
         return values
-    raise refusal(name, *_several(values))
+    raise _several(name, values)
 
 
 def _is_number(value: Any) -> bool:
@@ -176,21 +184,19 @@ def _is_whole(value: Any, group: bool) -> bool:
 
 def _check_labels(values: np.ndarray, name: str) -> None:
     """Refuse labels of groups that cannot be told apart, or not be sorted."""
-    if values.dtype != object:
-        return
     try:
         sorted(set(values))
     except TypeError as error:
-        if any(isinstance(value, NESTED) for value in values):
-            raise nested(name) from error
-        raise refusal(name, *_several(values)) from error
+        raise _several(name, values) from error
 
 
-def _several(values: np.ndarray) -> tuple[str, str]:
-    """What a column of several kinds of objects has, with an example of each, and the remedy."""
+def _several(name: str, values: np.ndarray) -> ValueError:
+    """The error for objects of several kinds, or of one that is not known here."""
     first = {type(value).__name__: value for value in reversed(values)}
     kinds = ", ".join(f"{kind} ({value!r})" for kind, value in sorted(first.items())[:3])
-    return kinds if len(first) > 1 else f"objects of type {kinds}", OTHER
+    if len(first) == 1:
+        return refusal(name, f"objects of type {kinds}", "text, {0}.astype(str)")
+    return refusal(name, f"several kinds of values, {kinds}", MIXED)
 
 
 def check_text(texts: Iterable[str], name: str) -> None:
