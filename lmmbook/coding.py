@@ -12,6 +12,7 @@ from typing import Any
 from lmmbook.notes import note
 from lmmbook.syntax import Columns
 
+import numpy as np
 import pandas as pd
 
 
@@ -36,12 +37,14 @@ def coded(data: pd.DataFrame, columns: Columns) -> pd.DataFrame:
     for name in columns.names:
         column = data[name]
         if isinstance(column.dtype, pd.CategoricalDtype):
-            found[name] = _used(column.array, name)
+            found[name] = column.array.remove_unused_categories().as_ordered()
         elif name not in columns.called and pd.api.types.is_string_dtype(column.dtype):
             codes, labels = pd.factorize(column, sort=True)
             found[name] = pd.Categorical.from_codes(codes, labels, ordered=True)
     for name, values in found.items():
         _check_number_of(values.categories, len(data), name)
+    for name in found:
+        _note_unused(data[name], found[name].categories, name)
     if not found:
         return data
     return pd.DataFrame(
@@ -49,14 +52,12 @@ def coded(data: pd.DataFrame, columns: Columns) -> pd.DataFrame:
     )
 
 
-def _used(values: pd.Categorical, name: str) -> pd.Categorical:
-    used = values.remove_unused_categories().as_ordered()
-    occur = set(used.categories)
-    unused = [label for label in values.categories if label not in occur]
+def _note_unused(column: pd.Series, used: pd.Index, name: str) -> None:
+    known, occur = getattr(column.dtype, "categories", ()), set(used)
+    unused = [label for label in known if label not in occur]
     if unused:
         more = f" and {len(unused) - 5} more" if len(unused) > 5 else ""
         note(f"column {name!r}: left out categories that do not occur, {unused[:5]}{more}")
-    return used
 
 
 def _check_number_of(labels: pd.Index, rows: int, name: str) -> None:
@@ -71,8 +72,9 @@ def _check_number_of(labels: pd.Index, rows: int, name: str) -> None:
 
 def _check_two(labels: list[Any], what: str) -> None:
     if len(labels) < 2:
+        [label] = pd.Index(labels).tolist()  # a number of Python's, which shows as one
         raise ValueError(
-            f"{what}: expected at least two categories, got only {labels[0]!r}; leave it out of "
+            f"{what}: expected at least two categories, got only {label!r}; leave it out of "
             "the formula"
         )
 
@@ -104,7 +106,7 @@ def check_vary(descriptions: Iterable[Any], data: pd.DataFrame) -> None:
             if name not in data or not pd.api.types.is_numeric_dtype(data[name].dtype):
                 continue
             values = data[name].to_numpy()
-            if values.min() == values.max():
+            if values.min() == values.max() and np.isfinite(values[0]):
                 raise ValueError(
                     f"column {name!r}: expected values that vary, got {values[0]} in "
                     "every row, which the intercept stands for; leave it out of the formula"

@@ -84,15 +84,7 @@ class Design:
             columns = columns._replace(
                 names=tuple(names), groups=columns.groups - {self._response}
             )  # fmt: skip
-        data = to_frame(data, columns, missing)
-        self._check_kinds(data)
-        for column, seen in self._categories.items():
-            unseen = set(data[column].unique()) - seen
-            if unseen:
-                raise ValueError(
-                    f"column {column!r}: expected categories seen in training "
-                    f"{sorted(map(str, seen))}, got also {sorted(map(str, unseen))}"
-                )
+        data = self._as_in_training(to_frame(data, columns, missing))
         with np.errstate(all="ignore"):  # what comes of it is looked at below
             factors = tuple(f.on(data) for f in self.factors)
             fixed = np.asarray(self._common.evaluate_new_data(data).design_matrix, float)
@@ -108,15 +100,26 @@ class Design:
             self._common, self._response, self._columns, self._categories,
         )  # fmt: skip
 
-    def _check_kinds(self, data: pd.DataFrame) -> None:
-        """Refuse covariates that were numbers in training and are none now."""
+    def _as_in_training(self, data: pd.DataFrame) -> pd.DataFrame:
+        """New rows, after a look whether numbers are still numbers and categories are known."""
         for column in self._columns:
-            kind = data[column].dtype
-            if column not in self._categories and not pd.api.types.is_numeric_dtype(kind):
+            values, seen = data[column], self._categories.get(column)
+            if seen is None:
+                if pd.api.types.is_numeric_dtype(values.dtype):
+                    continue
                 raise ValueError(
-                    f"column {column!r}: expected numbers, as in training, got {kind} "
-                    f"({data[column].iloc[0]!r}, ...); convert them, data[{column!r}].astype(float)"
+                    f"column {column!r}: expected numbers, as in training, got {values.dtype} "
+                    f"({values.iloc[0]}, ...); convert them, data[{column!r}].astype(float)"
                 )
+            unseen = set(values.unique()) - seen
+            if unseen:
+                raise ValueError(
+                    f"column {column!r}: expected categories seen in training "
+                    f"{sorted(map(str, seen))}, got also {sorted(map(str, unseen))}"
+                )
+            if isinstance(values.dtype, pd.CategoricalDtype):
+                data = data.assign(**{column: values.cat.remove_unused_categories()})
+        return data
 
     def codes(self, data: Data) -> np.ndarray:
         """``[rows]``: the response of new rows, as `response` has it.

@@ -63,7 +63,7 @@ def check_finite(columns: np.ndarray, names: Sequence[str]) -> None:
             what = "infinite values" if infinite else "NaN (not a number)"
             raise ValueError(
                 f"{name!r}: expected finite numbers, got {what} in {infinite or none:,} of "
-                f"{len(values):,} rows; leave these rows out, or change the term"
+                f"{len(values):,} rows; leave these rows out, or change the formula"
             )
 
 
@@ -149,7 +149,8 @@ def _from_frame(data: pd.DataFrame, columns: Columns) -> dict[str, pd.Series]:
     if in_index:
         hint = f"; {in_index} is in the index, which data.reset_index() makes columns"
     elif not all(isinstance(c, str) for c in data.columns):
-        hint = "; names that are not text can be made so with data.rename(columns=str)"
+        how = "bytes.decode" if any(isinstance(c, bytes) for c in data.columns) else "str"
+        hint = f"; data.rename(columns={how}) makes text of names that are not"
     _check_names(columns, list(data.columns), hint)
     return {c: pd.Series(data[c].array, copy=False) for c in columns.names}
 
@@ -207,7 +208,7 @@ def _no_data(data: object) -> TypeError:
     calls = [call for name, call in REMEDIES.items() if hasattr(data, name)]
     if isinstance(data, np.ndarray | list | tuple):
         calls = ["pd.DataFrame(data)"]
-    remedy = f"; {calls[0]} may make one of it" if calls else ""
+    remedy = f"; give it {calls[0]} instead" if calls else ""
     return TypeError(
         f"data: expected a pandas DataFrame, got {type(data).__name__}{remedy}; a mapping of NumPy "
         "arrays, the path of a Parquet file, and data frames that hand over Arrow's columns, such "
