@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from types import FrameType
 
 HERE = os.path.dirname(__file__)
 
@@ -14,12 +15,13 @@ def note(message: str) -> None:
 
     Examples
     --------
-    >>> with warnings.catch_warnings(record=True) as caught:
+    >>> with warnings.catch_warnings(record=True, action="always") as caught:
     ...     note("data: left out 1 row")
-    >>> caught[0].category, os.path.dirname(caught[0].filename) == HERE
-    (<class 'UserWarning'>, False)
+    >>> caught[0].category.__name__, os.path.dirname(caught[0].filename) == HERE
+    ('UserWarning', False)
     """
+    frame: FrameType | None = sys._getframe()
     depth = 1
-    while os.path.dirname(sys._getframe(depth).f_code.co_filename) == HERE:
-        depth += 1
-    warnings.warn(message, stacklevel=depth + 1)
+    while frame is not None and os.path.dirname(frame.f_code.co_filename) == HERE:
+        frame, depth = frame.f_back, depth + 1
+    warnings.warn(message, stacklevel=depth)
