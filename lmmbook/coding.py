@@ -6,7 +6,7 @@ order is that of a Categorical, whether it says that it is ordered or not; text 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lmmbook.notes import note
@@ -45,11 +45,15 @@ def coded(data: pd.DataFrame, columns: Columns) -> pd.DataFrame:
         _check_number_of(values.categories, len(data), name)
     for name in found:
         _note_unused(data[name], found[name].categories, name)
+    return with_columns(data, found)
+
+
+def with_columns(data: pd.DataFrame, found: Mapping[str, Any]) -> pd.DataFrame:
+    """The data with some columns replaced; the others are not copied."""
     if not found:
         return data
-    return pd.DataFrame(
-        {c: found[c] if c in found else data[c] for c in data.columns}, data.index, copy=False
-    )
+    every = {c: found[c] if c in found else data[c] for c in data.columns}
+    return pd.DataFrame(every, data.index, copy=False)
 
 
 def _note_unused(column: pd.Series, used: pd.Index, name: str) -> None:

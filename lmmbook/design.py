@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from lmmbook.coding import with_columns
 from lmmbook.factors import Factor
 from lmmbook.frames import Data, check_finite, to_frame
 from lmmbook.likelihood import Family
@@ -102,6 +103,7 @@ class Design:
 
     def _as_in_training(self, data: pd.DataFrame) -> pd.DataFrame:
         """New rows, after a look whether numbers are still numbers and categories are known."""
+        found = {}
         for column in self._columns:
             values, seen = data[column], self._categories.get(column)
             if seen is None:
@@ -118,8 +120,8 @@ class Design:
                     f"{sorted(map(str, seen))}, got also {sorted(map(str, unseen))}"
                 )
             if isinstance(values.dtype, pd.CategoricalDtype):
-                data = data.assign(**{column: values.cat.remove_unused_categories()})
-        return data
+                found[column] = values.cat.remove_unused_categories()
+        return with_columns(data, found)
 
     def codes(self, data: Data) -> np.ndarray:
         """``[rows]``: the response of new rows, as `response` has it.
