@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lmmbook.derivatives import Derivatives
-from lmmbook.likelihood import Family, all_occur, known, numeric, positions_of
+from lmmbook.likelihood import Family, known, numeric, positions_of, those_that_occur
 
 import numpy as np
 import pandas as pd
@@ -59,12 +59,12 @@ class Categorical(Family):
         return 2 * (len(known(self)) - 2)
 
     def bind(self, response: pd.Series) -> Categorical:
-        """Every category has to occur."""
+        """With the categories that occur; a warning names those of a Categorical that do not."""
         if isinstance(response.dtype, pd.CategoricalDtype):
             categories = list(response.dtype.categories)
         else:
             categories = sorted(response.unique().tolist())
-        return replace(self, categories=all_occur(categories, response, "categorical"))
+        return replace(self, categories=those_that_occur(categories, response, "categorical"))
 
     def codes(self, response: pd.Series) -> np.ndarray:
         """0, 1, ... in the order of the categories."""

@@ -6,9 +6,12 @@ The draws are those that a fit keeps, at most 1,000. The Monte Carlo error they 
 posterior sd of what is averaged, over the root of the effective number of draws: for a probability
 that the effects leave uncertain by 0.1, some 0.003 to 0.01.
 
-Effects of a level that the fit has never seen come from the prior. The functions take ``design,
-estimates, posterior`` first, as a `Fit` has them; it has methods of the same names. All but the
-mean of a Gaussian need TensorFlow, and raise as `processes.check_not_forked`.
+Effects of a level that the fit has never seen come from the prior. Rows with a missing value are an
+error, or are left out with ``missing="drop"``: a warning names the columns where values are
+missing, and ``data.dropna(subset=[...])`` of these has the rows that the result is for. The
+functions take ``design, estimates, posterior`` first, as a `Fit` has them; it has methods of the
+same names. All but the mean of a Gaussian need TensorFlow, and raise as
+`processes.check_not_forked`.
 """
 
 from __future__ import annotations
@@ -28,7 +31,9 @@ import tensorflow as tf
 from scipy.special import logsumexp
 
 
-def predict(design: Design, estimates: pd.Series, posterior: Posterior, data: Data) -> np.ndarray:
+def predict(
+    design: Design, estimates: pd.Series, posterior: Posterior, data: Data, missing: str = "raise"
+) -> np.ndarray:
     """Posterior predictive mean of each row of ``data``, ``[rows]``, in units of the response.
 
     Of no and yes it is the probability of the yes; of successes out of trials, that of a success.
@@ -42,7 +47,7 @@ def predict(design: Design, estimates: pd.Series, posterior: Posterior, data: Da
         If ``data`` are no rows for this design, or the response has no mean: its categories are no
         numbers, or its distribution has none.
     """
-    new, family = design.on(data), design.family
+    new, family = design.on(data, missing), design.family
     if isinstance(family, Gaussian):
         beta, _, _ = covariance.split_values(design, dict(estimates))
         means = [columns_of(f, posterior[f.name]).mean(0, keepdims=True) for f in new.factors]
@@ -63,6 +68,7 @@ def probabilities(
     posterior: Posterior,
     data: Data,
     cuts: Sequence[float] | None = None,
+    missing: str = "raise",
 ) -> np.ndarray:
     """Posterior predictive probabilities, ``[rows, categories]``; each row sums to 1.
 
@@ -78,7 +84,7 @@ def probabilities(
         or given for a family with categories.
     """
     check_not_forked("probabilities")
-    new, family = design.on(data, trials=cuts is not None), design.family
+    new, family = design.on(data, missing, trials=cuts is not None), design.family
     if cuts is not None:
         family, _ = family.given(new.response[:, np.newaxis])
         at = np.array(cuts, float)
@@ -111,6 +117,7 @@ def draws(
     data: Data,
     n: int,
     seed: int,
+    missing: str = "raise",
 ) -> np.ndarray:
     """Posterior predictive draws of the response, ``[n, rows]``, in the response's own values.
 
@@ -128,7 +135,7 @@ def draws(
     available = len(next(iter(posterior.values())))
     if not 1 <= n <= available:
         raise ValueError(f"n: expected 1 to {available} (the draws kept), got {n!r}")
-    new = design.on(data, trials=True)
+    new = design.on(data, missing, trials=True)
     family, _ = design.family.given(new.response[:, np.newaxis])
     chosen = np.linspace(0, available - 1, n).astype(int)  # spread over chains and sweeps
     some = {name: effects[chosen] for name, effects in posterior.items()}
@@ -145,7 +152,9 @@ def draws(
     return labels[values.astype(int)]
 
 
-def log_score(design: Design, estimates: pd.Series, posterior: Posterior, data: Data) -> np.ndarray:
+def log_score(
+    design: Design, estimates: pd.Series, posterior: Posterior, data: Data, missing: str = "raise"
+) -> np.ndarray:
     """Log predictive density, or mass, of each row's own response, ``[rows]``; in nats.
 
     The logarithm of the mean over posterior draws: the logarithmic score (Good 1952; Gneiting &
@@ -158,7 +167,7 @@ def log_score(design: Design, estimates: pd.Series, posterior: Posterior, data: 
         If ``data`` are no rows for this design, or lack a response that suits the family.
     """
     check_not_forked("log_score")
-    new = design.on(data, response=True)
+    new = design.on(data, missing, response=True)
     family, response = design.family.given(new.response[:, np.newaxis])
     total, count = np.full(new.rows, -np.inf), 0
     for predictor, own in batches(new, estimates, posterior):
@@ -169,7 +178,12 @@ def log_score(design: Design, estimates: pd.Series, posterior: Posterior, data: 
 
 
 def pit(
-    design: Design, estimates: pd.Series, posterior: Posterior, data: Data, seed: int
+    design: Design,
+    estimates: pd.Series,
+    posterior: Posterior,
+    data: Data,
+    seed: int,
+    missing: str = "raise",
 ) -> np.ndarray:
     """Probability integral transform of each row's own response, ``[rows]``, between 0 and 1.
 
@@ -184,7 +198,7 @@ def pit(
         As `log_score`, or if the distribution has no cdf.
     """
     check_not_forked("pit")
-    new = design.on(data, response=True)
+    new = design.on(data, missing, response=True)
     family, response = design.family.given(new.response[:, np.newaxis])
     up_to, equal, count = np.zeros(new.rows), np.zeros(new.rows), 0
     for predictor, own in batches(new, estimates, posterior):

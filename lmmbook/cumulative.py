@@ -15,12 +15,12 @@ from lmmbook import thresholds
 from lmmbook.derivatives import ByRegression, Derivatives
 from lmmbook.likelihood import (
     Family,
-    all_occur,
     known,
     numbers,
     numeric,
     positions_of,
     refuse,
+    those_that_occur,
 )
 from lmmbook.ordered_logistic import OrderedLogistic, bounds, log_above_and_below, log_of_both
 
@@ -36,11 +36,11 @@ EXPECTED = "whole numbers or an ordered Categorical for cumulative"
 class Cumulative(Family):
     """Ordered categories: ``P(y <= c) = sigmoid(threshold(c|c+1) - linear predictor)``.
 
-    The response is whole numbers, each between the smallest and the largest occurring, or an
-    ordered pandas Categorical. There is no intercept among the parameters: thresholds
-    ``threshold(1|2)``, ``threshold(2|3)``, ... stand in its place. To the engine they are an
-    intercept, minus one of them, the ``anchor``, and the logarithms of the gaps between neighbours
-    (`thresholds`).
+    The response is whole numbers, or an ordered pandas Categorical. The categories are those that
+    occur; a warning names others, such as 3 where the ratings are 1, 2, 4 and 5. There is no
+    intercept among the parameters: thresholds ``threshold(1|2)``, ``threshold(2|3)``, ... stand in
+    its place. To the engine they are an intercept, minus one of them, the ``anchor``, and the
+    logarithms of the gaps between neighbours (`thresholds`).
 
     Chapter 06.
 
@@ -69,7 +69,7 @@ class Cumulative(Family):
         return len(known(self)) - 2
 
     def bind(self, response: pd.Series) -> Cumulative:
-        """Every category has to occur."""
+        """With the categories that occur; a warning names those between them that do not."""
         if isinstance(response.dtype, pd.CategoricalDtype):
             if not response.dtype.ordered:
                 raise ValueError(
@@ -80,10 +80,11 @@ class Cumulative(Family):
         else:
             values = numbers(response, EXPECTED)
             refuse(response, values != np.round(values), EXPECTED)
-            low, high = int(values.min()), int(values.max())
-            # More values than rows cannot all occur: enough of them to find the first that do not.
-            categories = list(range(low, min(high, low + len(values)) + 1))
-        bound = replace(self, categories=all_occur(categories, response, "cumulative"))
+            found = sorted({int(value) for value in np.unique(values)})
+            # Far apart, they cannot all occur: enough of them to name the first that do not.
+            between = range(found[0], min(found[-1], found[0] + len(found) + 5))
+            categories = sorted({*found, *between})
+        bound = replace(self, categories=those_that_occur(categories, response, "cumulative"))
         return replace(bound, anchor=thresholds.anchor_of(bound.codes(response)))
 
     def codes(self, response: pd.Series) -> np.ndarray:

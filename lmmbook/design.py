@@ -9,9 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from lmmbook.coding import with_columns
 from lmmbook.copies import Copied
 from lmmbook.factors import Factor
-from lmmbook.frames import Data, all_finite, to_frame
+from lmmbook.frames import Data, check_finite, to_frame
 from lmmbook.likelihood import Family
 from lmmbook.response import Name, of_rows
 from lmmbook.response import columns_of as asked_for
@@ -65,42 +66,63 @@ class Design(Copied):
         """Number of rows."""
         return len(self.fixed)
 
-    def on(self, data: Data, response: bool = False, trials: bool = False) -> Design:
+    def on(
+        self, data: Data, missing: str = "raise", response: bool = False, trials: bool = False
+    ) -> Design:
         """The same design for new rows, for prediction; the response is read if it is asked for.
 
         With ``trials``, that of successes out of trials is read but for its successes.
 
         Levels of a grouping factor that were not in the training data are appended to its labels,
         after those of the training data: their effects come from the prior. A new *category* of a
-        fixed effect has no coefficient, so it raises.
+        fixed effect has no coefficient, so it raises. With ``missing="drop"`` rows that lack a
+        value that is needed are left out, and a warning says how many.
 
         Raises
         ------
         TypeError, ValueError
             If ``data`` is nothing that `build_design` takes, is empty, or lacks a column or a value
-            that is needed; or as `codes`.
+            that is needed, or has text where there were numbers; or as `codes`.
         """
         asked = asked_for(self._response, not response) if response or trials else ()
         parts = [self._common, *(common for f in self.factors for common in f._common if common)]
         terms = [term for part in parts for term in part.terms]
-        needed = columns_of(terms, [c for f in self.factors for c in f.columns])
-        data = to_frame(data, needed._replace(names=tuple(dict.fromkeys(needed.names + asked))))
-        for column, seen in self._categories.items():
-            unseen = set(data[column].unique()) - seen
+        columns = columns_of(terms, [c for f in self.factors for c in f.columns])
+        names = tuple(dict.fromkeys((*columns.names, *asked)))
+        columns = columns._replace(names=names, groups=columns.groups - {*asked})
+        data = self._as_in_training(to_frame(data, columns, missing))
+        factors = tuple(f.on(data) for f in self.factors)
+        fixed = self._common.on(data)
+        check_finite(fixed, self._common.labels)
+        for factor in factors:
+            check_finite(factor.z, factor.effects)
+        return Design(
+            self.formula, self.family, self._codes(data, response, trials),
+            *offset_apart(fixed, self._common), factors,
+            self._common, self._response, self._columns, self._categories, self._functions,
+        )  # fmt: skip
+
+    def _as_in_training(self, data: pd.DataFrame) -> pd.DataFrame:
+        """New rows, after a look whether numbers are still numbers and categories are known."""
+        found = {}
+        for column in self._columns:
+            values, seen = data[column], self._categories.get(column)
+            if seen is None:
+                if pd.api.types.is_numeric_dtype(values.dtype):
+                    continue
+                raise ValueError(
+                    f"column {column!r}: expected numbers, as in training, got {values.dtype} "
+                    f"({values.iloc[0]}, ...); convert them, data[{column!r}].astype(float)"
+                )
+            unseen = set(values.unique()) - seen
             if unseen:
                 raise ValueError(
                     f"column {column!r}: expected categories seen in training "
                     f"{sorted(map(str, seen))}, got also {sorted(map(str, unseen))}"
                 )
-        factors = tuple(f.on(data) for f in self.factors)
-        columns = self._common.on(data)
-        if not all(all_finite(x) for x in (columns, *(f.z for f in factors))):
-            raise ValueError("data: expected finite numbers, got infinite values")
-        return Design(
-            self.formula, self.family, self._codes(data, response, trials),
-            *offset_apart(columns, self._common), factors,
-            self._common, self._response, self._columns, self._categories, self._functions,
-        )  # fmt: skip
+            if isinstance(values.dtype, pd.CategoricalDtype):
+                found[column] = values.cat.remove_unused_categories()
+        return with_columns(data, found)
 
     def codes(self, data: Data) -> np.ndarray:
         """The response of new rows, as `response` has it.

@@ -64,12 +64,13 @@ def log_likelihood(
     parameters: Mapping[str, float] | pd.Series,
     *,
     functions: Functions | None = None,
+    missing: str = "raise",
 ) -> float:
     """Exact marginal log-likelihood ``log p(ratings; parameters)``, Gaussian. Chapter 04.
 
     Parameters
     ----------
-    formula, data, functions
+    formula, data, functions, missing
         As for `lmmbook.fit`.
     parameters
         Name to value, for all of them: ``Intercept``, ..., ``sd(group)``, ``sd(x|group)``,
@@ -89,7 +90,7 @@ def log_likelihood(
     >>> bool(log_likelihood("y ~ x + (1|g)", data, truth) < maximum)
     True
     """
-    design = build_design(formula, data, KNOWN, functions)
+    design = build_design(formula, data, KNOWN, functions, missing)
     return Marginal(design).evaluate(*_unpack(design, parameters)).value
 
 
@@ -99,6 +100,7 @@ def effects(
     parameters: Mapping[str, float] | pd.Series,
     *,
     functions: Functions | None = None,
+    missing: str = "raise",
 ) -> dict[str, pd.DataFrame]:
     """Exact conditional mean and sd of every random effect, given ratings and parameters.
 
@@ -113,7 +115,7 @@ def effects(
     >>> effects("y ~ 1 + (1|g)", data, known)["g"]["mean"].round(3).to_dict()  # two thirds of 1, -1
     {'a': 0.667, 'b': -0.667}
     """
-    design = build_design(formula, data, KNOWN, functions)
+    design = build_design(formula, data, KNOWN, functions, missing)
     found = Marginal(design).conditional(*_unpack(design, parameters))
     frames = {}
     for factor, (mean, sd) in zip(design.factors, found, strict=True):
@@ -134,6 +136,7 @@ def fit(
     family: str | families.Family = "gaussian",
     *,
     functions: Functions | None = None,
+    missing: str = "raise",
 ) -> ExactFit:
     """Maximise the exact marginal likelihood (ML, not lme4's default REML). Chapter 04.
 
@@ -159,7 +162,7 @@ def fit(
     family = families.resolve(family)
     if not isinstance(family, families.Gaussian):
         raise ValueError(f"family: expected a Gaussian one, the only exact one, got {family!r}")
-    design = coordinates.inner(build_design(formula, data, family, functions))
+    design = coordinates.inner(build_design(formula, data, family, functions, missing))
     if family.estimated:
         existence.refuse_no_residual(design, existence.NONE)
     ascent = Ascent(design, design.family.sd)  # type: ignore[attr-defined]

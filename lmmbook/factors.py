@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 
 from lmmbook.copies import Copied
-from lmmbook.frames import all_finite, ones, pieces
+from lmmbook.frames import check_finite, ones, pieces
 from lmmbook.labels import Keys, grouped, kind_of, match, plain
 from lmmbook.syntax import Bar
 from lmmbook.terms import Terms, evaluate
@@ -217,8 +217,7 @@ def _check_effects(
     twice = sorted({effect for effect in effects if effects.count(effect) > 1})
     if twice:
         raise ValueError(f"group {name!r}: expected each effect once, got {twice} more than once")
-    if not all_finite(z):
-        raise ValueError("data: expected finite numbers, got infinite values")
+    check_finite(z, effects)
     what, parts = f"effects of group {name!r}", []
     for block in map(list, blocks):
         own, of_block = z[:, block], [effects[j] for j in block]

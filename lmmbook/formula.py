@@ -8,15 +8,15 @@ starts.
 
 from __future__ import annotations
 
+from lmmbook.coding import check_levels, check_vary, coded
 from lmmbook.design import Design, offset_apart
 from lmmbook.factors import Factor, build_factors, check_independent, origin_of
-from lmmbook.frames import Data, all_finite, to_frame
+from lmmbook.frames import Data, check_finite, to_frame
 from lmmbook.functions import Functions
 from lmmbook.gaussian import Gaussian
-from lmmbook.labels import encode
 from lmmbook.likelihood import Family
 from lmmbook.response import read
-from lmmbook.syntax import Columns, columns_of, parse
+from lmmbook.syntax import columns_of, parse
 from lmmbook.terms import evaluate
 
 import pandas as pd
@@ -29,6 +29,7 @@ def build_design(
     data: Data,
     family: Family = GAUSSIAN,
     functions: Functions | None = None,
+    missing: str = "raise",
 ) -> Design:
     """Parse ``formula`` and read what it needs from ``data``. Chapter 01.
 
@@ -50,9 +51,15 @@ def build_design(
     ``functions``, by the names that they have there. These should give a row a value that does not
     depend on other rows. All get numbers as float64, and arithmetic is in float64.
 
-    ``data`` is a data frame, a mapping from names to arrays ``[rows]``, or the path of a Parquet
-    file, of which only the columns in the formula are read, in pieces. Large arrays that the design
-    can take as they are, such as a response of float64, it shares with the data.
+    ``data`` is a data frame of pandas, a mapping from names to arrays ``[rows]``, the path of a
+    Parquet file, which is read in pieces, or any data frame that hands over its columns by Arrow's
+    interface, such as one of polars. Only the columns in the formula are taken. Large arrays that
+    the design can take as they are, such as a response of float64, it shares with the data.
+
+    The first category of a covariate is its reference: the first of a Categorical in its own order,
+    or the first of text when sorted. Categories that do not occur are left out with a warning.
+    Rows with a missing value are an error, or left out with ``missing="drop"``: then a warning
+    says how many, and in which columns.
 
     Raises
     ------
@@ -60,8 +67,10 @@ def build_design(
         If ``data`` is none of these, or ``functions`` no mapping from names to functions.
     ValueError
         If the formula cannot be read or calls other functions, or the data do not fit it: an
-        unknown column, a missing or infinite value, no rows, a response that the family refuses,
-        fixed effects that are linearly dependent, or anything that
+        unknown column, one that is there twice, or of a kind that nothing can be computed with,
+        such as dates; a missing or infinite value, no rows, a column with one value or category, a
+        response that the family refuses, fixed effects that are linearly dependent, or anything
+        that
         `lmmbook.factors.build_factors` refuses.
     FileNotFoundError, ModuleNotFoundError
         If there is no such file, or no pyarrow, which reads it.
@@ -85,14 +94,16 @@ def build_design(
         *(column for bar in bars for column in bar.group),
     ]
     needed = columns_of([description.response.term, *terms])
-    needed = needed._replace(names=tuple(dict.fromkeys(in_order)))
+    names = tuple(dict.fromkeys(in_order))
+    needed = needed._replace(names=names, groups=frozenset(names) - {*needed.names})
     taken = [name for name in functions or {} if name in needed.names]
     if taken:
         raise ValueError(
             f"functions: expected names that are free, got {taken[0]!r}, which is a column of the "
             "formula; rename one of them"
         )
-    data = _sort_labels(to_frame(data, needed), fixed_and_slopes)
+    data = coded(to_frame(data, needed, missing), fixed_and_slopes)
+    check_vary(described, data)
 
     asked, response = read(description.response, data, family)
     common, columns = evaluate(description, data)
@@ -100,8 +111,9 @@ def build_design(
     family = family.bind(response)
     codes = family.codes(response)
     _check_rows(factors, family.no_effect_a_row(codes))
-    if not all_finite(columns):
-        raise ValueError("data: expected finite numbers, got infinite values")
+    check_finite(columns, common.labels)
+    for part in (common, *(part for f in factors for part in f._common if part)):
+        check_levels(part.terms)
     offset, fixed, names = offset_apart(columns, common)
     if family.shares_intercept and "Intercept" not in names:
         raise ValueError(
@@ -135,26 +147,6 @@ def _check_rows(factors: tuple[Factor, ...], no_effect_a_row: str | None) -> Non
                 f"levels with {effects} effect(s) each for {rows} rows"
                 + (f"; {no_effect_a_row}" if one_a_row else "")
             )
-
-
-def _sort_labels(data: pd.DataFrame, columns: Columns) -> pd.DataFrame:
-    """The data, with labels in the order that ``formulae`` would sort them in row by row."""
-    found = {}
-    for name in set(columns.names) - columns.called:
-        kind = data[name].dtype
-        if isinstance(kind, pd.CategoricalDtype) and kind.ordered:
-            continue  # in an order of its own
-        if isinstance(kind, pd.CategoricalDtype) or pd.api.types.is_string_dtype(data[name]):
-            codes, labels = encode(data, [name])
-            sorted_labels = pd.CategoricalDtype(labels, ordered=True)
-            found[name] = pd.Categorical.from_codes(codes, dtype=sorted_labels)
-    if not found:
-        return data
-    return pd.DataFrame(
-        {name: found[name] if name in found else data[name] for name in data.columns},
-        data.index,
-        copy=False,
-    )
 
 
 def _is_numeric(column: pd.Series) -> bool:

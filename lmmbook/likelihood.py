@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from lmmbook.derivatives import ByRegression, Derivatives, derivatives_at, summed
+from lmmbook.frames import check_finite
+from lmmbook.notes import note
 
 import numpy as np
 import pandas as pd
@@ -182,8 +184,7 @@ def numbers(response: pd.Series, expected: str = "one numeric column") -> np.nda
             f"response: expected {expected}, got {response.dtype} ({response.iloc[0]!r}, ...)"
         )
     values = response.to_numpy(float)
-    if not np.isfinite(values).all():
-        raise ValueError("data: expected finite numbers, got infinite values")
+    check_finite(values[:, np.newaxis], [f"response {response.name}"])
     return values
 
 
@@ -218,17 +219,29 @@ def known(family: Family) -> tuple[Any, ...]:
     return family.categories
 
 
-def all_occur(categories: list[Any], response: pd.Series, name: str) -> tuple[Any, ...]:
-    """The categories as a tuple, after a look whether each occurs."""
-    missing = sorted(set(categories) - set(response.unique()), key=categories.index)
-    if missing:
-        raise ValueError(
-            f"response: expected every category between {categories[0]!r} and {categories[-1]!r} "
-            f"to occur for {name}, got none of {missing[:5]}; merge or renumber the categories"
+def those_that_occur(categories: list[Any], response: pd.Series, name: str) -> tuple[Any, ...]:
+    """Those of the categories, in their order, that the response has; a warning names the others.
+
+    Raises
+    ------
+    ValueError
+        If fewer than two occur.
+    """
+    found = set(response.unique())
+    occur = [category for category in categories if category in found]
+    never = [category for category in categories if category not in found]
+    if len(occur) < 2:
+        raise ValueError(f"response: expected at least two categories, got {occur}")
+    if never:
+        note(
+            f"response: no row has {_few(never)}; {name} is fitted to the categories that occur, "
+            f"{_few(occur)}, and gives no probability to others"
         )
-    if len(categories) < 2:
-        raise ValueError(f"response: expected at least two categories, got {categories}")
-    return tuple(categories)
+    return tuple(occur)
+
+
+def _few(labels: list[Any]) -> str:
+    return f"{labels[:10]}" + (f" and {len(labels) - 10} more" if len(labels) > 10 else "")
 
 
 def positions_of(categories: tuple[Any, ...], response: pd.Series) -> np.ndarray:
@@ -236,5 +249,8 @@ def positions_of(categories: tuple[Any, ...], response: pd.Series) -> np.ndarray
     positions = pd.Index(categories).get_indexer(pd.Index(response.to_numpy()))
     if (positions < 0).any():
         found = response[positions < 0].unique()[:5].tolist()
-        raise ValueError(f"response: expected categories {list(categories)}, got {found}")
+        raise ValueError(
+            f"response: expected categories {list(categories)}, got {found}; those that did not "
+            "occur in training have no probability, so leave their rows out"
+        )
     return positions.astype(float)

@@ -43,6 +43,7 @@ def fit(
     family: str | families.Family = "gaussian",
     *,
     seed: int,
+    missing: str = "raise",
     chains: int | None = None,
     max_sweeps: int = 8000,
     progress: bool | None = None,
@@ -58,8 +59,9 @@ def fit(
         As in lme4: ``"ratings ~ service + (1|students) + (1|instructors)"``; see
         `lmmbook.formula.build_design`.
     data
-        One row an observation: a pandas data frame, a mapping of NumPy arrays, or the path of a
-        Parquet file, which is read in pieces.
+        One row an observation: a pandas data frame, a mapping of NumPy arrays, the path of a
+        Parquet file, which is read in pieces, or a data frame of another package that hands over
+        Arrow's columns, such as polars.
     family
         The likelihood: ``"gaussian"``, ``"cumulative"`` (ordered categories), ``"bernoulli"`` (no
         or yes), ``"binomial"`` (successes out of trials: ``"p(k, n) ~ ..."``), ``"poisson"``,
@@ -67,6 +69,9 @@ def fit(
         ``Gaussian(sd=1.0)``, which fixes the residual sd, or ``Custom(...)`` for your own.
     seed
         An integer from 0 to 2**31 - 1. The same seed gives the same result on the same machine.
+    missing
+        What to do about rows with a missing value in a column of the formula: ``"raise"`` an
+        error, or ``"drop"`` them; then a warning says how many, and in which columns.
     chains
         Independent HMC chains, at least 2. By default as many as the smallest factor needs: 8, or
         up to 64 where a factor has few levels or the data few rows; 4 for millions of rows.
@@ -123,7 +128,7 @@ def fit(
     if chains is not None:
         _check_integer("chains", chains, 2)
     _check_integer("max_sweeps", max_sweeps, FEWEST_SWEEPS)
-    design = build_design(formula, data, family, functions)
+    design = build_design(formula, data, family, functions, missing)
     chains = default_chains(design) if chains is None else chains
     inner = coordinates.inner(design)
     existence.refuse(inner)

@@ -105,8 +105,12 @@ class Fit:
         model.assign(self.parameters["estimate"])
         return model
 
-    def predict(self, data: Data) -> np.ndarray:
+    def predict(self, data: Data, *, missing: str = "raise") -> np.ndarray:
         """Posterior predictive mean of each row, ``[rows]``; see `criticism.predict`. Chapter 05.
+
+        With ``missing="drop"``, here and in the methods below, rows with a missing value are left
+        out of the result. A warning names the columns where values are missing, and
+        ``data.dropna(subset=[...])`` of these has the rows that the result is for.
 
         >>> data, _ = lmm.simulate.crossed(300, {"g": (30, 0.5)}, seed=0)
         >>> fit = lmm.fit("y ~ x + (1|g)", data, seed=0)
@@ -114,11 +118,11 @@ class Fit:
         >>> stranger.shape, len(set(stranger.round(6)))  # one mean for x = 0, and one for x = 1
         ((300,), 2)
         """
-        return criticism.predict(*self._fitted, data)
+        return criticism.predict(*self._fitted, data, missing)
 
     def probabilities(
-        self, data: Data, cuts: Sequence[float] | None = None
-    ) -> np.ndarray:  # fmt: skip
+        self, data: Data, cuts: Sequence[float] | None = None, *, missing: str = "raise"
+    ) -> np.ndarray:
         """Posterior predictive probabilities, ``[rows, categories]``, or ``[rows, cuts + 1]``
         between cuts of a response without categories; see `criticism.probabilities`. Chapter 05.
 
@@ -128,9 +132,9 @@ class Fit:
         >>> chances.shape, bool(np.allclose(chances.sum(axis=1), 1))
         ((300, 3), True)
         """
-        return criticism.probabilities(*self._fitted, data, cuts)
+        return criticism.probabilities(*self._fitted, data, cuts, missing)
 
-    def draws(self, data: Data, n: int, seed: int) -> np.ndarray:
+    def draws(self, data: Data, n: int, seed: int, *, missing: str = "raise") -> np.ndarray:
         """Posterior predictive draws, ``[n, rows]``; see `criticism.draws`. Chapter 05.
 
         >>> data, _ = lmm.simulate.crossed(300, {"g": (30, 0.5)}, seed=0)
@@ -138,9 +142,9 @@ class Fit:
         >>> fit.draws(data, n=5, seed=0).shape
         (5, 300)
         """
-        return criticism.draws(*self._fitted, data, n, seed)
+        return criticism.draws(*self._fitted, data, n, seed, missing)
 
-    def log_score(self, data: Data) -> np.ndarray:
+    def log_score(self, data: Data, *, missing: str = "raise") -> np.ndarray:
         """Log predictive density or mass of each row's response, ``[rows]``; see
         `criticism.log_score`. Chapter 05.
 
@@ -150,9 +154,9 @@ class Fit:
         >>> bool(fit.log_score(data).mean() > nobody)  # to know the level helps
         True
         """
-        return criticism.log_score(*self._fitted, data)
+        return criticism.log_score(*self._fitted, data, missing)
 
-    def pit(self, data: Data, seed: int) -> np.ndarray:
+    def pit(self, data: Data, seed: int, *, missing: str = "raise") -> np.ndarray:
         """Randomised probability integral transform, ``[rows]``; see `criticism.pit`. Chapter 05.
 
         >>> data, _ = lmm.simulate.crossed(300, {"g": (30, 0.5)}, seed=0)
@@ -161,7 +165,7 @@ class Fit:
         >>> shares.shape, bool((abs(shares - 0.25) < 0.1).all())
         ((4,), True)
         """
-        return criticism.pit(*self._fitted, data, seed)
+        return criticism.pit(*self._fitted, data, seed, missing)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the fit to one file, for `lmmbook.load`, with all but the rows of its data.

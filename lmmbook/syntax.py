@@ -61,15 +61,18 @@ class Columns(NamedTuple):
         Those that a function takes, as in ``np.log(x)``: it has to be given what the data have.
     multiplied
         Those in products, as in ``x:z``: small integers would overflow there.
+    groups
+        Those that are labels of groups and nothing else: nobody computes with them.
     """
 
     names: tuple[str, ...]
     called: frozenset[str] = frozenset()
     multiplied: frozenset[str] = frozenset()
+    groups: frozenset[str] = frozenset()
 
 
-def columns_of(terms: Iterable[Any], others: Sequence[str] = ()) -> Columns:
-    """The columns of some of ``formulae``'s terms, sorted, and after them the ``others``.
+def columns_of(terms: Iterable[Any], groups: Sequence[str] = ()) -> Columns:
+    """The columns of some of ``formulae``'s terms, sorted, and after them those of ``groups``.
 
     Examples
     --------
@@ -89,8 +92,10 @@ def columns_of(terms: Iterable[Any], others: Sequence[str] = ()) -> Columns:
                 multiplied |= part.var_names
             taken |= part.var_names
     literal = {""}  # what formulae names a literal, as the 2 in poly(x, 2)
-    names = dict.fromkeys([*sorted(taken - literal), *others])
-    return Columns(tuple(names), frozenset(called - literal), frozenset(multiplied - literal))
+    taken, called, multiplied = taken - literal, called - literal, multiplied - literal
+    names = dict.fromkeys([*sorted(taken), *groups])
+    only = frozenset(groups) - taken
+    return Columns(tuple(names), frozenset(called), frozenset(multiplied), only)
 
 
 def parse(formula: str, functions: Functions | None = None) -> tuple[Description, list[Bar]]:

@@ -326,7 +326,12 @@ def test_factors_that_cannot_be_told_from_the_rest(data):
 
 @pytest.mark.usefixtures("nothing_is_compiled")
 def test_a_constant_column_beside_an_intercept_is_refused(data):
-    both("y ~ x + (1|g)", data.assign(x=3.0), ValueError, "expected linearly independent")
+    constant = data.assign(x=3.0)
+    message = "column 'x': expected values that vary, got 3.0 in every row"
+    both("y ~ x + (1|g)", constant, ValueError, message)
+    both("y ~ z + (x|g)", constant, ValueError, message)
+    build_design("y ~ 0 + x + (1|g)", constant)  # in the intercept's place
+    build_design("y ~ z + (0 + x|g)", constant)
 
 
 @pytest.mark.usefixtures("nothing_is_compiled")

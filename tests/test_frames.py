@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from functools import partial
 from pathlib import Path
 
 import lmmbook
@@ -242,7 +243,7 @@ def test_a_design_costs_few_bytes_a_row():
 ONE, TWO, SQUARE = np.ones(1), np.ones(2), np.ones((2, 1))
 NOT_ARRAYS = {
     "a list": ({"y": [1.0, 2.0]}, TypeError, "a pandas DataFrame, got dict with list for 'y'"),
-    "a number": (3, TypeError, "a pandas DataFrame, got int; a mapping of NumPy arrays and"),
+    "a number": (3, TypeError, "a pandas DataFrame, got int; a mapping of NumPy arrays, the"),
     "two axes": ({"y": SQUARE, "g": SQUARE}, ValueError, r"one shape .* got {'y': \(2, 1\)"),
     "lengths": ({"y": TWO, "g": ONE}, ValueError, r"shape \(rows,\), got .*'g': \(1,\)"),
     "a scalar": ({"y": np.array(2.0), "g": np.array(3)}, ValueError, "arrays of one shape"),
@@ -294,6 +295,137 @@ def test_without_pyarrow_an_error_names_it(data, tmp_path, monkeypatch):
     with pytest.raises(ModuleNotFoundError, match="expected the package pyarrow"):
         build_design("y ~ 1 + (1|g)", path)
     build_design("y ~ 1 + (1|g)", data)  # what needs no pyarrow does without
+
+
+# Data frames of other packages, and odd ones of pandas
+
+
+class Stream:
+    """What polars, DuckDB and others have in common: their columns can be had by Arrow's
+    interface, and nothing else of them is known here."""
+
+    def __init__(self, data: pd.DataFrame | pa.Table) -> None:
+        self.table = data if isinstance(data, pa.Table) else pa.Table.from_pandas(data)
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        return self.table.__arrow_c_stream__(requested_schema)
+
+
+def in_chunks(data: pd.DataFrame) -> pa.Table:
+    return pa.concat_tables(pa.Table.from_pandas(data[i : i + 900]) for i in range(0, ROWS, 900))
+
+
+@pytest.mark.parametrize("formula", FORMULAS)
+@pytest.mark.parametrize("kind", [Stream, pa.Table.from_pandas, in_chunks])
+def test_what_hands_over_columns_of_arrow_is_read(data, formula, kind):
+    wanted = build_design(formula, data)
+    same(build_design(formula, kind(data)), wanted)
+    new = data.iloc[1000:2000]
+    same(wanted.on(Stream(new)), wanted.on(new))
+    if "np.exp(y)" not in formula:
+        np.testing.assert_array_equal(wanted.codes(Stream(new)), wanted.codes(new))
+
+
+def test_a_stream_that_can_be_read_once_is_enough(data):
+    once = pa.Table.from_pandas(data).to_reader(500)
+    design = build_design("y ~ x + (1|town)", once)
+    same(design, build_design("y ~ x + (1|town)", data))
+    once = pa.Table.from_pandas(data).to_reader(500)
+    np.testing.assert_array_equal(design.on(once, response=True).response, data["y"])
+
+
+def test_frames_of_polars(data):
+    polars = pytest.importorskip("polars")
+    frame = polars.from_pandas(data)
+    design = build_design("y ~ x + kind + (1|town) + (1|day)", data)
+    same(build_design("y ~ x + kind + (1|town) + (1|day)", frame), design)
+    same(design.on(frame[:50]), design.on(data[:50]))
+    size = polars.col("size").cast(polars.Enum(["s", "m", "l"]))
+    design = build_design("y ~ size + (1|g)", frame.with_columns(size))
+    assert design.fixed_names == ("Intercept", "size[m]", "size[l]")
+    design = build_design("y ~ size + (1|g)", frame.with_columns(size.cast(polars.Categorical)))
+    assert design.fixed_names == ("Intercept", "size[m]", "size[s]")  # it has no order: sorted
+    for wrong, remedy in [
+        (frame.lazy(), r"data\.collect\(\)"),
+        (frame["x"], r"data\.to_frame\(\)"),
+    ]:
+        with pytest.raises(TypeError, match=f"expected a pandas DataFrame, got .*{remedy}"):
+            build_design("y ~ x + (1|town)", wrong)
+
+
+class Subclass(pd.DataFrame):
+    """As geopandas makes them: what is taken out of one is one again, if it has the column."""
+
+    @property
+    def _constructor(self):
+        return Subclass
+
+    def __getitem__(self, key):
+        found = super().__getitem__(key)
+        if isinstance(found, pd.DataFrame) and "day" not in found:
+            raise KeyError("no geometry")
+        return found
+
+
+def test_odd_frames_are_as_good_as_plain_ones(data):
+    wanted = build_design("y ~ x + kind + (1|town)", data)
+    twice = data[["day", "yes"]]  # which the formula does not need
+    for odd in (
+        Subclass(data),
+        data.set_axis(["same"] * ROWS),
+        data.set_axis(pd.date_range("2020", periods=ROWS)),
+        pd.concat([data, twice], axis=1),
+        data.assign(nested=[[1, 2]] * ROWS),
+        data.assign(**{"a name": 1}).rename(columns={"a name": 7}),
+    ):
+        same(build_design("y ~ x + kind + (1|town)", odd), wanted)
+        same(wanted.on(odd), wanted.on(data))
+
+
+@pytest.mark.parametrize("name", ["y", "x", "town"])
+def test_two_columns_of_one_name_are_refused_by_it(data, tmp_path, name):
+    formula = "y ~ x + (1|town)"
+    table = pa.Table.from_pandas(data)
+    twice = table.append_column(name, table[name])
+    write_table(twice, tmp_path / "twice.parquet")
+    design = build_design(formula, data)
+    for frame in (pd.concat([data, data[[name]]], axis=1), twice, tmp_path / "twice.parquet"):
+        for call in (partial(build_design, formula), partial(design.on, response=True)):
+            with pytest.raises(ValueError, match=rf"one column of each name, .* \['{name}'\]; re"):
+                call(frame)
+
+
+def test_columns_that_are_there_under_another_name(data):
+    for frame, message in [
+        (data.set_axis(range(data.shape[1]), axis=1), r"data\.rename\(columns=str\)"),
+        (data.rename(columns=str.encode), r"data\.rename\(columns=bytes\.decode\)"),
+        (data.set_index(["town", "x"]), r"\['x', 'town'\] is in the index.*reset_index\(\)"),
+        (pd.concat({"a": data}, axis=1), r"one name a column, got 2 levels .*'_'\.join"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            build_design("y ~ x + (1|town)", frame)
+
+
+def test_masked_arrays_and_records(data):
+    given = arrays(data)
+    same(
+        build_design("y ~ x + (1|g)", given | {"x": np.ma.masked_array(given["x"])}),
+        build_design("y ~ x + (1|g)", data),
+    )
+    masked = np.ma.masked_array(given["x"], np.arange(ROWS) == 7)
+    with pytest.raises(ValueError, match=r"no missing values, got {'x': 1}"):
+        build_design("y ~ x + (1|g)", given | {"x": masked})
+    with pytest.raises(ValueError, match=r"column 'x': .* record array"):
+        build_design("y ~ x + (1|g)", given | {"x": np.zeros(ROWS, [("a", int)])})
+    with pytest.raises(TypeError, match=r"got recarray; give it pd\.DataFrame\(data\)"):
+        build_design("y ~ x + (1|g)", data.to_records())
+
+
+def test_without_pyarrow_a_frame_of_another_package_names_it(data, monkeypatch):
+    frame = Stream(data)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ModuleNotFoundError, match=r"the package pyarrow, which reads a .*\.Stream"):
+        build_design("y ~ 1 + (1|g)", frame)
 
 
 # What is worked through in pieces
