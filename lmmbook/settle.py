@@ -86,11 +86,13 @@ def inside(course: Course, block: Block, slope: Slope, before: dict | None) -> b
             return True
         furthest = min(most, FURTHEST * variance)
         variance = float(np.clip(flat_at(*tried[-2:]), NEAREST * variance, furthest))
+    downhill = tried[-1][1] < -SURE * course.slopes[block].error
     if len(tried) > 2:
-        variance = float(np.clip(flat_at(*tried[-2:]), tried[-2][0], variance))
-        course.put(block, flat + variance * added)
+        if downhill:  # or else it is flat here, as far as can be seen
+            between = float(np.clip(flat_at(*tried[-2:]), tried[-2][0], variance))
+            course.put(block, flat + between * added)
         return True
-    if tried[-1][1] < -SURE * course.slopes[block].error:
+    if downhill:
         course.turned[block] = variance
     course.put(block, flat)
     return False

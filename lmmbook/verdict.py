@@ -36,10 +36,12 @@ def missing(course: Course) -> str:
 def obstacle(course: Course, found: certificate.Certificate) -> str | None:
     """What more sweeps may not mend; None if there is no such thing."""
     if found.unknown:
+        about = f"about {listed(found.unknown)}{' together' if len(found.unknown) > 1 else ''}"
+        if certificate.BELIEVED * np.sqrt(2 / found.ess) > 2 * certificate.SINGULAR:
+            return f"so few draws say nothing {about}: try a larger max_sweeps, or a simpler model"
         return (
-            f"the data say next to nothing about {listed(found.unknown)}"
-            f"{' together' if len(found.unknown) > 1 else ''}: leave out one of the terms, or "
-            f"centre the covariates; {_more_sweeps(found)}"
+            f"the data say next to nothing {about}: leave out one of the terms, or centre the "
+            "covariates; a larger max_sweeps will hardly help"
         )
     if block := course.trying or course.doubtful():
         names = covariance.names_of_block(course.design.factors[block[0]], block[1])
@@ -78,10 +80,3 @@ def listed(names: tuple[str, ...] | list[str]) -> str:
     """``a``, ``a and b``, ``a, b and c``."""
     *first, last = names
     return f"{', '.join(first)} and {last}" if first else last
-
-
-def _more_sweeps(found: certificate.Certificate) -> str:
-    noise = certificate.BELIEVED * np.sqrt(2 / found.ess)
-    if noise < 2 * certificate.SINGULAR:
-        return "a larger max_sweeps will hardly help"
-    return "a larger max_sweeps may help, too"

@@ -194,6 +194,33 @@ def test_converged_counts_the_noise_too():
     assert not few.converged  # as close, and not known to be
 
 
+def test_converged_counts_two_errors_of_the_step():
+    """The maximum 0.16 standard errors away; of the first parameter's step the error is known:
+
+    sqrt((10 - 4) / (8 draws)) / 4, that is 0.03 standard errors with 200 draws.
+    """
+    for draws, converged in ((10_000, True), (200, False)):
+        found = certificate.certify(*made_up(0.16, draws=draws), np.eye(3))
+        assert found.distance < certificate.CLOSE
+        error = 2 * np.sqrt(6 / (8 * draws)) / 4
+        assert (0.16 + 2 * error < certificate.CLOSE) == converged
+        assert found.converged == converged
+
+
+def test_scores_without_noise_need_no_diagnosis():
+    """Where all is observed the scores do not vary, but by rounding, which mixes as it likes."""
+    design, layout, parameters, score, complete = made_up(0.0)
+    rng = np.random.default_rng(1)
+    score[..., 0] = 1e-6 * (rng.normal(size=8) + 1e-3 * rng.normal(size=(200, 8)))
+    found = certificate.certify(design, layout, parameters, score, complete, np.eye(3))
+    assert found.r_hat < 1.05
+    assert found.ess > 500
+    score[...] = score[..., :1]
+    found = certificate.certify(design, layout, parameters, score, complete, np.eye(3))
+    assert found.definite
+    assert np.isfinite(found.ess)
+
+
 def test_without_information_there_is_no_verdict():
     design, layout, parameters, score, _ = made_up(0.0)
     found = certificate.certify(
@@ -406,6 +433,23 @@ def test_a_variance_whose_maximum_is_zero_is_reported_as_such():
     assert (found.effects["g"] == 0).all(axis=None)
     error = (found.parameters["estimate"] - truth["estimate"]).abs()
     assert np.all(error < 0.05)
+
+
+def test_the_mean_of_the_last_two_thirds_stays():
+    """Of 120 iterates that are counted from 0."""
+
+    class Climbing:
+        def em(self, phase: str, gains: np.ndarray) -> pd.DataFrame:
+            assert phase == ("approach" if (gains == 1).all() else "average")
+            return pd.DataFrame({"a": np.arange(len(gains)), "acceptance": 1.0, "phase": 0})
+
+        def set(self, values: dict[str, float]) -> None:
+            self.values = values
+
+    course = Course.__new__(Course)
+    course.engine = Climbing()
+    course.climb()
+    assert course.engine.values["a"] == pytest.approx(np.arange(40, 120).mean())
 
 
 # Singular covariances of slopes
