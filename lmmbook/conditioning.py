@@ -42,7 +42,7 @@ def orthogonal(products: np.ndarray, may: np.ndarray) -> np.ndarray:
         length = np.sqrt(np.where(np.diag(now) > 0, np.diag(now), 1.0))
         cosines = now / np.outer(length, length)
         among, own = cosines[np.ix_(others, others)], cosines[others, c]
-        weights = np.linalg.lstsq(among, own, rcond=1e-12)[0]
+        weights = np.linalg.lstsq(among, own, rcond=NOTHING)[0]
         if FAR**2 < weights @ own < 1 - NOTHING:
             by[:, c] -= by[:, others] @ (weights * length[c] / length[others])
     return by

@@ -27,6 +27,8 @@ from lmmbook.gaussian import Gaussian
 
 import numpy as np
 
+HUGE = 1e100
+
 
 @dataclass(frozen=True)
 class Inner(Design):
@@ -57,7 +59,13 @@ class Inner(Design):
 
 
 def inner(design: Design) -> Inner:
-    """The design in coordinates that suit single precision."""
+    """The design in coordinates that suit single precision.
+
+    Raises
+    ------
+    ValueError
+        If a response or an offset is so large or small that double precision cannot square it.
+    """
     factors, maps = zip(*map(_within_blocks, design.factors), strict=True)
     fixed, fixed_map = _fixed(replace(design, factors=factors))
     response, offset, unit, taken = _rows(design, fixed)
@@ -194,6 +202,12 @@ def _rows(
     if not gaussian and design.offset.strides == (0,):
         return design.response, design.offset, 1.0, np.zeros(fixed.shape[1])
     left = design.response - design.offset if gaussian else -design.offset
+    largest = float(np.abs(left).max())
+    if not (largest == 0 or 1 / HUGE < largest < HUGE):
+        raise ValueError(
+            f"response {design._response!r} and offset: expected numbers whose squares a computer "
+            f"can hold, got up to {largest:.3g}; choose another unit"
+        )
     taken = np.zeros(fixed.shape[1])
     for _ in range(2):  # once more for what rounding left
         more = np.linalg.lstsq(gram(fixed), fixed.T @ left / len(left), rcond=None)[0]

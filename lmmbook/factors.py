@@ -20,7 +20,7 @@ from lmmbook.terms import Terms, evaluate
 import numpy as np
 import pandas as pd
 
-DEPENDENT = 1e-10  # eigenvalue of columns of length one, less their means; not told from rounding
+DEPENDENT = 1e-12  # eigenvalue of columns of length one, less their means; not told from rounding
 ALIKE = 1e-5  # the same, of blocks of effects that are independent: those cannot be centred
 FAR = 0.9  # cosine of a covariate with the intercept; 0.9 is a mean of two sds
 NOISE = 1e-13  # a covariate that varies by less of its mean varies by rounding

@@ -187,6 +187,12 @@ def test_many_rows_are_looked_at_to_their_end(monkeypatch):
     existence.refuse(inner("y ~ x + (1|g)", y + np.where(np.arange(400) > 300, DATA["w"], 0)))
 
 
+@pytest.mark.parametrize("unit", [1e300, 1e-300])
+def test_numbers_that_cannot_be_squared_are_refused(unit):
+    with pytest.raises(ValueError, match="choose another unit"):
+        inner("y ~ x + (1|g)", unit * DATA["real"])
+
+
 def test_what_no_column_can_bring_near_zero_is_refused():
     data = DATA.assign(o=1e8 + DATA["w"])
     design = build_design("count ~ 0 + x + offset(o) + (1|g)", data, resolve("poisson"))
