@@ -9,13 +9,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from lmmbook.dependence import LeftOut, kept_of
 from lmmbook.factors import Factor
 from lmmbook.frames import Data, all_finite, to_frame
+from lmmbook.labels import kind_of
 from lmmbook.likelihood import Family
-from lmmbook.syntax import Columns, columns_of
+from lmmbook.syntax import Columns, columns_of, fixed_kinds
 from lmmbook.terms import Terms
 
 import numpy as np
+import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class Design:
     _columns: tuple[str, ...] = field(repr=False)
     _categories: dict[str, set[Any]] = field(repr=False)
     _functions: dict[str, Callable[..., Any]] = field(default_factory=dict, repr=False)
+    _left_out: LeftOut | None = field(default=None, repr=False)
     origin: np.ndarray | None = field(default=None, repr=False)
 
     @property
@@ -79,22 +83,40 @@ class Design:
         parts = [self._common, *(common for f in self.factors for common in f._common if common)]
         terms = [term for part in parts for term in part.terms]
         data = to_frame(data, columns_of(terms, [c for f in self.factors for c in f.columns]))
-        for column, seen in self._categories.items():
-            unseen = set(data[column].unique()) - seen
-            if unseen:
-                raise ValueError(
-                    f"column {column!r}: expected categories seen in training "
-                    f"{sorted(map(str, seen))}, got also {sorted(map(str, unseen))}"
-                )
+        for column in sorted(fixed_kinds(terms)):
+            self._check_kind(column, data[column])
         factors = tuple(f.on(data) for f in self.factors)
         columns = self._common.on(data)
         if not all(all_finite(x) for x in (columns, *(f.z for f in factors))):
             raise ValueError("data: expected finite numbers, got infinite values")
+        offset, fixed, names = offset_apart(columns, self._common)
+        if self._left_out is not None:
+            self._left_out.refuse(fixed, data)
         return Design(
             self.formula, self.family, np.broadcast_to(np.nan, len(data)),
-            *offset_apart(columns, self._common), factors,
+            offset, *kept_of(self._left_out, fixed, names), factors,
             self._common, self._response, self._columns, self._categories, self._functions,
+            self._left_out,
         )  # fmt: skip
+
+    def _check_kind(self, column: str, values: pd.Series) -> None:
+        """Raise if a covariate is not of numbers any more, or has categories that are new."""
+        seen = self._categories.get(column)
+        if seen is None:
+            if pd.api.types.is_numeric_dtype(values):
+                return
+            kind = kind_of(pd.Index(values))
+            raise ValueError(
+                f"column {column!r}: expected numbers, as at the fit, got {kind} such as "
+                f"{values.iloc[0]!r}"
+            )
+        unseen = set(values.unique()) - seen
+        if unseen:
+            some = [sorted(map(repr, some))[:9] for some in (seen, unseen)]
+            raise ValueError(
+                f"column {column!r}: expected categories seen in training [{', '.join(some[0])}], "
+                f"got also [{', '.join(some[1])}]"
+            )
 
     def codes(self, data: Data) -> np.ndarray:
         """``[rows]``: the response of new rows, as `response` has it.

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
+from lmmbook.dependence import check_independent
 from lmmbook.frames import all_finite, ones, pieces
 from lmmbook.labels import Keys, grouped, kind_of, match, plain
 from lmmbook.syntax import Bar
@@ -19,7 +20,6 @@ from lmmbook.terms import Terms, evaluate
 import numpy as np
 import pandas as pd
 
-DEPENDENT = 1e-5  # eigenvalue of columns of length one; a slope's years have to be centred
 FAR = 0.9  # cosine of a covariate with the intercept; 0.9 is a mean of two sds
 NOISE = 1e-10  # a covariate that varies by less of its mean varies by rounding
 
@@ -222,22 +222,6 @@ def _check_effects(name: str, effects: list[str], z: np.ndarray) -> None:
     if not all_finite(z):
         raise ValueError("data: expected finite numbers, got infinite values")
     check_independent(f"effects of group {name!r}", z, effects)
-
-
-def check_independent(what: str, columns: np.ndarray, names: Sequence[str]) -> None:
-    """Refuse ``[rows, columns]`` that single precision cannot tell from linearly dependent."""
-    if columns.strides[0] == 0:  # all rows are one
-        columns = columns[:1]
-    gram = columns.T @ columns  # without a copy of the columns
-    length = np.sqrt(np.diag(gram))
-    length = np.where(length > 0, length, 1.0)
-    smallest = np.linalg.eigvalsh(gram / length / length[:, np.newaxis]).min()
-    if smallest < DEPENDENT:
-        raise ValueError(
-            f"{what}: expected linearly independent columns, got {list(names)}, which are "
-            f"dependent or nearly so (smallest eigenvalue {max(smallest, 0.0):.1e}, expected at "
-            f"least {DEPENDENT:g}); leave one out, or centre covariates that lie far from zero"
-        )
 
 
 def origin_of(columns: np.ndarray, names: Sequence[str]) -> np.ndarray | None:

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from lmmbook.dependence import check_independent, kept_of, left_out
 from lmmbook.design import Design, offset_apart
-from lmmbook.factors import build_factors, check_independent, origin_of
+from lmmbook.factors import build_factors, origin_of
 from lmmbook.frames import Data, all_finite, to_frame
 from lmmbook.functions import Functions
 from lmmbook.gaussian import Gaussian
 from lmmbook.labels import encode
 from lmmbook.likelihood import Family
-from lmmbook.syntax import Columns, columns_of, parse
+from lmmbook.names import check_columns, check_names
+from lmmbook.syntax import Columns, columns_of, fixed_kinds, parse
 from lmmbook.terms import NOTHING, computed, evaluate
 
 import numpy as np
@@ -93,6 +95,7 @@ def build_design(
             f"functions: expected names that are free, got {taken[0]!r}, which is a column of the "
             "formula; rename one of them"
         )
+    check_columns(covariates)
     data = _sort_labels(to_frame(data, needed), fixed_and_slopes)
 
     response = _response(description.response, data, NOTHING)
@@ -108,15 +111,18 @@ def build_design(
         )
     if not names:
         raise ValueError(f"formula: expected at least one fixed effect, got {formula!r}")
+    without = left_out(fixed, names, common)
+    fixed, names = kept_of(without, fixed, names)
     origin = origin_of(fixed, names)
     check_independent("fixed effects", fixed if origin is None else fixed - origin, names)
-    categories = {
-        c: set(data[c].unique()) for c in covariates if not _is_numeric(data[c])
-    }  # fmt: skip
-    return Design(
+    categories = {c: set(data[c].unique()) for c in fixed_kinds(terms) if not _is_numeric(data[c])}
+    design = Design(
         formula, family, family.codes(response), offset, fixed, names, factors,
         common, description.response.term.name, covariates, categories, dict(functions or {}),
+        without,
     )  # fmt: skip
+    check_names(design)
+    return design
 
 
 def _response(response: Any, data: pd.DataFrame, environment: Environment) -> pd.Series:

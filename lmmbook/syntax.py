@@ -11,12 +11,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from lmmbook.algebra import component, signed, terms_of
+from lmmbook.expressions import columns_in
 from lmmbook.functions import Functions, checked
 
 from formulae.expr import Binary, Grouping, QuotedName, Variable
 from formulae.parser import ParseError, Parser
 from formulae.scanner import ScanError, Scanner
-from formulae.terms import Response, Term
+from formulae.terms import Intercept, Response, Term
 from formulae.terms.variable import Variable as Column
 from formulae.token import Token
 
@@ -90,6 +91,14 @@ def columns_of(terms: Iterable[Any], others: Sequence[str] = ()) -> Columns:
     literal = {""}  # what formulae names a literal, as the 2 in poly(x, 2)
     names = dict.fromkeys([*sorted(taken - literal), *others])
     return Columns(tuple(names), frozenset(called - literal), frozenset(multiplied - literal))
+
+
+def fixed_kinds(terms: Iterable[Any]) -> set[str]:
+    """The columns that have to be numbers, or the same categories, in new rows as at the fit."""
+    parts = [part for term in terms for part in getattr(term, "components", ())]
+    return {part.name for part in parts if isinstance(part, Column)}.union(
+        *(columns_in(part.call, read=False) for part in parts if not isinstance(part, Column))
+    )
 
 
 def parse(formula: str, functions: Functions | None = None) -> tuple[Description, list[Bar]]:
@@ -209,7 +218,8 @@ def _effects(left: Any, functions: Functions) -> Description | None:
     terms = terms_of(signed(left), functions)
     if not terms:
         raise ValueError("formula: expected at least one effect in (effects|group), got none")
-    return None if [term.name for term in terms] == ["Intercept"] else Description(None, terms)
+    alone = len(terms) == 1 and isinstance(terms[0], Intercept)
+    return None if alone else Description(None, terms)
 
 
 def _has_bar(node: Any) -> bool:
