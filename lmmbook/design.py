@@ -5,18 +5,20 @@ Chapter 01. `formula` makes one. It remembers how, so that it can do the same wi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
 from lmmbook.coding import with_columns
 from lmmbook.copies import Copied
+from lmmbook.dependence import LeftOut, kept_of
 from lmmbook.factors import Factor
 from lmmbook.frames import Data, check_finite, to_frame
+from lmmbook.labels import kind_of
 from lmmbook.likelihood import Family
 from lmmbook.response import Name, of_rows
 from lmmbook.response import columns_of as asked_for
-from lmmbook.syntax import Columns, columns_of
+from lmmbook.syntax import Columns, columns_of, fixed_kinds
 from lmmbook.terms import Terms
 
 import numpy as np
@@ -60,6 +62,7 @@ class Design(Copied):
     _columns: tuple[str, ...] = field(repr=False)
     _categories: dict[str, set[Any]] = field(repr=False)
     _functions: dict[str, Callable[..., Any]] = field(default_factory=dict, repr=False)
+    _left_out: LeftOut | None = field(default=None, repr=False)
 
     @property
     def rows(self) -> int:
@@ -90,39 +93,50 @@ class Design(Copied):
         columns = columns_of(terms, [c for f in self.factors for c in f.columns])
         names = tuple(dict.fromkeys((*columns.names, *asked)))
         columns = columns._replace(names=names, groups=columns.groups - {*asked})
-        data = self._as_in_training(to_frame(data, columns, missing))
+        data = self._as_in_training(to_frame(data, columns, missing), fixed_kinds(terms))
         factors = tuple(f.on(data) for f in self.factors)
-        fixed = self._common.on(data)
-        check_finite(fixed, self._common.labels)
+        found = self._common.on(data)
+        check_finite(found, self._common.labels)
         for factor in factors:
             check_finite(factor.z, factor.effects)
+        offset, fixed, of_fixed = offset_apart(found, self._common)
+        if self._left_out is not None:
+            self._left_out.refuse(fixed, data)
         return Design(
             self.formula, self.family, self._codes(data, response, trials),
-            *offset_apart(fixed, self._common), factors,
+            offset, *kept_of(self._left_out, fixed, of_fixed), factors,
             self._common, self._response, self._columns, self._categories, self._functions,
+            self._left_out,
         )  # fmt: skip
 
-    def _as_in_training(self, data: pd.DataFrame) -> pd.DataFrame:
-        """New rows, after a look whether numbers are still numbers and categories are known."""
+    def _as_in_training(self, data: pd.DataFrame, covariates: Collection[str]) -> pd.DataFrame:
+        """New rows, without categories that do not occur in them."""
         found = {}
-        for column in self._columns:
-            values, seen = data[column], self._categories.get(column)
-            if seen is None:
-                if pd.api.types.is_numeric_dtype(values.dtype):
-                    continue
-                raise ValueError(
-                    f"column {column!r}: expected numbers, as in training, got {values.dtype} "
-                    f"({values.iloc[0]}, ...); convert them, data[{column!r}].astype(float)"
-                )
-            unseen = set(values.unique()) - seen
-            if unseen:
-                raise ValueError(
-                    f"column {column!r}: expected categories seen in training "
-                    f"{sorted(map(str, seen))}, got also {sorted(map(str, unseen))}"
-                )
+        for column in sorted(covariates):
+            values = data[column]
+            self._check_kind(column, values)
             if isinstance(values.dtype, pd.CategoricalDtype):
                 found[column] = values.cat.remove_unused_categories()
         return with_columns(data, found)
+
+    def _check_kind(self, column: str, values: pd.Series) -> None:
+        """Raise if a covariate is not of numbers any more, or has categories that are new."""
+        seen = self._categories.get(column)
+        if seen is None:
+            if pd.api.types.is_numeric_dtype(values):
+                return
+            kind = kind_of(pd.Index(values))
+            raise ValueError(
+                f"column {column!r}: expected numbers, as in training, got {kind} such as "
+                f"{values.iloc[0]!r}; convert them, data[{column!r}].astype(float)"
+            )
+        unseen = set(values.unique()) - seen
+        if unseen:
+            some = [sorted(map(repr, some))[:9] for some in (seen, unseen)]
+            raise ValueError(
+                f"column {column!r}: expected categories seen in training [{', '.join(some[0])}], "
+                f"got also [{', '.join(some[1])}]"
+            )
 
     def codes(self, data: Data) -> np.ndarray:
         """The response of new rows, as `response` has it.

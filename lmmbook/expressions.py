@@ -87,12 +87,18 @@ def calls(lazy: Any) -> list[Application]:
     return found
 
 
-def columns_in(lazy: Any) -> set[str]:
-    """The columns that an expression is made of."""
+def columns_in(lazy: Any, read: bool = True) -> set[str]:
+    """The columns that an expression is made of.
+
+    Without ``read``, not those that it has a function make sense of, ``pd.to_numeric`` or one of
+    the user's own: these may hold any text.
+    """
     if isinstance(lazy, LazyVariable):
         return {lazy.name}
+    if not read and isinstance(lazy, Application) and (lazy.own or lazy.callee == "pd.to_numeric"):
+        return set()
     parts = [*getattr(lazy, "args", ()), *getattr(lazy, "kwargs", {}).values()]
-    return set[str]().union(*map(columns_in, parts))
+    return set[str]().union(*(columns_in(part, read) for part in parts))
 
 
 def key_of(lazy: Any) -> tuple[Any, ...]:

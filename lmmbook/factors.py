@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 
 from lmmbook.copies import Copied
+from lmmbook.dependence import ALIKE, check_independent
 from lmmbook.frames import check_finite, ones, pieces
 from lmmbook.labels import Keys, grouped, kind_of, match, plain
 from lmmbook.syntax import Bar
@@ -20,8 +21,6 @@ from lmmbook.terms import Terms, evaluate
 import numpy as np
 import pandas as pd
 
-DEPENDENT = 1e-12  # eigenvalue of columns of length one, less their means; not told from rounding
-ALIKE = 1e-5  # the same, of blocks of effects that are independent: those cannot be centred
 FAR = 0.9  # cosine of a covariate with the intercept; 0.9 is a mean of two sds
 NOISE = 1e-13  # a covariate that varies by less of its mean varies by rounding
 
@@ -228,24 +227,6 @@ def _check_effects(
         # Whatever the columns of a block, all that matters is what it shares with other blocks.
         parts = [p @ np.linalg.inv(np.linalg.qr(p).R) if p.shape[1] > 1 else p for p in parts]
         check_independent(what, np.hstack(parts), effects, ALIKE)
-
-
-def check_independent(
-    what: str, columns: np.ndarray, names: Sequence[str], least: float = DEPENDENT
-) -> None:
-    """Refuse ``[rows, columns]`` that are linearly dependent, or next to it."""
-    if columns.strides[0] == 0:  # all rows are one
-        columns = columns[:1]
-    gram = columns.T @ columns  # without a copy of the columns
-    length = np.sqrt(np.diag(gram))
-    length = np.where(length > 0, length, 1.0)
-    smallest = np.linalg.eigvalsh(gram / length / length[:, np.newaxis]).min()
-    if smallest < least:
-        raise ValueError(
-            f"{what}: expected linearly independent columns, got {list(names)}, which are "
-            f"dependent or nearly so (smallest eigenvalue {max(smallest, 0.0):.1e}, expected at "
-            f"least {least:g}); leave one out, or centre covariates that lie far from zero"
-        )
 
 
 def origin_of(columns: np.ndarray, names: Sequence[str]) -> np.ndarray | None:

@@ -9,14 +9,16 @@ starts.
 from __future__ import annotations
 
 from lmmbook.coding import check_levels, check_vary, coded
+from lmmbook.dependence import check_independent, kept_of, left_out
 from lmmbook.design import Design, offset_apart
-from lmmbook.factors import Factor, build_factors, check_independent, origin_of
+from lmmbook.factors import Factor, build_factors, origin_of
 from lmmbook.frames import Data, check_finite, to_frame
 from lmmbook.functions import Functions
 from lmmbook.gaussian import Gaussian
 from lmmbook.likelihood import Family
+from lmmbook.names import check_columns, check_names
 from lmmbook.response import read
-from lmmbook.syntax import columns_of, parse
+from lmmbook.syntax import columns_of, fixed_kinds, parse
 from lmmbook.terms import evaluate
 
 import pandas as pd
@@ -101,6 +103,7 @@ def build_design(
             f"functions: expected names that are free, got {taken[0]!r}, which is a column of the "
             "formula; rename one of them"
         )
+    check_columns(covariates)
     data = coded(to_frame(data, needed, missing), fixed_and_slopes)
     check_vary(described, data)
 
@@ -120,15 +123,17 @@ def build_design(
         )
     if not names:
         raise ValueError(f"formula: expected at least one fixed effect, got {formula!r}")
+    without = left_out(fixed, names, common)
+    fixed, names = kept_of(without, fixed, names)
     origin = origin_of(fixed, names)
     check_independent("fixed effects", fixed if origin is None else fixed - origin, names)
-    categories = {
-        c: set(data[c].unique()) for c in covariates if not _is_numeric(data[c])
-    }  # fmt: skip
-    return Design(
+    categories = {c: set(data[c].unique()) for c in fixed_kinds(terms) if not _is_numeric(data[c])}
+    design = Design(
         formula, family, codes, offset, fixed, names, factors,
-        common, asked, covariates, categories, dict(functions or {}),
+        common, asked, covariates, categories, dict(functions or {}), without,
     )  # fmt: skip
+    check_names(design)
+    return design
 
 
 def _check_rows(factors: tuple[Factor, ...], no_effect_a_row: str | None) -> None:

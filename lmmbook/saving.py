@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from lmmbook import families
+from lmmbook.dependence import LeftOut
 from lmmbook.design import Design
 from lmmbook.factors import Factor
 from lmmbook.formula_state import components, descriptions, restored, state_of, used
@@ -136,6 +137,7 @@ def _parts(design: Design) -> dict[str, Any]:
     plain = ("formula", "rows", "fixed_names", "_response", "_columns", "_categories")
     return {name: getattr(design, name) for name in plain} | {
         "family": [family, vars(design.family)],
+        "left_out": design._left_out and list(design._left_out),
         "functions": sorted(used(design.formula, design._functions)),
         "factors": [
             [f.name, f.columns, f.labels, f.effects, f.blocks, f.keys, f._by_text]
@@ -175,6 +177,7 @@ def _design(parts: dict[str, Any], own: dict[str, Callable[..., Any]]) -> Design
         parts["formula"], FAMILIES[family](**of_family), _absent(rows), _absent(rows),
         _absent(rows, len(names)), names, factors, cast(Terms, common), parts["_response"],
         parts["_columns"], parts["_categories"], own,
+        LeftOut(*parts["left_out"]) if parts.get("left_out") else None,
     )  # fmt: skip
 
 

@@ -11,13 +11,14 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from lmmbook.algebra import component, signed, terms_of
+from lmmbook.expressions import columns_in
 from lmmbook.functions import Functions, checked
 from lmmbook.response import check as check_response
 
 from formulae.expr import Binary, Grouping, QuotedName, Variable
 from formulae.parser import ParseError, Parser
 from formulae.scanner import ScanError, Scanner
-from formulae.terms import Response, Term
+from formulae.terms import Intercept, Response, Term
 from formulae.terms.variable import Variable as Column
 from formulae.token import Token
 
@@ -96,6 +97,14 @@ def columns_of(terms: Iterable[Any], groups: Sequence[str] = ()) -> Columns:
     names = dict.fromkeys([*sorted(taken), *groups])
     only = frozenset(groups) - taken
     return Columns(tuple(names), frozenset(called), frozenset(multiplied), only)
+
+
+def fixed_kinds(terms: Iterable[Any]) -> set[str]:
+    """The columns that have to be numbers, or the same categories, in new rows as at the fit."""
+    parts = [part for term in terms for part in getattr(term, "components", ())]
+    return {part.name for part in parts if isinstance(part, Column)}.union(
+        *(columns_in(part.call, read=False) for part in parts if not isinstance(part, Column))
+    )
 
 
 def parse(formula: str, functions: Functions | None = None) -> tuple[Description, list[Bar]]:
@@ -216,7 +225,8 @@ def _effects(left: Any, functions: Functions) -> Description | None:
     terms = terms_of(signed(left), functions)
     if not terms:
         raise ValueError("formula: expected at least one effect in (effects|group), got none")
-    return None if [term.name for term in terms] == ["Intercept"] else Description(None, terms)
+    alone = len(terms) == 1 and isinstance(terms[0], Intercept)
+    return None if alone else Description(None, terms)
 
 
 def _has_bar(node: Any) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import copy
 from functools import reduce
-from typing import Any
+from typing import Any, NamedTuple
 
 from lmmbook.expressions import NOTHING, as_numbers, computed
 from lmmbook.frames import ones
@@ -22,6 +22,15 @@ import pandas as pd
 from formulae.categorical import CategoricalBox
 from formulae.contrasts import pick_contrasts
 from formulae.terms import Intercept, Term
+
+FEW = 4  # empty cells that a warning names
+
+
+class Cells(NamedTuple):
+    """The combinations of categories that no training row has, in words, and their columns."""
+
+    empty: tuple[str, ...]
+    columns: tuple[str, ...]
 
 
 class Terms:
@@ -46,6 +55,11 @@ class Terms:
         """``[columns]``: whether a column is added as it is, without a coefficient."""
         of_terms = [[term.kind == "offset"] * len(term.labels) for term in self.terms]
         return np.array([flag for flags in of_terms for flag in flags], bool)
+
+    @property
+    def cells(self) -> list[Cells | None]:
+        """``[columns]``: the empty cells of an interaction; None elsewhere, and in a loaded fit."""
+        return [getattr(t, "cells", None) for t in self.terms for _ in t.labels]
 
     def on(self, data: pd.DataFrame) -> np.ndarray:
         """``[rows, columns]`` float64 of new rows.
@@ -79,6 +93,7 @@ def evaluate(description: Description, data: pd.DataFrame) -> tuple[Terms, np.nd
     terms = [term for term, _ in coded]
     columns = _filled(terms, data, lambda part, _: part.value)
     for term in terms:
+        term.cells = _empty_cells(term)
         _forget_rows(term)
     return Terms(terms), columns
 
@@ -144,7 +159,7 @@ def _part_of(term: Any, coding: dict[Any, bool]) -> Term:
 def _filled(terms: Sequence[Any], data: pd.DataFrame, values_of: Any) -> np.ndarray:
     """The columns of all terms side by side."""
     labels = [label for term in terms for label in term.labels]
-    if labels == ["Intercept"]:
+    if len(terms) == 1 and isinstance(terms[0], Intercept):
         return ones(len(data))
     columns = np.empty((len(data), len(labels)))
     start = 0
@@ -192,6 +207,25 @@ def _of_new_rows(part: Any, data: pd.DataFrame) -> Any:
         return offset.eval()
 
     return computed(part, new)
+
+
+def _empty_cells(term: Any) -> Cells | None:
+    """Where at least two components are categories, those of their combinations without a row."""
+    parts = [p for p in getattr(term, "components", ()) if p.kind == "categoric"]
+    if len(parts) < 2:
+        return None
+    occurs = np.zeros([len(part.levels) for part in parts], bool)
+    values = [getattr(p._intermediate_data, "data", p._intermediate_data) for p in parts]
+    occurs[tuple(pd.Categorical(v, p.levels).codes for v, p in zip(values, parts, strict=True))] = 1
+    if occurs.all():
+        return None
+    some = np.argwhere(~occurs)[:FEW]
+    names = [
+        " and ".join(f"{p.name} = {p.levels[i]}" for p, i in zip(parts, cell, strict=True))
+        for cell in some
+    ]
+    columns = dict.fromkeys(column for p in parts for column in sorted(p.var_names - {""}))
+    return Cells(tuple(names), tuple(columns))
 
 
 def _forget_rows(term: Any) -> None:

@@ -703,3 +703,16 @@ def test_levels_that_are_written_alike_stay_apart_in_a_file(tmp_path):
         factor = one.on(new).factors[0]
         assert list(zip(*factor.keys, strict=True))[:2] == pairs
         assert factor.codes.tolist() == [2, 0, 1]
+
+
+def test_a_column_that_was_left_out_is_left_out_again(tmp_path, monkeypatch):
+    empty = (DATA["color"] == "red") & (DATA["size"] == "large")
+    monkeypatch.setitem(globals(), "DATA", DATA[~empty].reset_index(drop=True))
+    with pytest.warns(UserWarning, match="left out"):
+        fit = made_up("y ~ color*size + offset(x) + (1|g)")
+    says = assert_survives(fit, tmp_path / "fit")
+    assert isinstance(says["predict"], np.ndarray)
+    again = lmm.load(tmp_path / "fit")
+    for one in (fit, again):
+        with pytest.raises(ValueError, match="expected combinations that the training data have"):
+            one.predict(DATA.assign(color="red", size="large"))
