@@ -30,11 +30,14 @@ def missing(course: Course) -> str:
         )
     if course.found is None:
         return f"{spent} to look for the maximum: try a larger max_sweeps"
-    return f"{spent}: {obstacle(course, course.found) or furthest(course.found)}"
+    return f"{spent}: {obstacle(course) or furthest(course.found)}"
 
 
-def obstacle(course: Course, found: certificate.Certificate) -> str | None:
+def obstacle(course: Course) -> str | None:
     """What more sweeps may not mend; None if there is no such thing."""
+    found = course.found
+    if found is None:
+        return None
     if found.unknown:
         about = f"about {listed(found.unknown)}{' together' if len(found.unknown) > 1 else ''}"
         if certificate.BELIEVED * np.sqrt(2 / found.ess) > 2 * certificate.SINGULAR:
