@@ -81,10 +81,7 @@ class Design:
         terms = [term for part in parts for term in part.terms.values()]
         columns = columns_of(terms, [c for f in self.factors for c in f.columns])
         if response:
-            names = dict.fromkeys((*columns.names, self._response))
-            columns = columns._replace(
-                names=tuple(names), groups=columns.groups - {self._response}
-            )  # fmt: skip
+            columns = columns._replace(names=tuple(dict.fromkeys([*columns.names, self._response])))
         data = self._as_in_training(to_frame(data, columns, missing))
         with np.errstate(all="ignore"):  # what comes of it is looked at below
             factors = tuple(f.on(data) for f in self.factors)
