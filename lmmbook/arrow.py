@@ -76,8 +76,15 @@ def collect(
 
 def _without_views(values: Any) -> Any:
     """The array in a layout that pyarrow can filter, which it cannot do with views."""
-    kind = str(values.type)
-    return values.cast(f"large_{kind.removesuffix('_view')}") if kind.endswith("_view") else values
+    if not str(values.type).endswith("_view"):
+        return values
+    plain_kind = f"large_{str(values.type).removesuffix('_view')}"
+    try:
+        return values.cast(plain_kind)
+    except NotImplementedError:  # of older versions of pyarrow, which can only spell them out
+        import pyarrow
+
+        return pyarrow.array(values.to_pylist(), plain_kind)
 
 
 def _holes(values: Any) -> np.ndarray:

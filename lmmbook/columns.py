@@ -163,10 +163,10 @@ def _is_number(value: Any) -> bool:
 
 
 def _numbers(values: np.ndarray, name: str, group: bool) -> np.ndarray:
-    """Integers if all are, or if all are whole labels of groups; else the nearest float64."""
+    """Integers if all are, or are whole Decimals, as ids of databases; else the nearest float64."""
     try:
         as_float = np.array([float(value) for value in values])
-        if all(_is_whole(value, group) for value in values):
+        if all(_is_whole(value) for value in values):
             kind = np.uint64 if as_float.max() >= 2**63 else np.int64
             return np.array([int(value) for value in values], kind)
     except OverflowError as error:
@@ -176,10 +176,9 @@ def _numbers(values: np.ndarray, name: str, group: bool) -> np.ndarray:
     return as_float
 
 
-def _is_whole(value: Any, group: bool) -> bool:
-    if isinstance(value, int | np.integer):
-        return True
-    return group and isinstance(value, Decimal) and value.is_finite() and value == int(value)
+def _is_whole(value: Any) -> bool:
+    whole = isinstance(value, Decimal) and value.is_finite() and value == int(value)
+    return whole or isinstance(value, int | np.integer)
 
 
 def _check_labels(values: np.ndarray, name: str) -> None:

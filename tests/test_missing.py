@@ -222,6 +222,21 @@ def test_missing_categories_of_a_response_are_not_a_category(gaps):
         np.testing.assert_array_equal(np.bincount(design.response.astype(int)), [20, 20])
 
 
+def test_a_label_that_is_null_is_missing(gaps, complete):
+    """A dictionary of Arrow may have a null, or a NaN, among its labels."""
+    plain = complete[["y", "x", "g"]]
+    codes = np.resize([0, 1, 2], len(plain))
+    for labels in (["a", None, "b"], [0.5, float("nan"), 1.5]):
+        f = pa.DictionaryArray.from_arrays(codes, labels)
+        table = pa.Table.from_pandas(plain, preserve_index=False).append_column("f", f)
+        with pytest.warns(UserWarning, match=rf"missing values {{'f': {(codes == 1).sum()}}}"):
+            design = build_design("y ~ x + f + (1|g)", table, missing="drop")
+        assert design.fixed_names[2:] == (f"f[{labels[2]}]",)
+        columns = {name: design.fixed[:, i] for i, name in [(1, "x"), (2, "f")]}
+        np.testing.assert_array_equal(columns["x"], plain["x"][codes != 1])
+        np.testing.assert_array_equal(columns["f"], codes[codes != 1] == 2)
+
+
 def test_a_column_of_nothing_is_all_missing(gaps):
     table = pa.Table.from_pandas(gaps.assign(x=None))
     assert str(table.schema.field("x").type) == "null"
