@@ -4,6 +4,10 @@ Chapter 08. A fit is decided by its data, its seed, and what its sweeps gave bac
 holds what they gave back, a few numbers each, and the effects as they are now. Taken up again, the
 fit makes its decisions from those numbers, as it did before, without a sweep, until they are used
 up. From there it goes on as if nothing had happened, and ends at the same answer to the last bit.
+
+What can be known to go wrong is said before any work: that the folder cannot be written to, or
+holds a checkpoint that is damaged or another fit's. Where a checkpoint cannot be written later on,
+the fit warns, goes on, and tries again: it is worth more than its checkpoint.
 """
 
 from __future__ import annotations
@@ -12,12 +16,13 @@ import io
 import json
 import re
 import time
+import warnings
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lmmbook import coordinates, program
+from lmmbook import checkpoint_files, coordinates, program
 from lmmbook.design import Design
 from lmmbook.predictor import Where
 
@@ -25,9 +30,7 @@ import numpy as np
 import tensorflow as tf
 
 EVERY = 60.0  # seconds, at least, between two checkpoints
-KEPT = 2  # checkpoints: of several workers some may have written one more than the others
 NOT_RECALLED = ("effects", "step_sizes", "curvature")
-WHERE = "{}/.ATTRIBUTES/VARIABLE_VALUE"  # how `tf.train.Checkpoint` names a variable's value
 
 Entry = dict[str, np.ndarray]
 
@@ -48,7 +51,7 @@ class Journal:
     Raises
     ------
     ValueError
-        If there is a checkpoint that cannot be read, or is of another fit.
+        If there is a checkpoint that is damaged, or of another fit.
     """
 
     def __init__(
@@ -63,7 +66,7 @@ class Journal:
         self.position = 0
         self.restored: dict[str, Any] = {}
         self.folder = None if folder is None else Path(folder) / f"worker-{worker}"
-        self._last = time.monotonic()
+        self._last, self._warned = time.monotonic(), False
         if self.folder is not None:
             self._restore(self.folder)
 
@@ -86,35 +89,41 @@ class Journal:
         return bool(self.agreed(int(time.monotonic() - self._last >= EVERY)))
 
     def save(self, state: Entry) -> None:
-        """Write a checkpoint: the entries, and the state after them.
-
-        TensorFlow names the new one in a file of its own, last and in one go. So a checkpoint that
-        was not written to its end is not found, and the one before it is.
-        """
+        """Write a checkpoint: the entries, and the state after them. Where that is not possible,
+        the first time, warn."""
+        assert self.folder is not None
         text = io.BytesIO()
         named: dict[str, Any] = {
             f"{i}.{k}": v for i, e in enumerate(self.entries) for k, v in e.items()
         }
         np.savez(text, **named)  # no `allow_pickle=False`: before NumPy 2.2 that is one more array
         values = state | {"journal": text.getvalue(), "identity": json.dumps(self.identity)}
-        saved = tf.train.Checkpoint(**{name: tf.Variable(x) for name, x in values.items()})
-        manager = tf.train.CheckpointManager(saved, str(self.folder), KEPT)
-        manager.save(checkpoint_number=len(self.entries))
         self._last = time.monotonic()
+        try:
+            checkpoint_files.write(self.folder, len(self.entries), values)
+        except (OSError, tf.errors.OpError) as error:
+            if not self._warned:
+                warnings.warn(
+                    f"checkpoint: expected {self.folder} to take another one, got {error}; the fit "
+                    "goes on and will try again, but if it is broken off, it falls back on the "
+                    "last one that is there",
+                    stacklevel=2,
+                )
+            self._warned = True
 
     def _restore(self, folder: Path) -> None:
-        found = tf.train.get_checkpoint_state(str(folder))
-        paths = {} if found is None else {_number(p): p for p in found.all_model_checkpoint_paths}
+        paths = checkpoint_files.found(folder)
         number = self.agreed(max(paths, default=0))
         if number == 0:
             return
         try:
-            values = _read(paths[number])
-        except (KeyError, IndexError, tf.errors.OpError) as error:
+            values = checkpoint_files.read(paths[number])
+            then, journal = json.loads(values.pop("identity")), values.pop("journal")
+        except (KeyError, IndexError, ValueError, tf.errors.OpError) as error:
             raise ValueError(
-                f"checkpoint: expected number {number} in {folder}, and readable, got {error}"
+                f"checkpoint: expected number {number} in {folder}, and readable, got {error}; "
+                "take the folder away to begin anew"
             ) from error
-        then = json.loads(values.pop("identity"))
         if then != self.identity:
             wrong = {k: v for k, v in then.items() if self.identity.get(k) != v}
             now = {k: self.identity.get(k) for k in wrong}
@@ -122,7 +131,7 @@ class Journal:
                 f"checkpoint: expected the fit that {folder} was written by, with {wrong}, "
                 f"got {now}; give another folder"
             )
-        with np.load(io.BytesIO(values.pop("journal")), allow_pickle=False) as entries:
+        with np.load(io.BytesIO(journal), allow_pickle=False) as entries:
             for name, value in entries.items():
                 i, key = name.split(".", 1)
                 self.entries += [{} for _ in range(int(i) + 1 - len(self.entries))]
@@ -149,17 +158,6 @@ def from_disk(state: program.State, values: Mapping[str, Any], where: Where) -> 
             parts = [tf.constant(values[f"{name}_{k}_{i}"]) for i in range(len(where.parts(value)))]
             found[name].append(where.whole(parts) if k == where.shared else parts[0])
     return state._replace(**found)
-
-
-def _number(path: str) -> int:
-    return int(path.rsplit("-", 1)[1])
-
-
-def _read(path: str) -> dict[str, Any]:
-    reader = tf.train.load_checkpoint(path)
-    suffix = WHERE.format("")
-    names = [n.removesuffix(suffix) for n in reader.get_variable_to_shape_map() if suffix in n]
-    return {name: reader.get_tensor(WHERE.format(name)) for name in names}
 
 
 def identity_of(design: Design, chains: int, seed: int, devices: int) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 from lmmbook import (
     certificate,
     checkpoint,
+    checkpoint_files,
     complete_data,
     coordinates,
     covariance,
@@ -101,6 +102,10 @@ class Engine:
         self.watched: checkpoint.Entry = {}
         devices = 1 if strategy is None else strategy.num_replicas_in_sync
         identity = {} if folder is None else checkpoint.identity_of(design, chains, seed, devices)
+        if folder is not None:
+            effects = sum(of.levels * of.columns for of in self.layout.factors)
+            draws = min(max(KEPT, chains) * effects, KEPT_NUMBERS)
+            checkpoint_files.check_room(folder, 4 * (chains * effects + draws))
         self.journal = checkpoint.Journal(
             folder, identity, self.where.worker, self.where.smallest
         )  # fmt: skip

@@ -16,7 +16,7 @@ import math
 import warnings
 from pathlib import Path
 
-from lmmbook import compile_cache, coordinates, existence, families, verdict
+from lmmbook import checkpoint_files, compile_cache, coordinates, existence, families, verdict
 from lmmbook.course import FEWEST_SWEEPS, Course
 from lmmbook.design import Design
 from lmmbook.engine import Engine, OutOfBudget
@@ -88,7 +88,8 @@ def fit(
     checkpoint
         A folder. About once a minute all that the fit has done so far is written there, and the
         same call goes on from there, to the same answer as if it had not been broken off. It may
-        have a larger ``max_sweeps``.
+        have a larger ``max_sweeps``. If nothing can be written there, or a checkpoint is damaged,
+        that is an error before any work; if writing fails later, a warning, and the fit goes on.
     functions
         Functions of your own that the formula calls, by name: ``{"decade": lambda year: year //
         10}``. They get numbers as float64, and give a value a row that no other row decides.
@@ -128,6 +129,8 @@ def fit(
     if chains is not None:
         _check_integer("chains", chains, 2)
     _check_integer("max_sweeps", max_sweeps, FEWEST_SWEEPS)
+    if checkpoint is not None:
+        checkpoint_files.check_folder(checkpoint)
     design = build_design(formula, data, family, functions, missing)
     chains = default_chains(design) if chains is None else chains
     inner = coordinates.inner(design)

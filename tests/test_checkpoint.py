@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -150,6 +152,147 @@ def test_a_damaged_checkpoint_is_refused(half_done):
     formula, data = crossed("gaussian")
     with pytest.raises(ValueError, match=r"checkpoint: expected number .* readable"):
         lmm.fit(formula, data, seed=3, chains=4, checkpoint=half_done)
+
+
+# The files, without a fit
+
+IDENTITY = {"formula": "y ~ x", "seed": 3}
+
+
+def written(folder: Path, checkpoints: int = 3) -> Path:
+    """Some checkpoints of made-up numbers; the folder of the one worker."""
+    rng = np.random.default_rng(0)
+    journal = checkpoint.Journal(folder, IDENTITY)
+    for k in range(1, checkpoints + 1):
+        journal.recall(lambda: {"parameters0": rng.normal(size=(5, 3))})
+        journal.save({"effects_0_0": rng.normal(size=(50, 4)), "measured": np.array(k)})
+    return folder / "worker-0"
+
+
+def held(folder: Path) -> tuple:
+    """What a fit that is taken up again gets from there."""
+    found = checkpoint.Journal(folder, IDENTITY)
+    values = [v for entry in found.entries for v in entry.values()]
+    return len(found.entries), [np.asarray(v).tolist() for v in [*values, *found.restored.values()]]
+
+
+def test_no_damage_is_passed_over(tmp_path):
+    """Bytes that change, files that end early, are empty, or are gone: what is found is what was
+    written, or damage is an error. Never does the fit begin anew in silence."""
+    worker = written(tmp_path / "run")
+    whole, again = held(tmp_path / "run"), tmp_path / "again"
+    rng, outcomes = np.random.default_rng(0), []
+    said: list[str] = []
+    for name in ["checkpoint"] * 4 + ["ckpt-3.index", "ckpt-3.data-00000-of-00001"]:
+        content = (worker / name).read_bytes()
+        damaged: list[bytes | None] = [b"", None, bytes(rng.bytes(200))]
+        damaged += [content[: rng.integers(len(content))] for _ in range(5)]
+        damaged += [content[: content.index(b"\n") + 1]] if name == "checkpoint" else []
+        for _ in range(15):
+            changed = bytearray(content)
+            changed[rng.integers(len(changed))] ^= 1 << rng.integers(8)
+            damaged.append(bytes(changed))
+        for other in damaged:
+            shutil.rmtree(again, ignore_errors=True)
+            shutil.copytree(tmp_path / "run", again)
+            (again / "worker-0" / name).unlink()
+            if other is not None:
+                (again / "worker-0" / name).write_bytes(other)
+            try:
+                assert held(again) == whole, (name, other)
+                outcomes.append("the same")
+            except ValueError as error:
+                outcomes.append("refused")
+                said.append(str(error))
+    assert all(re.match("checkpoint: expected .* begin anew$", text, re.DOTALL) for text in said)
+    assert outcomes.count("refused") > 60  # the rest are times, and what TensorFlow alone reads
+
+
+def test_a_first_checkpoint_that_was_broken_off_is_none(tmp_path):
+    worker = written(tmp_path, checkpoints=1)
+    (worker / "checkpoint").unlink()
+    assert held(tmp_path) == (0, [])
+
+
+def test_what_was_broken_off_is_cleared_by_the_next_checkpoint(tmp_path):
+    worker = written(tmp_path)
+    for name in (
+        "ckpt-9.data-00000-of-00001",
+        "ckpt-9.index.tempstate12",
+        "ckpt-3.index.tempstate7",
+    ):
+        (worker / name).write_bytes(b"half of it")
+    (worker / "ckpt-9_temp").mkdir()
+    (worker / "ckpt-9_temp" / "part-00000-of-00001.index").write_bytes(b"half of it")
+    (worker / "mine.txt").write_text("of somebody else")
+    journal = checkpoint.Journal(tmp_path, IDENTITY)
+    for _ in range(4):
+        journal.recall(lambda: {"parameters0": np.zeros(3)})
+    journal.save({"measured": np.array(4)})
+    assert sorted(p.name for p in worker.iterdir()) == [
+        "checkpoint", "ckpt-3.data-00000-of-00001", "ckpt-3.index",
+        "ckpt-4.data-00000-of-00001", "ckpt-4.index", "mine.txt",
+    ]  # fmt: skip
+
+
+FIT = {"formula": "y ~ x + (1|g) + (1|h)", "data": crossed("gaussian")[1], "seed": 3}
+
+
+def no_work(*_):
+    raise AssertionError("expected no work")
+
+
+def test_a_folder_that_cannot_be_is_refused_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setattr("lmmbook.mcem.build_design", no_work)
+    file = tmp_path / "file"
+    file.write_text("of somebody else")
+    for wrong in (file, file / "below", str(file)):
+        with pytest.raises(
+            ValueError, match=r"checkpoint: expected a folder.*, got a file: .*file"
+        ):
+            lmm.fit(**FIT, checkpoint=wrong)
+    for wrong in ("/proc/nowhere", "a\0b", tmp_path / ("x" * 300)):
+        with pytest.raises(ValueError, match="checkpoint: expected a folder that can be written"):
+            lmm.fit(**FIT, checkpoint=wrong)
+    with pytest.raises(TypeError, match="checkpoint: expected the path of a folder, got 3"):
+        lmm.fit(**FIT, checkpoint=3)
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_full_disk_is_said_at_the_start(tmp_path, monkeypatch):
+    monkeypatch.setattr("lmmbook.mcem.build_design", no_work)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ValueError, match=r"can be written to, got '.*': No space left on device"):
+        lmm.fit(**FIT, checkpoint=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_too_little_room_is_said_before_the_first_sweep(tmp_path, monkeypatch):
+    """For 72 effects, 1,000 draws of each, and what 8 chains have: .3 MB, three times."""
+    monkeypatch.setattr(engine.Engine, "_sweeps", no_work)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, 800_000))
+    with pytest.raises(ValueError, match=r"expected room for 0\.9 MB in '.*', got 0\.8 MB"):
+        lmm.fit(**FIT, checkpoint=tmp_path)
+
+
+def test_a_checkpoint_that_cannot_be_written_does_not_lose_the_fit(tmp_path, monkeypatch, chunks):
+    whole = lmm.fit(**FIT, chains=4)
+    sweeps, worker = engine.Engine._sweeps, tmp_path / "worker-0"
+
+    def spoilt(*arguments):
+        shutil.rmtree(worker, ignore_errors=True)
+        worker.write_text("a file in its place")
+        return sweeps(*arguments)
+
+    monkeypatch.setattr(engine.Engine, "_sweeps", spoilt)
+    with pytest.warns(UserWarning, match=r"checkpoint: expected .* the fit goes on") as warned:
+        fit = lmm.fit(**FIT, chains=4, checkpoint=tmp_path)
+    assert len(warned) == 1  # of many
+    assert_same(fit, whole)
 
 
 def test_an_older_numpy_writes_the_same_journal(tmp_path, monkeypatch, chunks):
