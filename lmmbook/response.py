@@ -13,7 +13,7 @@ from lmmbook.expressions import NOTHING, computed
 
 import numpy as np
 import pandas as pd
-from formulae.expr import Binary, Call, Grouping, QuotedName, Variable
+from formulae.expr import Assign, Binary, Call, Grouping, QuotedName, Variable
 from formulae.matrices import ResponseMatrix
 from formulae.terms.call_resolver import LazyValue, LazyVariable
 from formulae.terms.variable import Variable as Column
@@ -43,7 +43,10 @@ expression with '/'; write p(successes, trials) for successes out of trials, els
     if isinstance(node, Grouping):
         return check(node.expression)
     if isinstance(node, Call) and getattr(node.callee, "name", None) is not None:
-        if node.callee.name.lexeme == "cbind":
+        name = node.callee.name.lexeme
+        if name in PAIRS and (len(node.args) != 2 or isinstance(node.args[1], Assign)):
+            raise ValueError(f"response {name}(...): {NO_PAIR}")
+        if name == "cbind":
             raise ValueError(
                 "formula: expected p(successes, trials) as the response, got cbind(...); R's "
                 "cbind(k, n - k) is p(k, n) here"

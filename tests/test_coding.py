@@ -195,7 +195,7 @@ def test_a_rating_that_only_left_out_rows_have_is_no_category(data):
     ratings["x"] = ratings["x"].where(ratings["r"] != 2)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        design = build_design("r ~ x + (1|g)", ratings, resolve("cumulative"), "drop")
+        design = build_design("r ~ x + (1|g)", ratings, resolve("cumulative"), missing="drop")
     assert design.family.categories == (1, 3)
     assert [
         next(words for words in ("left out 20", "no row has [2]") if words in str(w.message))

@@ -217,7 +217,7 @@ def test_missing_categories_of_a_response_are_not_a_category(gaps):
     data = gaps.assign(y=answers, x=0.1 * np.arange(ROWS), f="a", g=np.arange(ROWS) % 7)
     for family in ("cumulative", "categorical"):
         with pytest.warns(UserWarning, match=re.escape("left out 20 of 60 rows, with missing")):
-            design = build_design("y ~ x + (1|g)", data, resolve(family), "drop")
+            design = build_design("y ~ x + (1|g)", data, resolve(family), missing="drop")
         assert design.family.categories == ("no", "yes")
         np.testing.assert_array_equal(np.bincount(design.response.astype(int)), [20, 20])
 

@@ -119,7 +119,7 @@ THREE = np.resize(list("abc"), 12)
         ("t", pd.array([pd.NA, *YES[1:]], "boolean"), r"missing values, got \{'t': 1\}"),
         ("t", YES + 1, r"got \[2\]; for successes .*family='binomial', or C\(t\) for two labels"),
         ("t", K / 4, r"got \[0.25, 0.5\]; for successes out of trials write p\(.*'binomial'$"),
-        ("t", labels("no", 1), r"two strings for bernoulli, got object \(1, ...\)"),
+        ("t", labels("no", 1), "got several kinds of values"),
         ("I(k / n)", YES, r"got \[0.4\]; for successes out of trials write p\("),
         ("k / n", YES, r"expression with '/'; write p\(successes, trials\)"),
         ("t == 'yes'", YES, r"expression with '=='; write t\['yes'\]"),
@@ -151,7 +151,7 @@ ODD = "`n of`"
 @pytest.mark.parametrize(
     ("formula", "trials"),
     [
-        ("p(k, n)", N), ("prop(k, n)", N), ("proportion(k, n)", N), ("p(k, trials=n)", N),
+        ("p(k, n)", N), ("prop(k, n)", N), ("proportion(k, n)", N),
         (f"p(k, {ODD})", N), ("p(k, 10)", np.full(12, 10)), ("p(k, 10.0)", np.full(12, 10)),
     ],
 )  # fmt: skip
