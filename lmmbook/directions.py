@@ -72,6 +72,7 @@ def units(factor: Factor) -> np.ndarray:
 
     Examples
     --------
+    >>> import pandas as pd
     >>> z = np.array([[1.0, 19.0], [1.0, 21.0]])  # one, and a covariate far from zero
     >>> factor = Factor("g", ("g",), pd.Index([0]), np.array([0, 0]), ("Intercept", "x"), z,
     ...                 ((0, 1),))
