@@ -2,11 +2,15 @@
 
 Used from chapter 01 on. All are plain notebook outputs, as `figures` are. What the tests need to
 read rides along in an output's metadata, under ``"lmmbook"``.
+
+Titles and names may come from data, and so from strangers: they are shown as they are, and nothing
+in them is Markdown. A sentence is; no HTML in it is any.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
@@ -17,15 +21,35 @@ from IPython.display import display
 PACKAGES = ("lmmbook", "tensorflow", "tensorflow-probability", "tf-keras", "numpy", "pandas")
 
 
+# In Markdown, in a cell of its tables, in HTML, and for MathJax and MyST.
+SPECIAL = str.maketrans({c: f"&#{ord(c)};" for c in r"&<>\`*_~[]{}$"} | {"|": r"\|"})
+
+
+def escape(text: object) -> str:
+    """What comes from data, such as a level's label, as Markdown that shows just that. Chapter 01.
+
+    It becomes one line: what cannot be printed, as an end of a line, becomes a space.
+
+    Examples
+    --------
+    >>> escape("<b>x|y</b>")
+    '&#60;b&#62;x\\\\|y&#60;/b&#62;'
+    """
+    return printable(text).translate(SPECIAL)
+
+
 def say(text: str) -> None:
-    """Display a sentence that code has put numbers into; ``text`` is Markdown. See chapter 01.
+    """Display a sentence that code has put numbers into. See chapter 01.
+
+    ``text`` is Markdown, but HTML in it is shown and not obeyed. Labels that come from data should
+    go through `escape`, so that they are not taken for Markdown either.
 
     Examples
     --------
     >>> say(f"There are **{6 * 7}** rows.")
     There are **42** rows.
     """
-    _display(text, text, {})
+    _display(re.sub(r"<(?=[A-Za-z/!?])", "&lt;", text), text, {})
 
 
 def check(
@@ -67,16 +91,18 @@ def check(
         "|---|---:|---:|---:|---:|---|",
     ]
     for row in rows:
-        name = "as titled" if row["name"] == title else row["name"].replace("|", "\\|")
+        name = "as titled" if row["name"] == title else escape(row["name"])
         lines.append(
             f"| {name} | {row['value']:.5g} | {row['truth']:.5g} "
             f"| {row['value'] - row['truth']:.2g} | {row['tolerance']:.2g} | {_mark(row)} |"
         )
     mark = "✓" if passed else "✗"
-    plain = "\n".join(f"{r['name']}: {r['value']:.5g}, truth {r['truth']:.5g}" for r in rows)
+    plain = "\n".join(
+        f"{printable(r['name'])}: {r['value']:.5g}, truth {r['truth']:.5g}" for r in rows
+    )
     _display(
-        f"**Check: {title}** {mark}\n\n" + "\n".join(lines),
-        f"Check: {title} {mark}\n{plain}",
+        f"**Check: {escape(title)}** {mark}\n\n" + "\n".join(lines),
+        f"Check: {printable(title)} {mark}\n{plain}",
         {"check": title, "rows": [_json(row) for row in rows], "passed": passed},
     )
 
@@ -92,14 +118,15 @@ def exercise(title: str, answer: float | None, truth: float, tolerance: float) -
     **Exercise 1**: 5 is not right yet ✗
     """
     row = _row(title, math.nan if answer is None else answer, truth, tolerance)
+    shown = escape(title)
     if answer is None:
         text = (
-            f"**{title}**: no answer yet. In the notebook, replace `None` by your answer, and run "
+            f"**{shown}**: no answer yet. In the notebook, replace `None` by your answer, and run "
             "both cells again."
         )
     else:
         verdict = "right" if row["passed"] else "not right yet"
-        text = f"**{title}**: {float(answer):.4g} is {verdict} {_mark(row)}"
+        text = f"**{shown}**: {float(answer):.4g} is {verdict} {_mark(row)}"
     _display(text, text, {"exercise": title, "rows": [_json(row)], "passed": row["passed"]})
 
 
@@ -114,10 +141,15 @@ def versions() -> None:
     say("Made with " + ", ".join(f"{name} {version(name)}" for name in PACKAGES) + ".")
 
 
-def _row(name: str, value: float, truth: float, tolerance: float) -> dict[str, Any]:
+def printable(text: object) -> str:
+    """Without ends of lines, and without what moves the cursor, or turns the text around."""
+    return "".join(c if c.isprintable() else " " for c in str(text))
+
+
+def _row(name: object, value: float, truth: float, tolerance: float) -> dict[str, Any]:
     passed = abs(float(value) - float(truth)) <= float(tolerance)  # False for NaN
     return {
-        "name": name, "value": float(value), "truth": float(truth),
+        "name": str(name), "value": float(value), "truth": float(truth),
         "tolerance": float(tolerance), "passed": bool(passed),
     }  # fmt: skip
 

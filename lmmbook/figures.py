@@ -11,7 +11,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lmmbook.checks import Output
+from lmmbook.checks import Output, printable
 from lmmbook.walks import Walk, as_json
 
 import matplotlib.pyplot as plt
@@ -85,6 +85,7 @@ def show(fig: Figure, alt: str, walks: Sequence[Walk] = ()) -> None:
     """
     if not alt.strip():
         raise ValueError("show(fig, alt=...): expected a sentence that says what the figure shows")
+    alt = printable(alt)
     png = io.BytesIO()
     fig.savefig(png, format="png", dpi=180)
     metadata: dict[str, Any] = {"lmmbook": {"walks": as_json(walks)}} if walks else {}
@@ -116,7 +117,7 @@ def draw_graph(
     fig, ax = plt.subplots(figsize=(WIDTH, 2.8))
     boxes = {}
     for name, parents in structure:
-        label = f"{name}\n{sizes[name]:,}"
+        label = f"{name}\n{sizes[name]:,}".replace("$", r"\$")  # a name is no formula
         box = {"boxstyle": "round,pad=0.6", "fc": "none", "ec": COLOURS[0 if parents else 1]}
         text = ax.text(*place[name], label, ha="center", va="center", bbox=box)
         boxes[name] = text.get_bbox_patch()

@@ -13,13 +13,11 @@ from __future__ import annotations
 
 import json
 import os
-import uuid
 import zipfile
 import zlib
 from collections.abc import Callable
 from importlib.metadata import version
 from itertools import chain
-from pathlib import Path
 from typing import Any, cast
 
 from lmmbook import families
@@ -31,6 +29,7 @@ from lmmbook.functions import Functions, checked
 from lmmbook.labels import from_text
 from lmmbook.packing import pack, unpack
 from lmmbook.terms import Terms
+from lmmbook.whole_file import writing
 
 import numpy as np
 
@@ -63,20 +62,12 @@ def write(path: str | os.PathLike[str], values: dict[str, Any]) -> None:
     fit = pack(values | {"design": _parts(values["design"])}, arrays)
     versions = {"lmmbook": __version__} | {name: version(name) for name in PACKAGES}
     description = {"format": FORMAT, "written_by": versions, "arrays": len(arrays), "fit": fit}
-    target = Path(path).resolve()  # a link stays one
-    beside = target.with_name(f"{target.name}.{uuid.uuid4().hex}.part")
-    try:
-        with open(beside, "xb") as file:
-            with zipfile.ZipFile(file, "w") as archive:  # draws are noise: they do not compress
-                archive.writestr(DESCRIPTION, json.dumps(description), zipfile.ZIP_DEFLATED)
-                for k, array in enumerate(arrays):
-                    with archive.open(f"{k}.npy", "w", force_zip64=True) as member:
-                        np.lib.format.write_array(member, array, allow_pickle=False)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, target)
-    finally:
-        beside.unlink(missing_ok=True)
+    # Draws are noise: they do not compress.
+    with writing(path) as file, zipfile.ZipFile(file, "w") as archive:
+        archive.writestr(DESCRIPTION, json.dumps(description), zipfile.ZIP_DEFLATED)
+        for k, array in enumerate(arrays):
+            with archive.open(f"{k}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
 
 
 def read(
