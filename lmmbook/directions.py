@@ -76,7 +76,7 @@ def units(factor: Factor) -> np.ndarray:
     >>> z = np.array([[1.0, 19.0], [1.0, 21.0]])  # one, and a covariate far from zero
     >>> factor = Factor("g", ("g",), pd.Index([0]), np.array([0, 0]), ("Intercept", "x"), z,
     ...                 ((0, 1),))
-    >>> units(factor)  # an intercept; a slope on x - 20
+    >>> units(factor).round(6)  # an intercept; a slope on x - 20
     array([[  1., -20.],
            [  0.,   1.]])
     """
