@@ -8,6 +8,7 @@ rows in that cell. Other columns that follow from each other are a mistake.
 from __future__ import annotations
 
 import warnings
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from lmmbook.terms import Terms
 
 import numpy as np
 import pandas as pd
+from scipy.linalg import solve_triangular
 
 DEPENDENT = 1e-12  # eigenvalue of columns of length one, less their means; not told from rounding
 ALIKE = 1e-5  # the same, of blocks of effects that are independent: those cannot be centred
@@ -52,30 +54,40 @@ class LeftOut(NamedTuple):
             )
 
 
-def left_out(columns: np.ndarray, names: Sequence[str], common: Terms) -> LeftOut | None:
+def left_out(
+    columns: np.ndarray, names: Sequence[str], common: Terms, origin: np.ndarray | None
+) -> LeftOut | None:
     """What cannot be told apart because a cell is empty, with a warning; None if that is nothing.
 
-    ``columns`` are ``[rows, columns]``, without offsets.
+    ``columns`` are ``[rows, columns]``, without offsets; ``origin`` is as `factors.origin_of` says.
     """
     cells = [cell for cell, apart in zip(common.cells, common.is_offset, strict=True) if not apart]
     if not any(cells):
         return None
-    gram = columns.T @ columns
-    length = np.sqrt(np.diag(gram))
-    length = np.where(length > 0, length, 1.0)
-    gram = gram / length / length[:, np.newaxis]
-    kept = [j for j, cell in enumerate(cells) if not cell]
+    centred = columns if origin is None else columns - origin
+    gram, length = _correlations(centred)
+    first = sorted(range(len(names)), key=lambda j: cells[j] is not None)
+    kept: list[int] = []
+    root = np.zeros_like(gram)  # of the correlations of the columns that are kept
     unknown, gone = [], []
-    for j in (j for j, cell in enumerate(cells) if cell):
-        weights = np.linalg.lstsq(gram[np.ix_(kept, kept)], gram[kept, j], rcond=None)[0]
-        if gram[j, j] - weights @ gram[kept, j] > FOLLOWS:
+    for j in first:
+        k = len(kept)
+        across = solve_triangular(root[:k, :k], gram[kept, j], lower=True) if k else np.zeros(0)
+        left = gram[j, j] - across @ across
+        if left > FOLLOWS:
+            root[k, :k], root[k, k] = across, np.sqrt(left)
             kept.append(j)
-            continue
-        weights[np.abs(weights) < np.sqrt(FOLLOWS)] = 0.0  # rounding
-        direction = np.zeros(len(names))
-        direction[kept], direction[j] = -weights / length[kept] * length[j], 1.0
-        unknown.append(direction)
-        gone.append(j)
+        elif cells[j] is None:
+            return None  # a mistake, which `check_independent` finds
+        else:
+            weights = solve_triangular(root[:k, :k], across, lower=True, trans=1)
+            weights[np.abs(weights) < np.sqrt(FOLLOWS)] = 0.0  # rounding
+            direction = np.zeros(len(names))
+            direction[kept], direction[j] = -weights / length[kept] * length[j], 1.0
+            if origin is not None:
+                direction[list(names).index("Intercept")] -= direction @ origin
+            unknown.append(direction)
+            gone.append(j)
     if not gone:
         return None
     of_gone = [cell for j, cell in enumerate(cells) if cell and j in gone]
@@ -101,15 +113,13 @@ def check_independent(
     """
     if columns.strides[0] == 0:  # all rows are one
         columns = columns[:1]
-    gram = columns.T @ columns  # without a copy of the columns
-    length = np.sqrt(np.diag(gram))
-    if (length == 0).any():
-        zero = [name for name, of in zip(names, length, strict=True) if of == 0]
+    gram, _ = _correlations(columns)
+    zero = [name for j, name in enumerate(names) if gram[j, j] == 0]
+    if zero:
         raise ValueError(
             f"{what}: expected linearly independent columns, got {zero}, zero in every row; leave "
             "it out"
         )
-    gram = gram / length / length[:, np.newaxis]
     smallest = np.linalg.eigvalsh(gram)[0]
     if smallest < least:
         involved = [names[j] for j in _involved(gram, least)]
@@ -120,14 +130,30 @@ def check_independent(
         )
 
 
+def _correlations(columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """``[columns, columns]`` of columns of length one, and their lengths; 1 for one of zeros."""
+    gram = columns.T @ columns  # without a copy of the columns
+    length = np.sqrt(np.diag(gram))
+    length = np.where(length > 0, length, 1.0)
+    return gram / length / length[:, np.newaxis], length
+
+
 def _involved(gram: np.ndarray, least: float) -> list[int]:
-    """The fewest columns found that are dependent among themselves: without any, they are not."""
-    found = list(range(len(gram)))
-    for j in reversed(range(len(gram))):
-        fewer = [k for k in found if k != j]
-        if fewer and np.linalg.eigvalsh(gram[np.ix_(fewer, fewer)])[0] < least:
-            found = fewer
-    return found
+    """Columns that are dependent among themselves, and without any one of them are not."""
+
+    def dependent(some: list[int]) -> bool:
+        return bool(np.linalg.eigvalsh(gram[np.ix_(some, some)])[0] < least)
+
+    found: list[int] = []
+    rest = list(range(len(gram)))
+    while not found or not dependent(found):
+        # One more column can only lower the smallest eigenvalue: so we may search by halves.
+        needed = (
+            bisect_left(range(1, len(rest)), True, key=lambda m: dependent(found + rest[:m])) + 1
+        )
+        found.append(rest[needed - 1])
+        rest = rest[: needed - 1]
+    return sorted(found)
 
 
 def kept_of(

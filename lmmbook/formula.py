@@ -123,7 +123,7 @@ def build_design(
         )
     if not names:
         raise ValueError(f"formula: expected at least one fixed effect, got {formula!r}")
-    without = left_out(fixed, names, common)
+    without = left_out(fixed, names, common, origin_of(fixed, names))
     fixed, names = kept_of(without, fixed, names)
     origin = origin_of(fixed, names)
     check_independent("fixed effects", fixed if origin is None else fixed - origin, names)

@@ -23,6 +23,7 @@ from formulae.terms.variable import Variable as Column
 from formulae.token import Token
 
 INDEPENDENT = "||"
+MOST = 200_000  # characters of a formula
 LONGEST = 300  # characters of a formula that an error shows
 
 
@@ -136,6 +137,8 @@ def parse(formula: str, functions: Functions | None = None) -> tuple[Description
     """
     if not isinstance(formula, str):
         raise TypeError(f"formula: expected a string, got {type(formula).__name__}")
+    if len(formula) > MOST:
+        raise ValueError(f"formula: expected at most {MOST:,} characters, got {len(formula):,}")
     given = checked(functions)
     shown = formula if len(formula) <= LONGEST else f"{formula[:LONGEST]}..."
     try:

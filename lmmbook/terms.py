@@ -182,7 +182,9 @@ def _filled(terms: Sequence[Any], data: pd.DataFrame, values_of: Any) -> np.ndar
 
 def _checked(part: Any, values: Any, rows: int) -> np.ndarray:
     """``[rows, columns]``, in whatever type it has: of one that can be made float64."""
-    found = np.asarray(as_numbers(values, part.name, strict=False))
+    found = np.asarray(values)
+    if found.dtype.kind not in "biuf":  # nullable ones, of pandas
+        found = np.asarray(as_numbers(values, part.name, strict=False))
     if found.dtype.kind not in "biuf":
         raise ValueError(f"formula: expected numbers of {part.name}, got {found.dtype}")
     if found.ndim not in (1, 2) or len(found) != rows:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import time
 import warnings
 
 import lmmbook as lmm
+from lmmbook.dependence import check_independent
 from lmmbook.formula import build_design
 
 import numpy as np
@@ -147,3 +149,31 @@ def test_a_column_of_zeros_is_named():
     data = crossed([], a=ABC, b=UVW).assign(nil=0.0)
     with pytest.raises(ValueError, match=r"got \['nil'\], zero in every row; leave it out"):
         build_design("y ~ a + nil + x + (1|g)", data)
+
+
+def test_many_columns_take_no_longer_to_tell_apart():
+    """Neither the cells of two factors, nor three among hundreds: that is not tried one by one."""
+    rng = np.random.default_rng(3)
+    rows = 4000
+    data = pd.DataFrame({"a": rng.integers(0, 15, rows), "b": rng.integers(0, 15, rows)})
+    data = data[(data["a"] != 3) | (data["b"] != 4)].astype(str)
+    data = data.assign(y=rng.normal(size=len(data)), g=rng.integers(0, 9, len(data)))
+    started = time.perf_counter()
+    with pytest.warns(UserWarning, match=r"left out a\[9\]:b\[4\]|left out a\[3\]:b\[4\]"):
+        assert build_design("y ~ a*b + (1|g)", data).fixed.shape[1] == 224
+    many = rng.normal(size=(800, 200))
+    many[:, 177] = many[:, 21] - many[:, 100]
+    with pytest.raises(ValueError, match=r"got \['x21', 'x100', 'x177'\], which"):
+        check_independent("fixed effects", many, [f"x{j}" for j in range(200)])
+    assert time.perf_counter() - started < 20
+
+
+def test_covariates_far_from_zero_do_not_hide_an_empty_cell():
+    data = crossed([("c", "w")], a=ABC, b=UVW)
+    data["year"] = 1e6 + data["x"]
+    with pytest.warns(UserWarning, match="left out"):
+        design = build_design("y ~ a*b + year + (1|g)", data)
+    assert design.fixed.shape[1] == 9
+    np.testing.assert_array_equal(design.on(data).fixed, design.fixed)
+    with pytest.raises(ValueError, match="expected combinations"):
+        design.on(data.iloc[:1].assign(a="c", b="w"))
