@@ -28,6 +28,7 @@ from lmmbook.devices import Devices
 from lmmbook.homes import choose_homes
 from lmmbook.predictor import HERE, Where, is_gaussian
 from lmmbook.progress import Progress
+from lmmbook.workers import Watch
 
 import numpy as np
 import pandas as pd
@@ -66,7 +67,9 @@ class Engine:
         progress: Progress | None = None,
         strategy: tf.distribute.Strategy | None = None,
         folder: str | Path | None = None,
+        watch: Watch | None = None,
     ) -> None:
+        self.watch = watch or Watch(None)
         self.design, self.chains, self.seed = design, chains, seed
         self.progress = progress or Progress(False)
         self.where: Where = HERE
@@ -196,6 +199,7 @@ class Engine:
         last = tf.nest.map_structure(lambda x: tf.constant(x[-1]), parameters)
         self.state = self.state._replace(parameters=last)
         self.calls += 1
+        self.watch.finished()
         self.sweeps_left -= self.chunk
         self.trace.append(self._frame(phase, parameters, entry["acceptance"]))
         self.progress.show(self.max_sweeps - self.sweeps_left, self.max_sweeps, phase)
