@@ -85,15 +85,6 @@ def fit(
         have a larger ``max_sweeps``. If nothing can be written there, or a checkpoint is damaged,
         that is an error before any work; if writing fails later, a warning, and the fit goes on.
 
-    Notes
-    -----
-    Every number of rows, of levels or of columns needs a program of its own, and TensorFlow keeps
-    each as long as the process lives: 67 MB on average, over 30 fits of 30 shapes (as measured by
-    ``bench/memory.py``). A fit of shapes that were there before adds next to nothing. To fit very
-    many shapes, let processes do it that end, such as those of
-    ``multiprocessing.get_context("spawn").Pool(maxtasksperchild=20)``; a fit is pickled on its way
-    back.
-
     Returns
     -------
     Fit
@@ -111,6 +102,15 @@ def fit(
         If another worker of a ``MultiWorkerMirroredStrategy`` is gone, or takes no part for
         ``lmmbook.workers.PATIENCE`` seconds; or in a process that was
         forked from one where TensorFlow had started, and where it would hang: use "spawn".
+
+    Notes
+    -----
+    Every number of rows, of levels or of columns needs a program of its own, and TensorFlow keeps
+    each as long as the process lives: 67 MB on average, over 30 fits of 30 shapes (as measured by
+    ``bench/memory.py``). A fit of shapes that were there before adds next to nothing. To fit very
+    many shapes, let processes do it that end, such as those of
+    ``multiprocessing.get_context("spawn").Pool(maxtasksperchild=20)``; a fit is pickled on its way
+    back.
 
     Examples
     --------

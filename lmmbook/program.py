@@ -8,7 +8,7 @@ fraction of a second of work; between chunks there is time for progress and for 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import cache, partial
 from typing import NamedTuple
 
 from lmmbook import complete_data, levels, m_step, step_sizes
@@ -223,7 +223,7 @@ def chunk(
     return state, tf.nest.map_structure(lambda x: x.stack(), outputs)
 
 
-@lru_cache(maxsize=None)
+@cache
 def compiled(layout: Layout) -> Program:
     """`chunk` for a layout. It is compiled at its first call, and kept for fits to come.
 
