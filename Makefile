@@ -99,8 +99,9 @@ $(INSTALLED): requirements.txt pyproject.toml
 	        echo 'If Python says that ensurepip is missing: apt install python3-venv'; exit 1; }; \
 	fi
 	@rm -f $@
-	@$(VENV_PYTHON) -m pip install -qq --disable-pip-version-check --require-hashes \
-	    -r requirements.txt
+	@# Wheels alone: to build a package would fetch what it is built with, whatever that is.
+	@$(VENV_PYTHON) -m pip install -qq --disable-pip-version-check \
+	    --require-hashes --only-binary :all: -r requirements.txt
 	@$(VENV_PYTHON) -m pip install -qq --disable-pip-version-check \
 	    --no-deps --no-build-isolation --editable .
 	@touch $@

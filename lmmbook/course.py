@@ -92,14 +92,14 @@ class Course:
         if self.trying and along is not None:
             asked[self.trying] = along
 
-        def watch(draws: list[np.ndarray]) -> checkpoint.Entry:
+        def look(draws: list[np.ndarray]) -> checkpoint.Entry:
             return {
                 f"{i}_{j}": scores
                 for i, (block, directions) in enumerate(asked.items())
                 for j, scores in enumerate(boundary.scores(*point, draws, block[0], directions))
             }
 
-        self.found = self.engine.measure(draws, self.estimated(), watch if asked else None)
+        self.found = self.engine.measure(draws, self.estimated(), look if asked else None)
         self.slopes = {}
         for i, (block, directions) in enumerate(asked.items()):
             own = [x for name, x in self.engine.watched.items() if name.startswith(f"{i}_")]

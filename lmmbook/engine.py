@@ -29,6 +29,7 @@ from lmmbook.design import Design
 from lmmbook.devices import Devices
 from lmmbook.predictor import HERE, Where, is_gaussian
 from lmmbook.progress import Progress
+from lmmbook.workers import Watch
 
 import numpy as np
 import pandas as pd
@@ -42,7 +43,7 @@ WATCHED = 10_000_000  # rows x chains that are gone through for what is watched,
 ADAPTATION = 0.1  # gain of the step sizes while the parameters move
 
 # Of some draws, ``[draws, levels, chains, columns]`` a factor, arrays by name, ``[draws, ...]``.
-Watch = Callable[[list[np.ndarray]], checkpoint.Entry]
+Look = Callable[[list[np.ndarray]], checkpoint.Entry]
 
 
 class OutOfBudget(Exception):
@@ -62,7 +63,7 @@ class Engine:
         A frame a call of the program, one row a sweep: the parameters of the design, and those of
         the data (`coordinates.reported`) with acceptance and phase.
     measured, watched
-        How many times `measure` was called; and what its ``watch`` found, by name.
+        How many times `measure` was called; and what its ``look`` found, by name.
     """
 
     def __init__(
@@ -74,7 +75,9 @@ class Engine:
         progress: Progress | None = None,
         strategy: tf.distribute.Strategy | None = None,
         folder: str | Path | None = None,
+        watch: Watch | None = None,
     ) -> None:
+        self.watch = watch or Watch(None)
         self.design, self.chains, self.seed = design, chains, seed
         self.progress = progress or Progress(False)
         self.where: Where = HERE
@@ -152,10 +155,10 @@ class Engine:
         return pd.concat(self.walk[before:], ignore_index=True)
 
     def measure(
-        self, draws: int, estimated: np.ndarray, watch: Watch | None = None
+        self, draws: int, estimated: np.ndarray, look: Look | None = None
     ) -> certificate.Certificate:
         """Freeze the parameters, sweep until the draws have settled, make ``draws`` more sweeps,
-        and judge the parameters by them. What ``watch`` finds in the draws is in ``watched``."""
+        and judge the parameters by them. What ``look`` finds in the draws is in ``watched``."""
         home = homes.choose_homes(
             self.layout, self.whole, self.products, self.parameters, self.unit**2, estimated
         )  # fmt: skip
@@ -170,7 +173,7 @@ class Engine:
         for part, now in zip(parts, sweeps, strict=True):
             measured = now >= SETTLE
             keep = measured & (now % every == 0)
-            output = self._call("draws", part, measured, keep, home, watch)
+            output = self._call("draws", part, measured, keep, home, look)
             if measured.any():
                 scores.append(output["score"][measured])
                 information += output["information"].sum(0)
@@ -204,16 +207,17 @@ class Engine:
 
     def _call(
         self, phase: str, gains: np.ndarray, measure: np.ndarray, keep: np.ndarray,
-        home: complete_data.Home, watch: Watch | None = None,
+        home: complete_data.Home, look: Look | None = None,
     ) -> checkpoint.Entry:  # fmt: skip
         """One chunk, on the device or from the checkpoint; what it gave back."""
-        entry = self.journal.recall(lambda: self._sweeps(gains, measure, keep, home, watch))
+        entry = self.journal.recall(lambda: self._sweeps(gains, measure, keep, home, look))
         shapes = self.state.parameters
         flat = [entry[f"parameters{i}"] for i in range(len(tf.nest.flatten(shapes)))]
         parameters = tf.nest.pack_sequence_as(shapes, flat)
         last = tf.nest.map_structure(lambda x: tf.constant(x[-1]), parameters)
         self.state = self.state._replace(parameters=last)
         self.calls += 1
+        self.watch.finished()
         self.sweeps_left -= self.chunk
         self._note(phase, parameters, entry["acceptance"])
         self.progress.show(self.max_sweeps - self.sweeps_left, self.max_sweeps, phase)
@@ -230,7 +234,7 @@ class Engine:
 
     def _sweeps(
         self, gains: np.ndarray, measure: np.ndarray, keep: np.ndarray, home: complete_data.Home,
-        watch: Watch | None,
+        look: Look | None,
     ) -> checkpoint.Entry:  # fmt: skip
         """One chunk on the device."""
         self.state, output = self.program(
@@ -251,11 +255,11 @@ class Engine:
         small = {f"parameters{i}": x.numpy() for i, x in enumerate(flat)}
         if measure.any():
             small |= {"score": output.score.numpy(), "information": output.information.numpy()}
-        if measure.any() and watch:
+        if measure.any() and look:
             # Some of the draws where there are many rows to go through.
             looks = max(1, WATCHED // (self.design.rows * self.chains))
             some = np.flatnonzero(measure)[:: -(-measure.sum() // looks)]
-            found = watch([u.numpy()[some] for u in output.effects])
+            found = look([u.numpy()[some] for u in output.effects])
             small |= {f"watched{name}": x for name, x in found.items()}
         return small | {"acceptance": output.acceptance.numpy()}
 

@@ -27,6 +27,7 @@ from lmmbook.gathering import gather
 from lmmbook.processes import check_not_forked
 from lmmbook.progress import Progress
 from lmmbook.result import Fit
+from lmmbook.workers import Watch
 
 import numpy as np
 import tensorflow as tf
@@ -82,7 +83,8 @@ def fit(
         True or False; by default it is shown in a terminal and in a notebook, after two seconds.
     strategy
         To use several devices: ``tf.distribute.MirroredStrategy()``, or
-        ``MultiWorkerMirroredStrategy()`` where every host runs this same call. Up to
+        ``MultiWorkerMirroredStrategy()`` where every host runs this same call, after
+        ``lmmbook.workers.meet()``, which gives up on a host that never comes. Up to
         ``lmmbook.spread.FEW_ROWS`` rows the chains are shared out, if each device gets equally many
         and at least two; else the rows, by the levels of the largest factor (`lmmbook.sharded`).
     checkpoint
@@ -111,8 +113,18 @@ def fit(
     FloatingPointError
         If a parameter stops being finite.
     RuntimeError
-        If another worker of a ``MultiWorkerMirroredStrategy`` is gone; or in a process that was
+        If another worker of a ``MultiWorkerMirroredStrategy`` is gone, or takes no part for
+        ``lmmbook.workers.PATIENCE`` seconds; or in a process that was
         forked from one where TensorFlow had started, and where it would hang: use "spawn".
+
+    Notes
+    -----
+    Every number of rows, of levels or of columns needs a program of its own, and TensorFlow keeps
+    each as long as the process lives: 67 MB on average, over 30 fits of 30 shapes (as measured by
+    ``bench/memory.py``). A fit of shapes that were there before adds next to nothing. To fit very
+    many shapes, let processes do it that end, such as those of
+    ``multiprocessing.get_context("spawn").Pool(maxtasksperchild=20)``; a fit is pickled on its way
+    back.
 
     Examples
     --------
@@ -138,14 +150,17 @@ def fit(
     none = existence.no_maximum(inner)
     if none:
         warnings.warn(f"lmmbook.fit: {none}", stacklevel=2)
-    shown = Progress(progress)
+    shown, watch = Progress(progress), Watch(strategy)
     try:
-        course = Course(Engine(inner, chains, max_sweeps, seed, shown, strategy, checkpoint))
-        reason = _run(course)
+        with watch:
+            course = Course(
+                Engine(inner, chains, max_sweeps, seed, shown, strategy, checkpoint, watch)
+            )
+            reason = _run(course)
     except GONE as error:
         if strategy is None:
             raise
-        raise RuntimeError(_gone(checkpoint)) from error
+        raise RuntimeError(_gone(checkpoint, watch.late)) from error
     finally:
         shown.close()
         compile_cache.publish()
@@ -167,13 +182,14 @@ def _run(course: Course) -> str | None:
     return None
 
 
-def _gone(folder: str | Path | None) -> str:
+def _gone(folder: str | Path | None, late: float | None) -> str:
     on = f"they go on from the last checkpoint in {str(folder)!r}"
     if folder is None:
         on = "they begin anew; with fit(..., checkpoint=folder) they would go on"
+    waited = "" if late is None else f" (nothing was finished for {late:.0f} s, see `workers`)"
     return (
-        f"lmmbook.fit: expected all workers to answer, but one is gone or does not. Start all of "
-        f"them again: {on}"
+        f"lmmbook.fit: expected all workers to answer, but one is gone or does not{waited}. Start "
+        f"all of them again: {on}"
     )
 
 

@@ -8,7 +8,7 @@ fraction of a second of work; between chunks there is time for progress and for 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import cache, partial
 from typing import NamedTuple
 
 from lmmbook import complete_data, levels, m_step, step_sizes
@@ -223,9 +223,13 @@ def chunk(
     return state, tf.nest.map_structure(lambda x: x.stack(), outputs)
 
 
-@lru_cache(maxsize=16)
+@cache
 def compiled(layout: Layout) -> Program:
-    """`chunk` for a layout. It is compiled at its first call, and kept for fits to come."""
+    """`chunk` for a layout. It is compiled at its first call, and kept for fits to come.
+
+    All are kept: TensorFlow does not give the memory of a program back when it is forgotten here
+    (`bench/memory.py`), and would take as much again for the same one.
+    """
     function = tf.function(partial(chunk, layout), jit_compile=True, autograph=False)
 
     def run(*arguments):  # type: ignore[no-untyped-def]

@@ -170,9 +170,9 @@ class Fit:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the fit to one file, for `lmmbook.load`, with all but the rows of its data.
 
-        Chapter 08. An interrupted save leaves an older file as it was. What a killed one left beside
-        it, ``NAME.<32 digits>.part``, goes with the next save of that name. To hand a fit to another
-        process, `pickle` will do, rows and all; it needs the same versions there.
+        Chapter 08. An interrupted save leaves an older file as it was. What a killed one left
+        beside it, ``NAME.<32 digits>.part``, goes with the next save of that name. To hand a fit to
+        another process, `pickle` will do, rows and all; it needs the same versions there.
 
         Raises
         ------

@@ -94,7 +94,7 @@ def test_else_the_address_is_installed(installed, tool) -> None:
 
 def test_what_colab_lacks_is_what_the_book_is_made_with() -> None:
     [formulae] = re.findall(r"formulae==\S+", first_cell(CHAPTERS[0]))
-    assert f"{formulae} \\\n" in (ROOT / "requirements.txt").read_text(encoding="utf-8")
+    assert f"\n{formulae} \\\n" in (ROOT / "requirements.txt").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("path", RUNTIMES, ids=lambda path: path.stem)

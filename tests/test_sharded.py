@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -334,8 +335,11 @@ def test_more_devices_than_levels_are_refused():
 WORKER = (
     """
 import sys
+import time
 import lmmbook as lmm
+from lmmbook import workers
 import tensorflow as tf
+workers.meet(120)
 strategy = tf.distribute.MultiWorkerMirroredStrategy()
 """
     + DATA
@@ -344,13 +348,20 @@ from lmmbook import checkpoint, engine
 checkpoint.EVERY = 0.0
 family, shared, folder, slow = sys.argv[1:]
 share_out(shared)
+made = 0
 sweeps = engine.Engine._sweeps
 
 
 def told(*arguments):
-    import time
+    global made
+    made += 1
     print("chunk", flush=True)
     time.sleep(float(slow))
+    if made == 4 and "stuck" in folder:
+        workers.PATIENCE = 10.0  # all is compiled
+        if strategy.cluster_resolver.task_id == 1:
+            print("stuck", flush=True)
+            time.sleep(600)
     return sweeps(*arguments)
 
 
@@ -448,3 +459,25 @@ def test_a_worker_that_dies_is_reported_and_the_fit_goes_on_when_all_are_started
     again = Pair(tmp_path / "again", "gaussian", "rows", folder)
     assert again.answers() == whole
     assert 0 < again.said(0).count("chunk") < 8
+
+
+def test_a_worker_that_lives_but_takes_no_part_is_reported(tmp_path):
+    """As one that waits for something else for ever. TensorFlow, which asks only whether it lives,
+    would wait with it."""
+    folder = str(tmp_path / "stuck")
+    pair = Pair(tmp_path / "pair", "gaussian", "rows", folder)
+    try:
+        assert pair.processes[0].wait(240) == 1, pair.said(0)[-2000:]
+        assert "stuck" in pair.said(1)
+        assert "answer" not in pair.said(1)
+    finally:
+        for process in pair.processes:
+            process.kill()
+            process.wait()
+    found = re.search(
+        r"RuntimeError: lmmbook.fit: expected all workers to answer, but one is gone or does not "
+        r"\(nothing was finished for (\d+) s, see `workers`\)", pair.said(0)
+    )  # fmt: skip
+    assert found, pair.said(0)[-2000:]
+    assert 10 <= int(found[1]) < 30
+    assert f"they go on from the last checkpoint in {folder!r}" in pair.said(0)
