@@ -114,12 +114,16 @@ class Course:
         if it is known not to be, or if more draws could not tell.
         """
         if found.definite:
-            longest = np.abs(found.step[self.engine.layout.fixed :]).max(initial=0.0)
-            self.take(found.step / max(1.0, longest / LONGEST_STEP))
+            self.advance(found)
         unclear = not found.definite and self.draws > DRAWS
         if found.indefinite or unclear or FAR < found.distance < math.inf:
             return self.climb_and_measure(2 * self.draws)
         return self.measure(2 * self.draws)
+
+    def advance(self, found: certificate.Certificate) -> None:
+        """The Newton step, or as much of it as changes no sd by too much."""
+        longest = np.abs(found.step[self.engine.layout.fixed :]).max(initial=0.0)
+        self.take(found.step / max(1.0, longest / LONGEST_STEP))
 
     def climb_and_measure(self, draws: int) -> certificate.Certificate:
         """One after the other."""
@@ -170,7 +174,21 @@ class Course:
         for block, count in zip(blocks, weak.tolist(), strict=True):
             if count > self.singular.get(block, 0) and block not in self.interior:
                 return block
-        return None
+        return self._unknown(blocks)
+
+    def _unknown(self, blocks: list[Block]) -> Block | None:
+        """Of the blocks that the ratings cannot tell from something else, even by more draws, the
+        one with the smallest variance: without it the others may be known."""
+        found = self.found
+        if found is None or not found.unknown or found.indefinite or self.draws <= DRAWS:
+            return None
+        smallest = {}
+        for k, columns in set(blocks) - self.interior - set(self.singular):
+            names = covariance.names_of_block(self.design.factors[k], columns)
+            if set(names) & set(found.unknown):
+                point = self.design, self.engine.parameters
+                smallest[k, columns] = boundary.axes(*point, (k, columns))[0][0]
+        return min(smallest, key=lambda block: smallest[block], default=None)
 
     def uphill(self, block: Block) -> bool:
         """Whether by the last certificate a variance is known to raise the log-likelihood."""

@@ -1,10 +1,11 @@
 """Is a variance zero? How a fit finds out.
 
 Chapter 04. Take the variance away, refit the others, and look at the slope (`boundary`). Downhill:
-that is the maximum. Else a little variance is tried. Up to a variance v no more than slope * v is
-gained; so where it is downhill from a small v on, what can be gained is known to be next to
-nothing, and zero is as good as the maximum. Where it is uphill from there too, the maximum is
-inside. Whatever is not sure is looked at again, with twice the draws.
+that is the maximum. Else a little variance is tried, with the others refitted beside it. The slope
+falls as the variance grows, so up to a variance v no more than slope * v is gained. Where it is
+downhill from a small v on, what can be gained is known to be next to nothing, and zero is as good
+as the maximum. Where it is uphill from there too, the maximum is inside. Whatever is not sure is
+looked at again, with twice the draws.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ NO_GAIN = 0.02  # log-likelihood: what a point 0.2 standard errors from the maxi
 TRIED = 0.8  # of it, so that another look at the slope may find it a little steeper
 NEAR = 0.1  # standard errors; from further away a slope is not what it is at the others' best
 SURE = 3.0  # Monte Carlo standard errors before a sign is believed
+REFITS = 5  # Newton's steps of the others, beside a variance that is tried
 NEAREST, FURTHEST = 2.0, 10.0  # times a variance, to the next one that is tried
 
 
@@ -68,34 +70,62 @@ def inside(course: Course, block: Block, slope: Slope, before: dict | None) -> b
     were ``before``, or where the slope is about zero. If not, they are left as they are now, and
     ``course.turned`` remembers from which variance on it is known to be downhill.
     """
-    engine, along = course.engine, slope.direction[:, np.newaxis]
-    lower = np.asarray(engine.parameters.scales[block[0]], float)
-    flat, added = lower @ lower.T, along @ along.T
-    tried, most = [(0.0, slope.score)], engine.unit**2
-    variance = TRIED * NO_GAIN / (slope.score + SURE * slope.error)
+    engine, along, draws = course.engine, slope.direction[:, np.newaxis], course.draws
+    zero, most = engine.values(), engine.unit**2
+    uphill = zero
+    tried, variance = [(0.0, slope.score)], 0.0
+    further = TRIED * NO_GAIN / (slope.score + SURE * slope.error)
     while True:
-        course.put(block, flat + variance * added)
-        course.measure(course.draws, along)
-        tried.append((variance, course.slopes[block].score))
+        _add(course, block, (further - variance) * along @ along.T)
+        variance = further
+        if not refit(course, draws, along):
+            if len(tried) > 1:  # so much is known: it is uphill from there
+                engine.set(uphill)
+                return True
+            break
+        score, error, _ = course.slopes[block]
+        tried.append((variance, score))
+        if score < -SURE * error:
+            if len(tried) > 2:
+                between = float(np.clip(flat_at(*tried[-2:]), tried[-2][0], variance))
+                _add(course, block, (between - variance) * along @ along.T)
+                return True
+            course.turned[block] = variance
+            break
         if not course.uphill(block):
+            if len(tried) > 2:  # it is flat here, as far as can be seen
+                return True
             break
         if before is not None:
             engine.set(before)
             return True
         if variance >= most:
             return True
+        uphill = engine.values()
         furthest = min(most, FURTHEST * variance)
-        variance = float(np.clip(flat_at(*tried[-2:]), NEAREST * variance, furthest))
-    downhill = tried[-1][1] < -SURE * course.slopes[block].error
-    if len(tried) > 2:
-        if downhill:  # or else it is flat here, as far as can be seen
-            between = float(np.clip(flat_at(*tried[-2:]), tried[-2][0], variance))
-            course.put(block, flat + between * added)
-        return True
-    if downhill:
-        course.turned[block] = variance
-    course.put(block, flat)
+        further = float(np.clip(flat_at(*tried[-2:]), NEAREST * variance, furthest))
+    engine.set(zero)
+    course.draws = draws
     return False
+
+
+def refit(course: Course, draws: int, along: np.ndarray) -> bool:
+    """Bring the other parameters to their best, by Newton's steps, which leave a variance where it
+    is; and measure. Whether they are known to be there."""
+    for _ in range(REFITS):
+        found = course.measure(draws, along)
+        if found.converged and found.distance < NEAR:
+            return True
+        if not found.definite:
+            return False
+        course.advance(found)
+    return False
+
+
+def _add(course: Course, block: Block, matrix: np.ndarray) -> None:
+    """Add to the covariance of a factor."""
+    lower = np.asarray(course.engine.parameters.scales[block[0]], float)
+    course.put(block, lower @ lower.T + matrix)
 
 
 def flat_at(first: tuple[float, float], second: tuple[float, float]) -> float:

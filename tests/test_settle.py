@@ -25,34 +25,49 @@ BLOCK = (0, (0,))
 
 
 class OneVariance:
-    """A course with one variance v, whose slope is known, but for Monte Carlo error."""
+    """A course with one variance v, whose slope at the best of another parameter t is known, but
+    for Monte Carlo error. The best t falls with v; held still, it makes a variance look worse."""
 
     uphill, doubtful = Course.uphill, Course.doubtful
 
-    def __init__(self, slope, noise: float, rng: np.random.Generator) -> None:
-        self.slope, self.noise, self.rng = slope, noise, rng
+    def __init__(self, slope, noise: float, rng: np.random.Generator, steep: float = 0.0) -> None:
+        self.slope, self.noise, self.rng, self.steep = slope, noise, rng, steep
         self.singular, self.interior, self.turned, self.trying = {}, set(), {}, None
-        self.found, self.design, self.spent = None, None, 0
-        self.engine = SimpleNamespace(unit=1.0, parameters=None, set=None, values=dict)
+        self.found, self.design, self.spent, self.v, self.t = None, None, 0, 0.0, 0.0
+        self.engine = SimpleNamespace(unit=1.0, parameters=None, set=self.set, values=self.values)
 
     @property
     def at_boundary(self) -> list:
         return [b for b, count in self.singular.items() if count > (b == self.trying)]
 
+    def values(self) -> dict[str, float]:
+        return {"v": self.v, "t": self.t}
+
+    def set(self, values: dict[str, float]) -> None:
+        self.put(BLOCK, np.array([[values["v"]]]))
+        self.t = values["t"]
+
     def put(self, block, matrix: np.ndarray) -> None:
         self.v = float(matrix[0, 0])
         self.engine.parameters = SimpleNamespace(scales=[np.sqrt(matrix)])
 
-    def climb(self) -> None: ...
+    def climb(self) -> None:
+        self.t = -self.v
+
+    def advance(self, found: SimpleNamespace) -> None:
+        self.t += found.step
 
     def measure(self, draws: int, along=None) -> SimpleNamespace:
         self.draws, self.spent = draws, self.spent + draws
         if self.spent > 10**7:
             raise TimeoutError
-        error = self.noise / np.sqrt(draws)
-        score = self.slope(self.v) + error * self.rng.normal()
+        error, step = self.noise / np.sqrt(draws), -self.v - self.t
+        score = self.slope(self.v) + self.steep * step + error * self.rng.normal()
         self.slopes = {BLOCK: Slope(score, error, np.ones(1))}
-        self.found = SimpleNamespace(converged=True, distance=0.0, indefinite=False, definite=True)
+        away = abs(step) > 1e-6 * self.v
+        self.found = SimpleNamespace(
+            converged=not away, distance=float(away), indefinite=False, definite=True, step=step
+        )
         return self.found
 
 
@@ -70,7 +85,10 @@ def test_zero_is_accepted_only_where_next_to_nothing_is_lost(noise, monkeypatch)
         top = max(m - 1, 0.0) / d
         gain = 10 * (m - np.log(m) - 1) if m > 1 else 0.0
         course = OneVariance(
-            lambda v, m=m, d=d: 10 * d * (m / (1 + d * v) ** 2 - 1 / (1 + d * v)), noise * d, rng
+            lambda v, m=m, d=d: 10 * d * (m / (1 + d * v) ** 2 - 1 / (1 + d * v)),
+            noise * d,
+            rng,
+            steep=50 * d**2,
         )
         try:
             settle.settle(course, BLOCK, 1)
@@ -89,7 +107,7 @@ def test_zero_is_accepted_only_where_next_to_nothing_is_lost(noise, monkeypatch)
         found.append("zero" if course.singular[BLOCK] else "inside")
     assert max(lost) > 0.1 * settle.NO_GAIN  # it is not all too careful
     assert found.count("inside") > 20
-    assert found.count("none") <= 0.05 * len(found)
+    assert found.count("none") <= 0.1 * len(found)
 
 
 @pytest.mark.parametrize(
