@@ -56,6 +56,9 @@ class Certificate:
     unknown
         If it is not known to be positive: the parameters of the direction about which least is
         known, those that have the largest share in it.
+    hopeless
+        If it is not known to be positive: whether it is so near zero, for its Monte Carlo error,
+        that four times the draws would hardly show it to be.
     r_hat, ess
         Split R-hat and effective sample size of the worst of the scores.
     step
@@ -69,6 +72,7 @@ class Certificate:
     definite: bool
     indefinite: bool
     unknown: tuple[str, ...]
+    hopeless: bool
     r_hat: float
     ess: float
     step: np.ndarray
@@ -116,7 +120,7 @@ def certify(
         return Certificate(
             table, nothing, np.inf, False, False, bool(indefinite),
             tuple(name for name, yes in zip(names, unknown, strict=True) if yes),
-            r_hat, ess, zero,
+            bool(smallest < noise / 2), r_hat, ess, zero,
         )  # fmt: skip
 
     inverse = np.linalg.inv(observed)
@@ -149,6 +153,7 @@ def certify(
         True,
         False,
         (),
+        False,
         r_hat,
         ess,
         estimated @ step,

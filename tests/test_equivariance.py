@@ -289,7 +289,7 @@ def judged(step: float, mcse: float) -> certificate.Certificate:
     nothing = pd.DataFrame(np.nan, names, names)
     distance = step / 2
     return certificate.Certificate(
-        table, nothing, distance, False, True, False, (), 1.0, 100.0, np.zeros(2)
+        table, nothing, distance, False, True, False, (), False, 1.0, 100.0, np.zeros(2)
     )  # fmt: skip
 
 
