@@ -10,6 +10,10 @@ PYTHON ?= python3
 # rest of _build.
 export LMMBOOK_CACHE ?= $(CURDIR)/_build/cache
 
+# So many chapters at a time, and files of tests.
+JOBS ?= $(shell $(PYTHON) tools/jobs.py)
+AT_ONCE = -n $(JOBS) --dist loadfile --no-loadscope-reorder
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 SHELL := /bin/bash
@@ -46,10 +50,10 @@ course: $(INSTALLED) ## write the chapters without their solutions, for students
 	$(VENV_PYTHON) tools/course_notebooks.py
 
 test: lint _build/built ## check everything but the slow tests, statistical or in a browser (at most 20 minutes)
-	$(VENV_PYTHON) -m pytest -m 'not slow' --durations=10
+	$(VENV_PYTHON) -m pytest $(AT_ONCE) -m 'not slow' --durations=10
 
 test-full: lint _build/built ## check everything, slow tests too (at most 60 minutes)
-	$(VENV_PYTHON) -m pytest -m '' --durations=10
+	$(VENV_PYTHON) -m pytest $(AT_ONCE) -m '' --durations=60
 
 test-colab: wheel ## run every chapter as two Colab runtimes would (RUNTIME=2026.07 for one)
 	$(VENV_PYTHON) tools/colab.py $(addprefix --runtime ,$(RUNTIME))

@@ -19,6 +19,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
+# Files that take longest begin first: one that began last would keep a single core busy to the end.
+LONGEST = ("test_sharded", "test_certificate", "test_scale", "test_exact", "test_mcem", "test_laws",
+           "test_families_fit", "test_browser", "test_binomial")  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    rank = {name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
 
 class Simulated(NamedTuple):
     formula: str
