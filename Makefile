@@ -10,9 +10,19 @@ PYTHON ?= python3
 # rest of _build.
 export LMMBOOK_CACHE ?= $(CURDIR)/_build/cache
 
-# So many chapters at a time, and files of tests.
+# So many chapters at a time, and files of tests. Chapters say so beside their times.
 JOBS ?= $(shell $(PYTHON) tools/jobs.py)
-AT_ONCE = -n $(JOBS) --dist loadfile --no-loadscope-reorder
+PARALLEL = $(MAKE) --no-print-directory -j$(JOBS)
+PYTEST = $(VENV_PYTHON) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations=10
+
+# What a command takes on two cores, said before it begins; and what it took.
+define announce
+@echo 'From an empty clone, `make $@` takes about $(1) minutes on two cores; what is up to date is not done again.'
+@test -e $(INSTALLED) || echo 'First it downloads 0.9 GB of packages, which are 3.2 GB in .venv.'
+@echo '$(JOBS) at a time here (make JOBS=1 for one).'
+@mkdir -p _build && date +%s > _build/began
+endef
+TOOK = @echo "make $@ took $$(( ($$(date +%s) - $$(cat _build/began)) / 60 )) min $$(( ($$(date +%s) - $$(cat _build/began)) % 60 )) s."
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -41,19 +51,28 @@ help: ## list the targets
 
 setup: $(INSTALLED) ## create .venv with the pinned packages and lmmbook itself
 
-book: _build/built ## execute and check the chapters, build the book, say where to open it
+book: ## execute and check the chapters, build the book, say where to open it
+	$(call announce,BOOK_MINUTES)
+	@$(PARALLEL) _build/built
 	@echo
 	@echo 'The book is built. Open _build/html/index.html'
 	@echo '    file://$(CURDIR)/_build/html/index.html'
+	$(TOOK)
 
 course: $(INSTALLED) ## write the chapters without their solutions, for students, to _build/course
 	$(VENV_PYTHON) tools/course_notebooks.py
 
-test: lint _build/built ## check everything but the slow tests, statistical or in a browser (at most 20 minutes)
-	$(VENV_PYTHON) -m pytest $(AT_ONCE) -m 'not slow' --durations=10
+test: ## check everything but the slow tests, statistical or in a browser
+	$(call announce,TEST_MINUTES)
+	@$(PARALLEL) lint _build/built
+	$(PYTEST) -m 'not slow'
+	$(TOOK)
 
-test-full: lint _build/built ## check everything, slow tests too (at most 60 minutes)
-	$(VENV_PYTHON) -m pytest $(AT_ONCE) -m '' --durations=60
+test-full: ## check everything, slow tests too
+	$(call announce,FULL_MINUTES)
+	@$(PARALLEL) lint _build/built
+	$(PYTEST) -m ''
+	$(TOOK)
 
 test-colab: wheel ## run every chapter as two Colab runtimes would (RUNTIME=2026.07 for one)
 	$(VENV_PYTHON) tools/colab.py $(addprefix --runtime ,$(RUNTIME))
@@ -112,7 +131,7 @@ $(INSTALLED): requirements.txt pyproject.toml
 
 # The environment is an order-only prerequisite: making it anew with the same pins changes nothing.
 _build/executed/%.ipynb: chapters/%.ipynb $(PACKAGE) requirements.txt tools/execute.py | $(INSTALLED)
-	@$(VENV_PYTHON) tools/execute.py $<
+	@LMMBOOK_AT_ONCE=$(JOBS) $(VENV_PYTHON) tools/execute.py $<
 
 _build/checked: $(EXECUTED) tests/test_chapters.py $(wildcard tests/conftest.py) | $(INSTALLED)
 	@rm -f $@

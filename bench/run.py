@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -255,8 +256,11 @@ def _runner(folder: Path) -> Runner:
         what = " ".join(str(spec[key]) for key in known if key in spec)
         print(f"running {what}", file=sys.stderr, flush=True)
         command = [sys.executable, str(WORKER), str(ask), str(answer)]
+        environment = os.environ | {"LMMBOOK_CACHE": "off"}  # cold is with compiling
         try:
-            process = subprocess.run(command, capture_output=True, text=True, timeout=TIME_LIMIT)
+            process = subprocess.run(
+                command, capture_output=True, text=True, timeout=TIME_LIMIT, env=environment
+            )
         except subprocess.TimeoutExpired:
             return {"failed": f"took more than {TIME_LIMIT:.0f} seconds"}
         if process.returncode or not answer.exists():

@@ -424,7 +424,8 @@ def _runner(folder: Path, gpu: bool) -> Callable[..., Record]:
         ask.write_text(json.dumps(spec), encoding="utf-8")
         print("measuring " + " ".join(f"{v}" for v in spec.values()), file=sys.stderr, flush=True)
         command = [sys.executable, __file__, "--worker", str(ask), str(answer)]
-        environment = os.environ | ({} if gpu else {"CUDA_VISIBLE_DEVICES": "-1"})
+        environment = os.environ | {"LMMBOOK_CACHE": "off"}  # a first fit is one with compiling
+        environment |= {} if gpu else {"CUDA_VISIBLE_DEVICES": "-1"}
         try:
             process = subprocess.run(
                 command, capture_output=True, text=True, timeout=TIME_LIMIT, env=environment
