@@ -13,7 +13,7 @@ from typing import NamedTuple
 from lmmbook import covariance
 from lmmbook.design import Design
 from lmmbook.processes import check_not_forked
-from lmmbook.randomness import fast_random
+from lmmbook.randomness import fast_random, split_seed, uniform
 
 import numpy as np
 import pandas as pd
@@ -94,8 +94,8 @@ def run(
         Stateless seed, ``[2]`` int32.
     """
     check_not_forked("e_step.run")
-    seeds = tfp.random.split_seed(seed, n=num_steps + 1)
-    jitter = tf.random.stateless_uniform([num_steps], seeds[0], 0.8, 1.2)
+    seeds = split_seed(seed, n=num_steps + 1)
+    jitter = uniform([num_steps], 0.8, 1.2, seed=seeds[0])
     steps = tf.stack(seeds[1:])
 
     def kernel(i: tf.Tensor) -> tfp.mcmc.HamiltonianMonteCarlo:

@@ -31,7 +31,7 @@ from lmmbook.predictor import (
     rows_of,
     value_and_slopes,
 )
-from lmmbook.randomness import fast_random
+from lmmbook.randomness import fast_random, fold_in, split_seed, uniform
 from lmmbook.step_sizes import LEAPFROG_STEPS
 from lmmbook.translation import is_parent, translate
 
@@ -77,7 +77,7 @@ def sweep(
     where levels are well known, they move such a factor as far as HMC does, at no cost.
     """
     effects, acceptance = list(effects), []
-    seeds = tfp.random.split_seed(seed, n=len(effects) + len(layout.translations))
+    seeds = split_seed(seed, n=len(effects) + len(layout.translations))
     for k in range(len(effects)):
         steps = curvature[k], step_sizes[k], seeds.pop()
         given: tuple = arrays, parameters, effects[k], rows, predictor, *steps
@@ -105,7 +105,7 @@ def updated(
 ) -> tuple[tuple[tf.Tensor, tf.Tensor, tf.Tensor], None]:  # fmt: skip
     """`update` of factor k: its new effects, the predictor that belongs to them, acceptance."""
     if where is HERE:  # other devices have other levels, and need other random numbers
-        seed = tf.random.experimental.stateless_fold_in(seed, arrays.shard)
+        seed = fold_in(seed, arrays.shard)
     new, accepted = update(
         layout, arrays, parameters, k, u, rows, predictor, curvature, step_sizes, seed, where
     )
@@ -160,8 +160,8 @@ def update(
     # back through anything computed from it, and the first gradient would be wrong.
     u = tf.stop_gradient(u)
     here, there = log_density(layout, arrays, parameters, k, u, rows, predictor, root, where)
-    seeds = tfp.random.split_seed(seed, n=2)
-    jitter = tf.random.stateless_uniform([], seeds[0], 0.8, 1.2)
+    seeds = split_seed(seed, n=2)
+    jitter = uniform([], 0.8, 1.2, seed=seeds[0])
     kernel = partial(
         tfp.mcmc.HamiltonianMonteCarlo,
         step_size=step_sizes[:, tf.newaxis, tf.newaxis] * jitter,

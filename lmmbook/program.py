@@ -23,9 +23,9 @@ from lmmbook.predictor import (
     linear_predictor,
     rows_of,
 )
+from lmmbook.randomness import split_seed
 
 import tensorflow as tf
-import tensorflow_probability as tfp
 
 MOST_SWEEPS = 40  # in a chunk
 PARENTS_EVERY = 4  # sweeps, where HMC goes through all rows: see `levels.sweep`; the fewest, too
@@ -201,7 +201,7 @@ def chunk(
     """
     sweeps = gains.shape[0]
     state, rows, predictor = begin(layout, arrays, state, adaptation > 0)
-    seeds = tf.stack(tfp.random.split_seed(seed, n=sweeps))
+    seeds = tf.stack(split_seed(seed, n=sweeps))
     shapes = Output(state.parameters, tf.zeros([]), state.effects, *no_score(layout))
     empty = tf.nest.map_structure(
         lambda x: tf.TensorArray(x.dtype, sweeps, element_shape=x.shape), shapes

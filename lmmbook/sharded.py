@@ -15,10 +15,10 @@ from lmmbook import complete_data, program
 from lmmbook.arrays import Arrays, Layout
 from lmmbook.devices import Devices
 from lmmbook.predictor import is_gaussian
+from lmmbook.randomness import split_seed
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_probability as tfp
 
 
 class Sharded(Devices):
@@ -58,7 +58,7 @@ class Program:
         begin = self.where.graph(program.begin, self.layout, refresh=bool(adaptation > 0))
         state, rows, predictor = begin(arrays, state)
         outputs, together = [], bool(tf.reduce_any(measure))
-        for i, own_seed in enumerate(tfp.random.split_seed(seed, n=len(gains))):
+        for i, own_seed in enumerate(split_seed(seed, n=len(gains))):
             sweep = self.where.graph(
                 program.one_sweep,
                 self.layout,

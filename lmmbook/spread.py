@@ -15,9 +15,9 @@ from lmmbook import complete_data, levels, m_step, program, step_sizes
 from lmmbook.arrays import Arrays, Layout
 from lmmbook.devices import Devices
 from lmmbook.predictor import curvatures, is_gaussian
+from lmmbook.randomness import fold_in, split_seed
 
 import tensorflow as tf
-import tensorflow_probability as tfp
 
 FEW_ROWS = 500_000  # that every device has room and time for
 
@@ -83,7 +83,7 @@ class Program:
         gaussian, outputs = is_gaussian(self.layout), []
         begin = self.where.graph(program.begin, self.layout, refresh=not gaussian)
         state, rows, predictor = begin(self.arrays, state)
-        for i, own_seed in enumerate(tfp.random.split_seed(seed, n=len(gains))):
+        for i, own_seed in enumerate(split_seed(seed, n=len(gains))):
             parents_too = gaussian or i % program.PARENTS_EVERY == 0
             sweep = self.where.graph(_em_sweep, self.layout, parents_too=parents_too)
             state, rows, predictor, output = sweep(
@@ -112,7 +112,7 @@ def _own_chunk(
     home: complete_data.Home, seed: tf.Tensor,
 ) -> tuple[Any, Any]:  # fmt: skip
     """The same for one device's chains: effects, draws and scores; and what all have a share in."""
-    seed = tf.random.experimental.stateless_fold_in(seed, arrays.shard)
+    seed = fold_in(seed, arrays.shard)
     still = tf.constant(0.0)
     state, output = program.chunk(layout, arrays, state, gains, measure, still, home, seed)
     own = state.effects, output.effects, output.score
@@ -144,7 +144,7 @@ def _own_sweep(
 ) -> tuple[Any, list[tf.Tensor]]:  # fmt: skip
     """A sweep of one device's chains: effects and predictor; and the acceptance."""
     # Other chains need other random numbers.
-    seed = tf.random.experimental.stateless_fold_in(seed, arrays.shard)
+    seed = fold_in(seed, arrays.shard)
     curvature, at = state.curvature, state.parameters
     if is_gaussian(layout):
         curvature = curvatures(layout, arrays, at, rows, predictor)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from lmmbook.arrays import Arrays, Layout, Parameters, inverse
 from lmmbook.predictor import HERE, Where
-from lmmbook.randomness import GENERATOR
+from lmmbook.randomness import normal
 
 import tensorflow as tf
 
@@ -41,7 +41,7 @@ def translate(
         _, found = where.levels(k, _sums, (groups,), *moves, effects[k], row)
         precision += row[column] * found[0]
         pull -= found[1]
-    noise = tf.random.stateless_normal([groups, layout.chains], seed, alg=GENERATOR)
+    noise = normal([groups, layout.chains], seed=seed)
     d = pull / precision + tf.math.rsqrt(precision) * noise  # [groups, chains]
     for (k, column), moves in sides:
         effects[k], _ = where.levels(k, _moved, (column,), *moves, effects[k], d)
