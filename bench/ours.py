@@ -6,13 +6,12 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from lmmbook import arrays, levels, step_sizes
+from lmmbook import arrays, levels, randomness, step_sizes
 from lmmbook.formula import build_design
 from lmmbook.predictor import curvatures, linear_predictor, rows_of
 
 import pandas as pd
 import tensorflow as tf
-import tensorflow_probability as tfp
 from measure import FACTORS, FORMULA, functionals, kernel_record
 
 
@@ -37,7 +36,7 @@ def kernel(
     @tf.function(autograph=False, jit_compile=True)
     def sample(array, seed):
         effects = [tf.zeros([of.levels, chains, 1]) for of in layout.factors]
-        seeds = tf.stack(tfp.random.split_seed(seed, n=sweeps))
+        seeds = tf.stack(randomness.split_seed(seed, n=sweeps))
 
         def one(i, effects, predictor, found):
             drawn = levels.sweep(

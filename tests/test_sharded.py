@@ -146,7 +146,7 @@ SAME_CHAINS = (
     + DATA
     + SLOPES
     + """
-from lmmbook import step_sizes
+from lmmbook import randomness, step_sizes
 
 made = spread.Program(strategy, layout, whole)
 
@@ -169,7 +169,7 @@ for device in (0, 1):
     chains = slice(2 * device, 2 * device + 2)
     own = arrays.on_device(design, 2)[1]._replace(shard=tf.constant(device))
     begun = state._replace(effects=[u[:, chains] for u in effects])
-    own_seed = tf.random.experimental.stateless_fold_in(seed, device)
+    own_seed = randomness.fold_in(seed, device)
     then, found = alone(own, begun, gains, measure, still, home, own_seed)
     close(found.effects, [u[:, :, chains] for u in output.effects])
     close(then.effects, [u[:, chains] for u in after.effects])
