@@ -156,9 +156,6 @@ def update(
     # In the coordinates w = root' v the precision is the identity: one step size fits all.
     start = tf.einsum("lji,lcj->lci", root, standardise(scale, u))
     log_density = _gaussian if is_gaussian(layout) else _any_family
-    # Inside a compiled function TFP differentiates with tf.gradients, which would follow `start`
-    # back through anything computed from it, and the first gradient would be wrong.
-    u = tf.stop_gradient(u)
     here, there = log_density(layout, arrays, parameters, k, u, rows, predictor, root, where)
     seeds = split_seed(seed, n=2)
     jitter = uniform([], 0.8, 1.2, seed=seeds[0])
@@ -187,7 +184,7 @@ def _gaussian(
     _, left = where.rows(left_by_level, (k,), arrays, predictor)
     sums = left + tf.einsum("lij,lcj->lci", cross, u)
     pull = tf.einsum("ji,lcj->lci", scale, sums) / tf.square(parameters.residual_sd)
-    mean = tf.stop_gradient(_solve(root, pull))
+    mean = _solve(root, pull)
 
     def target(w: tf.Tensor) -> tf.Tensor:
         return -0.5 * tf.reduce_sum(tf.square(w - mean), axis=-1)
