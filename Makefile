@@ -19,7 +19,7 @@ PYTEST = $(VENV_PYTHON) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reor
 define announce
 @echo 'From an empty clone, `make $@` takes about $(1) minutes on two cores; what is up to date is not done again.'
 @test -e $(INSTALLED) || echo 'First it downloads 0.9 GB of packages, which are 3.2 GB in .venv.'
-@echo '$(JOBS) at a time here (make JOBS=1 for one).'
+@echo 'At a time here: $(JOBS) (JOBS=1 behind it for one).'
 @mkdir -p _build && date +%s > _build/began
 endef
 TOOK = @echo "make $@ took $$(( ($$(date +%s) - $$(cat _build/began)) / 60 )) min $$(( ($$(date +%s) - $$(cat _build/began)) % 60 )) s."
@@ -52,7 +52,7 @@ help: ## list the targets
 setup: $(INSTALLED) ## create .venv with the pinned packages and lmmbook itself
 
 book: ## execute and check the chapters, build the book, say where to open it
-	$(call announce,BOOK_MINUTES)
+	$(call announce,15)
 	@$(PARALLEL) _build/built
 	@echo
 	@echo 'The book is built. Open _build/html/index.html'
@@ -63,13 +63,13 @@ course: $(INSTALLED) ## write the chapters without their solutions, for students
 	$(VENV_PYTHON) tools/course_notebooks.py
 
 test: ## check everything but the slow tests, statistical or in a browser
-	$(call announce,TEST_MINUTES)
+	$(call announce,40)
 	@$(PARALLEL) lint _build/built
 	$(PYTEST) -m 'not slow'
 	$(TOOK)
 
 test-full: ## check everything, slow tests too
-	$(call announce,FULL_MINUTES)
+	$(call announce,60)
 	@$(PARALLEL) lint _build/built
 	$(PYTEST) -m ''
 	$(TOOK)
