@@ -9,7 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
 
-import jobs  # noqa: E402
+import jobs
 
 
 @pytest.mark.parametrize("cores", [1, 2, 16])
