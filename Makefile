@@ -69,7 +69,7 @@ test: ## check everything but the slow tests, statistical or in a browser
 	$(TOOK)
 
 test-full: ## check everything, slow tests too
-	$(call announce,60)
+	$(call announce,65)
 	@$(PARALLEL) lint _build/built
 	$(PYTEST) -m ''
 	$(TOOK)

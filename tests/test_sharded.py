@@ -358,10 +358,10 @@ def told(*arguments):
     print("chunk", flush=True)
     time.sleep(float(slow))
     if made == 4 and "stuck" in folder:
-        workers.PATIENCE = 10.0  # all is compiled
         if strategy.cluster_resolver.task_id == 1:
             print("stuck", flush=True)
             time.sleep(600)
+        workers.PATIENCE = 10.0  # of the one that waits, and all is compiled
     return sweeps(*arguments)
 
 
