@@ -142,8 +142,8 @@ def describe_device() -> str:
     if at_once == "1":
         return processor()
     return (
-        f"{processor()}\nThis page was made with up to {at_once} chapters running at a time: its "
-        "times are longer than those of a chapter alone."
+        f"{processor()}\nThis page was made with up to {at_once} chapters running at a time:\n"
+        "its times are longer than those of a chapter alone."
     )
 
 
