@@ -11,7 +11,10 @@ PYTHON ?= python3
 export LMMBOOK_CACHE ?= $(CURDIR)/_build/cache
 
 # So many chapters at a time, and files of tests. Chapters say so beside their times.
-JOBS ?= $(shell $(PYTHON) tools/jobs.py)
+ifndef JOBS
+JOBS := $(or $(shell $(PYTHON) tools/jobs.py),1)
+endif
+BEGAN := $(shell date +%s)
 PARALLEL = $(MAKE) --no-print-directory -j$(JOBS)
 PYTEST = $(VENV_PYTHON) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations=10
 
@@ -20,9 +23,8 @@ define announce
 @echo 'From an empty clone, `make $@` takes about $(1) minutes on two cores; what is up to date is not done again.'
 @test -e $(INSTALLED) || echo 'First it downloads 0.9 GB of packages, which are 3.2 GB in .venv.'
 @echo 'At a time here: $(JOBS) (JOBS=1 behind it for one).'
-@mkdir -p _build && date +%s > _build/began
 endef
-TOOK = @echo "make $@ took $$(( ($$(date +%s) - $$(cat _build/began)) / 60 )) min $$(( ($$(date +%s) - $$(cat _build/began)) % 60 )) s."
+TOOK = @t=$$(($$(date +%s) - $(BEGAN))); echo "make $@ took $$((t / 60)) min $$((t % 60)) s."
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

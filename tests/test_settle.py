@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "bench"))
 import singular
 
 BLOCK = (0, (0,))
+BUDGET = 4 * 10**7  # draws; with noise, a gain close to the limit takes its time to be told
 
 
 class OneVariance:
@@ -59,7 +60,7 @@ class OneVariance:
 
     def measure(self, draws: int, along=None) -> SimpleNamespace:
         self.draws, self.spent = draws, self.spent + draws
-        if self.spent > 10**7:
+        if self.spent > BUDGET:
             raise TimeoutError
         error, step = self.noise / np.sqrt(draws), -self.v - self.t
         score = self.slope(self.v) + self.steep * step + error * self.rng.normal()
@@ -107,7 +108,7 @@ def test_zero_is_accepted_only_where_next_to_nothing_is_lost(noise, monkeypatch)
         found.append("zero" if course.singular[BLOCK] else "inside")
     assert max(lost) > 0.1 * settle.NO_GAIN  # it is not all too careful
     assert found.count("inside") > 20
-    assert found.count("none") <= 0.1 * len(found)
+    assert found.count("none") <= (0.05 * len(found) if noise > 1 else 0)
 
 
 @pytest.mark.parametrize(
