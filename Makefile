@@ -10,7 +10,7 @@ PYTHON ?= python3
 # rest of _build.
 export LMMBOOK_CACHE ?= $(CURDIR)/_build/cache
 
-# So many chapters at a time, and files of tests. Chapters say so beside their times.
+# So many chapters at a time, and files of tests. Pages say so beside their times.
 ifndef JOBS
 JOBS := $(or $(shell $(PYTHON) tools/jobs.py),1)
 endif
@@ -133,7 +133,7 @@ $(INSTALLED): requirements.txt pyproject.toml
 
 # The environment is an order-only prerequisite: making it anew with the same pins changes nothing.
 _build/executed/%.ipynb: chapters/%.ipynb $(PACKAGE) requirements.txt tools/execute.py | $(INSTALLED)
-	@LMMBOOK_AT_ONCE=$(JOBS) $(VENV_PYTHON) tools/execute.py $<
+	@$(VENV_PYTHON) tools/execute.py --at-once $(JOBS) $<
 
 _build/checked: $(EXECUTED) tests/test_chapters.py $(wildcard tests/conftest.py) | $(INSTALLED)
 	@rm -f $@

@@ -46,11 +46,15 @@ def reading_time(minutes: float) -> str:
     return f"{max(5, 5 * round(minutes / 5))} minutes"
 
 
-def here() -> str:
-    """The machine that the times are those of."""
+def here(*notebooks: NotebookNode) -> str:
+    """The machine that the times are those of, and whether a chapter had it to itself."""
     affinity = getattr(os, "sched_getaffinity", None)  # not on every system
     cores = len(affinity(0)) if affinity else os.cpu_count()
-    return f"on the machine that built this page ({cores} processor core{'s' * (cores != 1)})"
+    at_once = max(n.metadata.get("chapters_at_once", 1) for n in notebooks)
+    shared = f", up to {at_once} chapters at a time" if at_once > 1 else ""
+    return (
+        f"on the machine that built this page ({cores} processor core{'s' * (cores != 1)}{shared})"
+    )
 
 
 def title_of(notebook: NotebookNode) -> str:
@@ -64,7 +68,7 @@ def say_times(notebook: NotebookNode, name: str) -> None:
     title, _, rest = notebook.cells[0].source.partition("\n")
     read = reading_time(minutes_to_read(notebook))
     run = in_words(seconds_to_run(notebook, name))
-    line = f"*About {read} to read; {run} to run, {here()}.*"
+    line = f"*About {read} to read; {run} to run, {here(notebook)}.*"
     notebook.cells[0].source = f"{title}\n\n{line}\n{rest}"
 
 
@@ -80,6 +84,7 @@ def table_of_times(chapters: dict[str, NotebookNode]) -> str:
     lines.append(f"| all | {read / 60:.0f} hours | {in_words(run)} |")
     rule = (
         f"To read: {WORDS} words a minute, and {LINES} lines of the code that is not folded away; "
-        f"exercises come on top. To run: everything, compiling included, {here()}."
+        f"exercises come on top. To run: everything, compiling included, "
+        f"{here(*chapters.values())}."
     )
     return "\n".join([*lines, "", rule])

@@ -6,7 +6,6 @@ posterior). The E-step draws from it with several independent chains side by sid
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -128,27 +127,13 @@ def adapt_step_size(
 
 
 def describe_device() -> str:
-    """On which device TensorFlow computes, and that a CPU is fine. Chapter 03.
-
-    Where ``make book`` runs chapters at the same time it says so, by the environment variable
-    ``LMMBOOK_AT_ONCE``, and so does this.
+    """One sentence on which device TensorFlow computes, and that a CPU is fine. Chapter 03.
 
     Examples
     --------
     >>> describe_device().startswith(("GPU", "No GPU"))
     True
     """
-    at_once = os.environ.get("LMMBOOK_AT_ONCE", "1")
-    if at_once == "1":
-        return processor()
-    return (
-        f"{processor()}\nThis page was made with up to {at_once} chapters running at a time:\n"
-        "its times are longer than those of a chapter alone."
-    )
-
-
-def processor() -> str:
-    """The GPU by its name, or that there is none."""
     gpus = tf.config.list_physical_devices("GPU")
     if gpus:
         name = tf.config.experimental.get_device_details(gpus[0]).get("device_name", gpus[0].name)

@@ -207,7 +207,7 @@ class Fit:
             f"Linear mixed model fitted by Monte Carlo EM (maximum likelihood)\n"
             f"  {self.design.formula}\n"
             f"  {self.design.rows:,} rows; levels: {levels}{modelled}\n"
-            f"  {len(self.trace):,} sweeps, {self.chains} chains. {e_step.processor()}\n\n"
+            f"  {len(self.trace):,} sweeps, {self.chains} chains. {e_step.describe_device()}\n\n"
             f"{self.parameters.to_string(float_format='{:.4f}'.format)}\n\n"
             + (f"std_error and mcse of {', of '.join(notes)}.\n" if notes else "")
             + f"{verdict}: the maximum was found {self.distance:.2g} standard errors away\n"

@@ -165,12 +165,5 @@ def test_the_device_is_named():
     assert says_gpu == bool(tf.config.list_physical_devices("GPU"))
 
 
-def test_a_page_says_that_its_times_are_not_those_of_a_chapter_alone(monkeypatch):
-    monkeypatch.setenv("LMMBOOK_AT_ONCE", "1")
-    assert e_step.describe_device() == e_step.processor()
-    monkeypatch.setenv("LMMBOOK_AT_ONCE", "3")
-    assert "3 chapters running at a time" in e_step.describe_device()
-
-
 def test_tf32_is_off():
     assert not tf.config.experimental.tensor_float_32_execution_enabled()

@@ -15,13 +15,15 @@ from nbformat.v4 import new_code_cell, new_notebook
 SCRIPT = Path(__file__).resolve().parent.parent / "tools" / "execute.py"
 
 
-def run(folder: Path, *sources: str) -> tuple[subprocess.CompletedProcess[str], Path, Path]:
+def run(
+    folder: Path, *sources: str, options: tuple[str, ...] = ()
+) -> tuple[subprocess.CompletedProcess[str], Path, Path]:
     """Execute a notebook of these cells; return the process, and its two possible results."""
     chapter = folder / "tiny.ipynb"
     nbformat.write(new_notebook(cells=[new_code_cell(source) for source in sources]), chapter)
     build = folder / "build"
     process = subprocess.run(
-        [sys.executable, str(SCRIPT), str(chapter), "--build", str(build)],
+        [sys.executable, str(SCRIPT), str(chapter), "--build", str(build), *options],
         capture_output=True,
         text=True,
         timeout=120,
@@ -59,6 +61,14 @@ def test_the_kernel_is_this_interpreter_in_an_empty_folder(
     interpreter, files = text_of(passing[1], 1).splitlines()
     assert interpreter == sys.executable
     assert files == "[]"
+
+
+@pytest.mark.parametrize(("options", "at_once"), [((), 1), (("--at-once", "3"), 3)])
+def test_a_result_says_what_ran_beside_it(tmp_path: Path, options, at_once) -> None:
+    _, executed, _ = run(tmp_path, "print(1)", options=options)
+    found = nbformat.read(executed, as_version=4)
+    assert found.metadata["chapters_at_once"] == at_once
+    assert found.metadata["papermill"]["duration"] > 0
 
 
 def test_a_failing_chapter_leaves_no_result_and_says_why(tmp_path: Path) -> None:

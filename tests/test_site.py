@@ -447,6 +447,13 @@ def test_the_time_to_run_is_rounded(seconds: float, words: str) -> None:
     assert chapter_times.in_words(seconds) == f"{words} {unit}"
 
 
+def test_times_that_were_measured_beside_other_chapters_say_so() -> None:
+    alone, beside = notebook("1"), notebook("1")
+    beside.metadata["chapters_at_once"] = 2
+    assert "at a time" not in chapter_times.here(alone)
+    assert chapter_times.here(alone, beside).endswith(", up to 2 chapters at a time)")
+
+
 def test_a_chapter_without_its_duration_stops_the_build() -> None:
     with pytest.raises(ExtensionError, match="chapters/old: expected the duration"):
         chapter_times.say_times(notebook("1"), "chapters/old")

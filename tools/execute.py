@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+AT_ONCE = "chapters_at_once"  # in the metadata of what was executed
 CELL_TIMEOUT = 900  # seconds; a cell that hangs must not hang the build
 
 
@@ -67,11 +68,13 @@ def execute(
     build: Path,
     python: str | Path = sys.executable,
     prepare: Callable[[Path, Path], None] = lambda settings, work: None,
+    at_once: int = 1,
 ) -> bool:
     """Execute `chapter` into `build`/executed; return whether all of it ran.
 
     `python` runs the kernel. `prepare` may add to the environment, and to two folders: that of
-    IPython's settings, and the empty one where the chapter runs.
+    IPython's settings, and the empty one where the chapter runs. So many chapters run `at_once`:
+    the result says so, for whoever shows how long it took.
     """
     executed = build / "executed" / chapter.name
     failed = build / "failed" / chapter.name
@@ -88,6 +91,7 @@ def execute(
         set_environment(folder, python)
         prepare(folder / "ipython", Path(work))
         # After the environment is set: these read it when they are imported.
+        import nbformat
         import papermill
         from papermill.log import logger
 
@@ -108,6 +112,9 @@ def execute(
             error = exception
         seconds = time.monotonic() - clock
         if output.exists():
+            notebook = nbformat.read(output, as_version=4)
+            notebook.metadata[AT_ONCE] = at_once
+            nbformat.write(notebook, output)
             # As of when it began: what is edited during the run makes the result out of date.
             os.utime(output, (started, started))
             output.replace(failed if error else executed)
@@ -125,12 +132,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Execute one chapter with papermill.")
     parser.add_argument("chapter", type=Path, help="the notebook")
     parser.add_argument("--build", type=Path, default=ROOT / "_build", help="where results go")
+    parser.add_argument("--at-once", type=int, default=1, help="chapters running at a time")
     arguments = parser.parse_args()
     if not arguments.chapter.is_file():
         parser.error(f"there is no notebook {arguments.chapter}")
     build: Path = arguments.build.resolve()
     build.mkdir(parents=True, exist_ok=True)
-    return 0 if execute(arguments.chapter, build) else 1
+    return 0 if execute(arguments.chapter, build, at_once=arguments.at_once) else 1
 
 
 if __name__ == "__main__":
