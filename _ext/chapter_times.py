@@ -84,7 +84,7 @@ def table_of_times(chapters: dict[str, NotebookNode]) -> str:
     lines.append(f"| all | {read / 60:.0f} hours | {in_words(run)} |")
     rule = (
         f"To read: {WORDS} words a minute, and {LINES} lines of the code that is not folded away; "
-        f"exercises come on top. To run: everything, compiling included, "
+        f"exercises come on top. To run: everything, with what had to be compiled, "
         f"{here(*chapters.values())}."
     )
     return "\n".join([*lines, "", rule])
