@@ -4,7 +4,7 @@ from lmmbook import _quiet  # noqa: F401  (first: it keeps TensorFlow's start-up
 from lmmbook import exact, families, figures, simulate
 from lmmbook.checks import check, exercise, say, versions
 from lmmbook.data import COLUMNS, download_insteval, load_insteval, train_test_split
-from lmmbook.e_step import describe_device
+from lmmbook.device import describe_device
 from lmmbook.figures import show, use_style
 from lmmbook.mcem import fit
 from lmmbook.model import LinearMixedEffectModel

@@ -33,6 +33,11 @@ with compile_cache.started(), _no_stderr():
     # The first use of a device prints too. Listing devices initialises none of them.
     tf.config.list_physical_devices()
 
+# On an NVIDIA GPU, TensorFlow may round the inputs of matrix products to TF32's 10-bit mantissa.
+# That is fine for neural networks, but the accept step of HMC looks at small differences of large
+# log densities.
+tf.config.experimental.enable_tensor_float_32_execution(False)
+
 
 @contextlib.contextmanager
 def quiet_log() -> Iterator[None]:

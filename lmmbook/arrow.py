@@ -11,10 +11,9 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from lmmbook.columns import OTHER, check_text, nested, plain, refusal
+from lmmbook._notes import note
+from lmmbook.columns import OTHER, Columns, check_text, nested, plain, refusal
 from lmmbook.missing import Missing
-from lmmbook.notes import note
-from lmmbook.syntax import Columns
 
 import numpy as np
 import pandas as pd

@@ -15,6 +15,7 @@ from lmmbook import complete_data, coordinates, covariance, directions
 from lmmbook._quiet import quiet_log
 from lmmbook.arrays import Layout, Parameters
 from lmmbook.design import Design
+from lmmbook.result import CLOSE
 
 import numpy as np
 import pandas as pd
@@ -22,9 +23,6 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from scipy import linalg
 
-CLOSE = (
-    0.2  # converged: the maximum is within this many standard errors, Monte Carlo error included
-)
 SINGULAR = 0.01  # smallest eigenvalue of observed / complete information that we build on
 BELIEVED = 3.0  # times the eigenvalue's own Monte Carlo error
 LITTLE = 1e-4  # missing / complete information, of which no diagnosis is made

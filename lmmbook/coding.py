@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from lmmbook.notes import note
-from lmmbook.syntax import Columns
+from lmmbook._notes import note
+from lmmbook.columns import Columns
 
 import numpy as np
 import pandas as pd

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from decimal import Decimal
 from numbers import Real
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -35,6 +35,27 @@ REFUSED = {
 OTHER = "numbers, {0}.astype(float), or text, {0}.astype(str)"
 MIXED = "all numbers, pd.to_numeric({0}, errors='coerce'), or all text, {0}.astype(str)"
 NESTED = (list, tuple, dict, set, frozenset, np.ndarray)
+
+
+class Columns(NamedTuple):
+    """Columns of the data, and what a formula does with them besides taking them as they are.
+
+    Attributes
+    ----------
+    names
+        All columns, each once.
+    called
+        Those that a function takes, as in ``np.log(x)``: it has to be given what the data have.
+    multiplied
+        Those in products, as in ``x:z``: small integers would overflow there.
+    groups
+        Those that are labels of groups and nothing else: nobody computes with them.
+    """
+
+    names: tuple[str, ...]
+    called: frozenset[str] = frozenset()
+    multiplied: frozenset[str] = frozenset()
+    groups: frozenset[str] = frozenset()
 
 
 def missing_in(column: pd.Series) -> np.ndarray:

@@ -9,16 +9,18 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
+from lmmbook._rows import check_finite
 from lmmbook.coding import with_columns
+from lmmbook.columns import Columns
 from lmmbook.copies import Copied
 from lmmbook.dependence import LeftOut, kept_of
 from lmmbook.factors import Factor
-from lmmbook.frames import Data, check_finite, to_frame
+from lmmbook.frames import Data, to_frame
 from lmmbook.labels import kind_of
 from lmmbook.likelihood import Family
 from lmmbook.response import Name, of_rows
 from lmmbook.response import columns_of as asked_for
-from lmmbook.syntax import Columns, columns_of, fixed_kinds
+from lmmbook.syntax import columns_of, fixed_kinds
 from lmmbook.terms import Terms
 
 import numpy as np

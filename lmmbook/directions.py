@@ -11,9 +11,9 @@ from __future__ import annotations
 from itertools import combinations, permutations, product
 from typing import NamedTuple
 
+from lmmbook._rows import pieces
 from lmmbook.design import Design
 from lmmbook.factors import Factor, parents
-from lmmbook.frames import pieces
 
 import numpy as np
 

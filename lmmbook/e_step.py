@@ -19,11 +19,6 @@ import pandas as pd
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-# On an NVIDIA GPU, TensorFlow may round the inputs of matrix products to TF32's 10-bit mantissa.
-# That is fine for neural networks, but the accept step of HMC looks at small differences of large
-# log densities.
-tf.config.experimental.enable_tensor_float_32_execution(False)
-
 Effects = Sequence[tf.Tensor]
 TargetLogProb = Callable[..., tf.Tensor]
 
@@ -124,18 +119,3 @@ def adapt_step_size(
 ) -> tf.Tensor:
     """Robbins-Monro: lengthen the step when more than the target is accepted, else shorten it."""
     return step_size * tf.exp(gain * (acceptance - TARGET_ACCEPTANCE))
-
-
-def describe_device() -> str:
-    """One sentence on which device TensorFlow computes, and that a CPU is fine. Chapter 03.
-
-    Examples
-    --------
-    >>> describe_device().startswith(("GPU", "No GPU"))
-    True
-    """
-    gpus = tf.config.list_physical_devices("GPU")
-    if gpus:
-        name = tf.config.experimental.get_device_details(gpus[0]).get("device_name", gpus[0].name)
-        return f"GPU found: {name}. The fit runs there."
-    return "No GPU here, and that is fine: the fit runs on the CPU."

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
+from lmmbook._rows import check_finite, ones, pieces
 from lmmbook.copies import Copied
 from lmmbook.dependence import ALIKE, check_independent
-from lmmbook.frames import check_finite, ones, pieces
 from lmmbook.labels import Keys, grouped, kind_of, match, plain
 from lmmbook.syntax import Bar
 from lmmbook.terms import Terms, evaluate

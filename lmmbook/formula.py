@@ -8,11 +8,12 @@ starts.
 
 from __future__ import annotations
 
+from lmmbook._rows import check_finite
 from lmmbook.coding import check_levels, check_vary, coded
 from lmmbook.dependence import check_independent, kept_of, left_out
 from lmmbook.design import Design, offset_apart
 from lmmbook.factors import Factor, build_factors, origin_of
-from lmmbook.frames import Data, check_finite, to_frame
+from lmmbook.frames import Data, to_frame
 from lmmbook.functions import Functions
 from lmmbook.gaussian import Gaussian
 from lmmbook.likelihood import Family

@@ -7,9 +7,9 @@ and the less noise there is. See `complete_data` for what the homes are.
 from __future__ import annotations
 
 from lmmbook import complete_data
+from lmmbook._rows import pieces
 from lmmbook.arrays import Arrays, FactorArrays, FactorLayout, Layout, Parameters
 from lmmbook.design import Design
-from lmmbook.frames import pieces
 
 import numpy as np
 import tensorflow as tf

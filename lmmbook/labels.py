@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
-from lmmbook.frames import pieces
+from lmmbook._rows import pieces
 
 import numpy as np
 import pandas as pd

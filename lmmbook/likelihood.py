@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from lmmbook._notes import note
+from lmmbook._rows import check_finite
 from lmmbook.derivatives import ByRegression, Derivatives, derivatives_at, summed
-from lmmbook.frames import check_finite
-from lmmbook.notes import note
 
 import numpy as np
 import pandas as pd

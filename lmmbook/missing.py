@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from lmmbook.notes import note
+from lmmbook._notes import note
 
 CHOICES = ("raise", "drop")
 

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import os
 
+from lmmbook import _rows
 from lmmbook.arrow import collect, import_pyarrow, is_text
+from lmmbook.columns import Columns
 from lmmbook.missing import Missing
-from lmmbook.syntax import Columns
 
 import pandas as pd
-
-PIECE = 2**19  # rows
 
 
 def outline(path: str) -> tuple[int, list[str]]:
@@ -51,7 +50,7 @@ def read(path: str, columns: Columns, drop: bool = False) -> tuple[pd.DataFrame,
         c for c in columns.names if is_text(schema.field(c).type) and c not in columns.called
     ]  # fmt: skip
     with parquet.ParquetFile(path, read_dictionary=texts) as file:
-        pieces = file.iter_batches(PIECE, columns=list(columns.names))
+        pieces = file.iter_batches(_rows.PIECE, columns=list(columns.names))
         found = collect(schema, pieces, file.metadata.num_rows, columns, drop)
     pa.default_memory_pool().release_unused()  # it keeps what pieces took, for more to come
     return found

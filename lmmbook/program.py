@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import cache, partial
 from typing import NamedTuple
 
-from lmmbook import complete_data, levels, m_step, step_sizes
+from lmmbook import closed_form, complete_data, levels, step_sizes
 from lmmbook.arrays import Arrays, Layout, Parameters
 from lmmbook.derivatives import zeros
 from lmmbook.predictor import (
@@ -103,7 +103,7 @@ def one_sweep(
     )
 
     def m_step_and_rows():  # type: ignore[no-untyped-def]
-        moved = m_step.closed_form(
+        moved = closed_form.step(
             layout, arrays, state.parameters, drawn.effects, rows, drawn.predictor, gain,
             where=where,
         )  # fmt: skip

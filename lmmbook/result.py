@@ -9,15 +9,18 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 
-from lmmbook import criticism, e_step, saving
-from lmmbook.certificate import CLOSE
+from lmmbook import criticism, saving
 from lmmbook.design import Design
+from lmmbook.device import describe_device
 from lmmbook.frames import Data
 from lmmbook.functions import Functions
 from lmmbook.model import LinearMixedEffectModel
 
 import numpy as np
 import pandas as pd
+
+# Converged: the maximum is within so many standard errors, Monte Carlo error included.
+CLOSE = 0.2
 
 
 @dataclass(frozen=True)
@@ -207,7 +210,7 @@ class Fit:
             f"Linear mixed model fitted by Monte Carlo EM (maximum likelihood)\n"
             f"  {self.design.formula}\n"
             f"  {self.design.rows:,} rows; levels: {levels}{modelled}\n"
-            f"  {len(self.trace):,} sweeps, {self.chains} chains. {e_step.describe_device()}\n\n"
+            f"  {len(self.trace):,} sweeps, {self.chains} chains. {describe_device()}\n\n"
             f"{self.parameters.to_string(float_format='{:.4f}'.format)}\n\n"
             + (f"std_error and mcse of {', of '.join(notes)}.\n" if notes else "")
             + f"{verdict}: the maximum was found {self.distance:.2g} standard errors away\n"

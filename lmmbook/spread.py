@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from lmmbook import complete_data, levels, m_step, program, step_sizes
+from lmmbook import closed_form, complete_data, levels, program, step_sizes
 from lmmbook.arrays import Arrays, Layout
 from lmmbook.devices import Devices
 from lmmbook.predictor import curvatures, is_gaussian
@@ -127,7 +127,7 @@ def _em_sweep(
     (effects, predictor), acceptance = where.rows(
         _own_sweep, (layout, parents_too), arrays, state, rows, predictor, seed
     )
-    parameters, effects, predictor = m_step.closed_form(
+    parameters, effects, predictor = closed_form.step(
         layout, arrays, state.parameters, effects, rows, predictor, gain, where=where
     )
     rows, _ = where.rows(program.rows_again, (layout,), arrays, parameters)

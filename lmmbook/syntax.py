@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from lmmbook.algebra import component, signed, terms_of
+from lmmbook.columns import Columns
 from lmmbook.expressions import columns_in
 from lmmbook.functions import Functions, checked
 from lmmbook.response import check as check_response
@@ -50,27 +51,6 @@ class Bar(NamedTuple):
     group: tuple[str, ...]
     effects: Description | None
     correlated: bool
-
-
-class Columns(NamedTuple):
-    """Columns of the data, and what a formula does with them besides taking them as they are.
-
-    Attributes
-    ----------
-    names
-        All columns, each once.
-    called
-        Those that a function takes, as in ``np.log(x)``: it has to be given what the data have.
-    multiplied
-        Those in products, as in ``x:z``: small integers would overflow there.
-    groups
-        Those that are labels of groups and nothing else: nobody computes with them.
-    """
-
-    names: tuple[str, ...]
-    called: frozenset[str] = frozenset()
-    multiplied: frozenset[str] = frozenset()
-    groups: frozenset[str] = frozenset()
 
 
 def columns_of(terms: Iterable[Any], groups: Sequence[str] = ()) -> Columns:

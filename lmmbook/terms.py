@@ -13,8 +13,8 @@ from copy import copy
 from functools import reduce
 from typing import Any, NamedTuple
 
+from lmmbook._rows import ones
 from lmmbook.expressions import NOTHING, as_numbers, computed
-from lmmbook.frames import ones
 from lmmbook.syntax import Description
 
 import numpy as np

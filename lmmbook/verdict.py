@@ -7,10 +7,10 @@ in some direction. Both have a name, and something to do about it.
 from __future__ import annotations
 
 from lmmbook import certificate, covariance
-from lmmbook.certificate import CLOSE
 from lmmbook.course import Course
 from lmmbook.existence import LOST
 from lmmbook.gaussian import Gaussian
+from lmmbook.result import CLOSE
 from lmmbook.settle import NO_GAIN
 
 import numpy as np

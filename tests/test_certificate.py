@@ -21,7 +21,7 @@ from lmmbook.engine import Engine
 from lmmbook.formula import build_design
 from lmmbook.mcem import fit
 from lmmbook.predictor import linear_predictor, rows_of
-from lmmbook.result import Fit
+from lmmbook.result import CLOSE, Fit
 
 import numpy as np
 import pandas as pd
@@ -201,9 +201,9 @@ def test_converged_counts_two_errors_of_the_step():
     """
     for draws, converged in ((10_000, True), (200, False)):
         found = certificate.certify(*made_up(0.16, draws=draws), np.eye(3))
-        assert found.distance < certificate.CLOSE
+        assert found.distance < CLOSE
         error = 2 * np.sqrt(6 / (8 * draws)) / 4
-        assert (0.16 + 2 * error < certificate.CLOSE) == converged
+        assert (0.16 + 2 * error < CLOSE) == converged
         assert found.converged == converged
 
 

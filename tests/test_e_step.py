@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lmmbook as lmm
 from lmmbook import e_step
 from lmmbook.model import LinearMixedEffectModel, features_of
 
@@ -161,7 +162,7 @@ def test_one_diverged_chain_does_not_touch_the_others(sampler):
 
 
 def test_the_device_is_named():
-    says_gpu = e_step.describe_device().startswith("GPU found")
+    says_gpu = lmm.describe_device().startswith("GPU found")
     assert says_gpu == bool(tf.config.list_physical_devices("GPU"))
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 
 import lmmbook as lmm
-from lmmbook import arrays, exact, m_step, mcem, randomness, regression, row_sums
+from lmmbook import arrays, closed_form, exact, mcem, randomness, regression, row_sums
 from lmmbook.cumulative import OrderedLogistic
 from lmmbook.families import (
     Bernoulli,
@@ -632,7 +632,7 @@ def newton(s: SimpleNamespace, beta: np.ndarray, auxiliary: np.ndarray, gain: fl
     rows = rows_of(s.layout, s.arrays, parameters)
     predictor = linear_predictor(s.arrays, parameters, s.effects)
     _, sums = row_sums.regression_sums(s.layout, s.arrays, parameters, rows, predictor)
-    change, own = m_step.newton(s.layout, s.arrays.gram, parameters, sums, tf.constant(gain))
+    change, own = closed_form.newton(s.layout, s.arrays.gram, parameters, sums, tf.constant(gain))
     return beta + change.numpy(), own.numpy()
 
 
@@ -663,7 +663,7 @@ def test_from_far_away_the_m_step_climbs_to_the_maximum(family):
         moved = newton(s, at_beta, at_own)
         step = np.sqrt(np.mean((s.design.fixed @ (moved[0] - at_beta)) ** 2))
         longest = np.max([step, *np.abs(moved[1] - at_own)])
-        assert longest < m_step.LONGEST_MOVE * 1.001
+        assert longest < closed_form.LONGEST_MOVE * 1.001
         at_beta, at_own = moved
     value = regression.evaluate(s.design, at_beta + [0.5, 0, 0], at_own)[0]
     best, _, information, _ = regression.evaluate(s.design, beta, own)

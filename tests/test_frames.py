@@ -10,11 +10,11 @@ from functools import partial
 from pathlib import Path
 
 import lmmbook
-from lmmbook import criticism, directions, families, frames, parquet
+from lmmbook import _rows, criticism, directions, families, parquet
+from lmmbook.columns import Columns
 from lmmbook.design import Design
 from lmmbook.factors import Factor
 from lmmbook.formula import build_design
-from lmmbook.syntax import Columns
 
 import numpy as np
 import pandas as pd
@@ -50,8 +50,7 @@ def data() -> pd.DataFrame:
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that even these data are read and worked through in several pieces."""
-    monkeypatch.setattr(parquet, "PIECE", 500)
-    monkeypatch.setattr(frames, "PIECE", 500)
+    monkeypatch.setattr(_rows, "PIECE", 500)
 
 
 def written(data: pd.DataFrame, folder: Path) -> Path:
@@ -433,7 +432,7 @@ def test_without_pyarrow_a_frame_of_another_package_names_it(data, monkeypatch):
 
 def factor_of(codes: np.ndarray) -> Factor:
     levels = pd.RangeIndex(int(codes.max()) + 1)
-    z = frames.ones(len(codes))
+    z = _rows.ones(len(codes))
     return Factor("g", ("g",), levels, codes.astype(np.int32), ("Intercept",), z, ((0,),))
 
 
@@ -465,7 +464,7 @@ def test_a_ratio_that_breaks_in_a_late_row_is_seen():
 
 
 def test_lone_intercepts_have_the_ratio_that_columns_of_ones_have():
-    codes, one = np.array([0, 2, 2]), frames.ones(3)[:, 0]
+    codes, one = np.array([0, 2, 2]), _rows.ones(3)[:, 0]
     for ones in (one, np.ones(3)):
         assert directions.ratio_within(codes, 4, ones, ones).tolist() == [1.0, 0.0, 1.0, 0.0]
 

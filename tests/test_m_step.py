@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lmmbook import arrays, complete_data, exact, expansion, families, m_step
+from lmmbook import arrays, closed_form, complete_data, exact, expansion, families, m_step
 from lmmbook.design import Design
 from lmmbook.formula import build_design
 from lmmbook.marginal import Marginal
@@ -47,7 +47,7 @@ def step(
     effects = [tf.constant(u) for u in effects]
     rows = rows_of(layout, array, parameters)
     predictor = linear_predictor(array, parameters, effects)
-    parameters, effects, predictor = m_step.closed_form(
+    parameters, effects, predictor = closed_form.step(
         layout, array, parameters, effects, rows, predictor, tf.constant(gain), expand
     )
     fresh = linear_predictor(array, parameters, effects)

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import lmmbook as lmm
-from lmmbook import criticism, frames, mcem, parquet
+from lmmbook import _rows, criticism, mcem
 from lmmbook.families import resolve
 from lmmbook.formula import build_design
 from lmmbook.result import Fit
@@ -72,7 +72,7 @@ WAYS = {
 
 @pytest.mark.parametrize("way", WAYS)
 def test_dropping_is_as_if_the_rows_had_never_been(gaps, complete, tmp_path, monkeypatch, way):
-    monkeypatch.setattr(parquet, "PIECE", 8)
+    monkeypatch.setattr(_rows, "PIECE", 8)
     given, wanted = WAYS[way](gaps, tmp_path), build_design(FORMULA, complete)
     with pytest.raises(ValueError, match=re.escape(f"got {COUNTS}") + r".* missing='drop' leaves"):
         build_design(FORMULA, given)
@@ -250,5 +250,5 @@ def test_a_check_of_finite_numbers_names_the_first(gaps):
     with pytest.raises(
         ValueError, match="'b': expected finite numbers, got infinite values in 1 of"
     ):
-        frames.check_finite(columns, ["a", "b"])
-    frames.check_finite(columns[:, :1], ["a"])
+        _rows.check_finite(columns, ["a", "b"])
+    _rows.check_finite(columns[:, :1], ["a"])

@@ -63,7 +63,7 @@ def run(script: str, *arguments: str, timeout: float = 300) -> str:
 
 SLOPES = """
 from functools import partial
-from lmmbook import arrays, complete_data, families, m_step, predictor, program
+from lmmbook import arrays, closed_form, complete_data, families, predictor, program
 from lmmbook.formula import build_design
 
 family = sys.argv[1]
@@ -109,7 +109,7 @@ def everything(arrays_, effects_, where):
     _, sums = where.rows(row_sums.regression_sums, (layout,), arrays_, values, rows, at)
     given = layout, arrays_, values, effects_, rows, at
     score = complete_data.score_and_information(*given, home, where)
-    moved = m_step.closed_form(*given, tf.constant(0.7), where=where)
+    moved = closed_form.step(*given, tf.constant(0.7), where=where)
     u, _ = levels.update(
         layout, arrays_, values, 1, effects_[1], rows, at, state.curvature[1],
         tf.fill([25], 0.7), seed, where,
@@ -186,7 +186,7 @@ def moved(layout, arrays_, effects, where):
         layout, arrays_, program.State(values, effects, [], []), True, where
     )
     given = layout, arrays_, values, effects, rows, at, tf.constant(0.7)
-    return m_step.closed_form(*given, where=where)[:2]
+    return closed_form.step(*given, where=where)[:2]
 
 
 turned = [tf.gather(u, order, axis=1) for u in effects]
