@@ -89,7 +89,7 @@ def alt_text(cell: NotebookNode) -> str | None:
 
 
 def add_walks(cell: NotebookNode) -> None:
-    """Put the walks that a figure carries (`lmmbook.walks`) below it, for `_static/walks.js`."""
+    """Put the walks that a figure carries (`sliders`) below it, for `_static/walks.js`."""
     outputs = []
     for output in cell.get("outputs", []):
         outputs.append(output)

@@ -6,9 +6,11 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from lmmbook import arrays, levels, randomness, step_sizes
+from lmmbook._tensorflow import randomness
+from lmmbook.engine import arrays
+from lmmbook.engine.e_step import adaptation, block_hmc
+from lmmbook.engine.linear_predictor import curvatures, linear_predictor, rows_of
 from lmmbook.formula import build_design
-from lmmbook.predictor import curvatures, linear_predictor, rows_of
 
 import pandas as pd
 import tensorflow as tf
@@ -23,7 +25,7 @@ def kernel(
     sweeps: int = 4_000,
     chains: int = 8,
 ) -> dict[str, Any]:
-    """As `tutorial.kernel`, for `levels.sweep`; a tenth of the sweeps is warm-up.
+    """As `tutorial.kernel`, for `block_hmc.sweep`; a tenth of the sweeps is warm-up.
 
     A sweep moves each factor once, so all effects together, with a gradient for every leapfrog step
     and one before the first.
@@ -31,7 +33,7 @@ def kernel(
     design = build_design(FORMULA, data)
     layout, array = arrays.on_device(design, chains)
     values = arrays.to_parameters(design, parameters)
-    steps = step_sizes.longest_steps(layout)
+    steps = adaptation.longest_steps(layout)
 
     @tf.function(autograph=False, jit_compile=True)
     def sample(array, seed):
@@ -39,7 +41,7 @@ def kernel(
         seeds = tf.stack(randomness.split_seed(seed, n=sweeps))
 
         def one(i, effects, predictor, found):
-            drawn = levels.sweep(
+            drawn = block_hmc.sweep(
                 layout, array, values, effects, rows, predictor, curvature, steps, seeds[i]
             )
             chains_first = [tf.transpose(u[..., 0]) for u in drawn.effects]
@@ -60,5 +62,5 @@ def kernel(
     started = time.perf_counter()
     found = sample(array, tf.constant([seed, 0])).numpy()[sweeps // 10 :]
     seconds = time.perf_counter() - started
-    gradients = len(found) * chains * (step_sizes.LEAPFROG_STEPS + 1)
+    gradients = len(found) * chains * (adaptation.LEAPFROG_STEPS + 1)
     return kernel_record(found, gradients) | {"seconds_with_compiling": seconds}

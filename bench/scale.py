@@ -50,7 +50,7 @@ LEAPFROG_STEPS = 2
 def work_a_row(family: str, factors: int, chains: int) -> tuple[float, float]:
     """Bytes that a row has to bring from memory in a sweep with frozen parameters, and operations.
 
-    Counted from the layout (`lmmbook.predictor`), each array that is as long as the rows once for
+    Counted from the layout (`linear_predictor`), each array that is as long as the rows once for
     each pass. Effects are left out: there are fewer of them, and they should stay in the cache.
 
     Gaussian, a factor: to scatter what is left, a response, a code, and the predictors; to gather
@@ -90,7 +90,7 @@ def least_ns(work: tuple[float, float], peak: float, bandwidth: float) -> float:
 
 
 def shape_of(shape: str, family: str, rows: int) -> tuple[str, Record]:
-    """A formula, and what `lmmbook.simulate.crossed` is to be called with."""
+    """A formula, and what `lmmbook.data.simulate.crossed` is to be called with."""
     if shape == "three":
         levels = (2972, 1128, 14) if rows == INSTEVAL else (rows // 25, rows // 500, 100)
         names, sds, tails = ("g", "h", "d"), (0.35, 0.5, 0.15), {}
@@ -148,8 +148,9 @@ def device(spec: Record) -> Record:
 
 def sweeps(spec: Record) -> Record:
     """Nanoseconds a row and sweep, with and without an M-step."""
-    from lmmbook import families, sharded, spread
-    from lmmbook.engine import Engine
+    from lmmbook import families
+    from lmmbook.engine.parallel import chain_parallel, data_parallel
+    from lmmbook.engine.runner import Engine
     from lmmbook.formula import build_design
 
     import numpy as np
@@ -177,7 +178,7 @@ def sweeps(spec: Record) -> Record:
         found[f"{phase}_ns_range"] = [min(times), max(times)]
     moved, operations = work_a_row(spec["family"], len(design.factors), spec["chains"])
     sizes = {"levels": {f.name: f.levels for f in design.factors}}
-    ways = {sharded.Program: "ratings", spread.Program: "chains"}
+    ways = {data_parallel.Program: "ratings", chain_parallel.Program: "chains"}
     return found | sizes | {
         "sweeps_a_chunk": engine.chunk,
         "shared_out": ways.get(type(engine.program), "nothing"),
@@ -247,7 +248,7 @@ def _strategy(devices: int) -> Any:
 
 
 def _data(spec: Record) -> tuple[str, Any, dict[str, float]]:
-    from lmmbook import simulate
+    from lmmbook.data import simulate
 
     formula, options = shape_of(spec["shape"], spec["family"], spec["rows"])
     data, truth = simulate.crossed(**options, seed=1)

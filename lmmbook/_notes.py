@@ -7,7 +7,7 @@ import sys
 import warnings
 from types import FrameType
 
-HERE = os.path.dirname(__file__)
+HERE = os.path.join(os.path.dirname(__file__), "")
 
 
 def note(message: str) -> None:
@@ -17,11 +17,11 @@ def note(message: str) -> None:
     --------
     >>> with warnings.catch_warnings(record=True, action="always") as caught:
     ...     note("data: left out 1 row")
-    >>> caught[0].category.__name__, os.path.dirname(caught[0].filename) == HERE
+    >>> caught[0].category.__name__, caught[0].filename.startswith(HERE)
     ('UserWarning', False)
     """
     frame: FrameType | None = sys._getframe()
     depth = 1
-    while frame is not None and os.path.dirname(frame.f_code.co_filename) == HERE:
+    while frame is not None and frame.f_code.co_filename.startswith(HERE):
         frame, depth = frame.f_back, depth + 1
     warnings.warn(message, stacklevel=depth)

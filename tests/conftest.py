@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from lmmbook import checks, figures
-from lmmbook.covariance import to_matrix
-from lmmbook.data import load_insteval
-from lmmbook.design import Design
+from lmmbook.book import checks, figures
+from lmmbook.data.insteval import load_insteval
 from lmmbook.formula import build_design
+from lmmbook.formula.covariance import to_matrix
+from lmmbook.formula.design import Design
 
 import numpy as np
 import pandas as pd

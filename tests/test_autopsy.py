@@ -11,9 +11,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import lmmbook as lmm
-from lmmbook import e_step, m_step
+from lmmbook.core import e_step, m_step
+from lmmbook.core.model import LinearMixedEffectModel, features_of
 from lmmbook.formula import build_design
-from lmmbook.model import LinearMixedEffectModel, features_of
 
 import numpy as np
 import pandas as pd

@@ -9,11 +9,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import lmmbook as lmm
-from lmmbook import arrays, criticism, regression, row_sums, sharded
+from lmmbook.core.model import LinearMixedEffectModel, features_of
+from lmmbook.engine import arrays, init, row_sums
+from lmmbook.engine.linear_predictor import curvatures, linear_predictor, rows_of, value_and_slopes
+from lmmbook.engine.parallel import data_parallel
 from lmmbook.families import Bernoulli, Binomial, Gaussian
 from lmmbook.formula import build_design
-from lmmbook.model import LinearMixedEffectModel, features_of
-from lmmbook.predictor import curvatures, linear_predictor, rows_of, value_and_slopes
+from lmmbook.results import criticism
 
 import numpy as np
 import pandas as pd
@@ -136,7 +138,7 @@ def test_a_device_has_the_trials_of_its_own_rows():
     few = OnDevice.of("p(k, n) ~ x + (1|g)", rows(), Binomial())
     codes = few.arrays.factors[0].codes.numpy()
     own = slice(*np.searchsorted(codes, [2, 5]))
-    part = sharded._shard(few.layout, few.arrays, 0, 1, slice(2, 5), own)
+    part = data_parallel._shard(few.layout, few.arrays, 0, 1, slice(2, 5), own)
     parameters = arrays.Parameters(tf.constant([0.2, 0.5]), [tf.constant([[0.7]])], NONE)
     of_all, of_part = (rows_of(few.layout, x, parameters) for x in (few.arrays, part))
     for whole, some in zip(of_all, of_part, strict=True):
@@ -149,18 +151,18 @@ def test_the_regression_is_that_of_the_trials_written_out(monkeypatch):
     many = build_design("y ~ x + (1|g)", written_out(data), Bernoulli())
     starts = [d.family.start(d.response)[0] for d in (few, many)]
     assert starts[0] == pytest.approx(starts[1])
-    (beta, none, variance), expected = regression.fit(few), regression.fit(many)
+    (beta, none, variance), expected = init.fit(few), init.fit(many)
     np.testing.assert_allclose(beta, expected[0], rtol=1e-6)
-    value, score, information, weight = regression.evaluate(few, beta, none)
-    _, score_many, information_many, weight_many = regression.evaluate(many, beta, none)
+    value, score, information, weight = init.evaluate(few, beta, none)
+    _, score_many, information_many, weight_many = init.evaluate(many, beta, none)
     np.testing.assert_allclose(score, score_many, atol=1e-8)
     np.testing.assert_allclose(information, information_many, rtol=1e-10)
     assert weight * len(data) == pytest.approx(weight_many * data["n"].sum())
     assert variance == pytest.approx(1 / weight)
     p = special.expit(beta[0] + beta[1] * data["x"])
     assert value == pytest.approx(stats.binom.logpmf(data["k"], data["n"], p).sum())
-    monkeypatch.setattr(regression, "ROWS", 50)  # of many rows, some: a start
-    assert np.isfinite(regression.fit(few)[0]).all()
+    monkeypatch.setattr(init, "ROWS", 50)  # of many rows, some: a start
+    assert np.isfinite(init.fit(few)[0]).all()
 
 
 def test_the_joint_distribution_knows_the_trials():

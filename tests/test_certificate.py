@@ -5,23 +5,17 @@ from __future__ import annotations
 import warnings
 from dataclasses import replace
 
-from lmmbook import (
-    arrays,
-    boundary,
-    certificate,
-    complete_data,
-    covariance,
-    exact,
-    families,
-    simulate,
-)
-from lmmbook.course import Course
-from lmmbook.covariance import parameter_names
-from lmmbook.engine import Engine
-from lmmbook.formula import build_design
-from lmmbook.mcem import fit
-from lmmbook.predictor import linear_predictor, rows_of
-from lmmbook.result import CLOSE, Fit
+from lmmbook import exact, families
+from lmmbook.data import simulate
+from lmmbook.engine import arrays
+from lmmbook.engine.certificate import boundary, certify, louis
+from lmmbook.engine.driver import Course
+from lmmbook.engine.fit import fit
+from lmmbook.engine.linear_predictor import linear_predictor, rows_of
+from lmmbook.engine.runner import Engine
+from lmmbook.formula import build_design, covariance
+from lmmbook.formula.covariance import parameter_names
+from lmmbook.results.fit import CLOSE, Fit
 
 import numpy as np
 import pandas as pd
@@ -62,7 +56,7 @@ HOMES = {
 }
 
 
-def home_of(name: str) -> complete_data.Home:
+def home_of(name: str) -> louis.Home:
     first, second, standardised = HOMES[name]
     means = [np.zeros((5, 3)), np.zeros((2, 3))]  # [freed + columns, fixed]
     if first is None:
@@ -75,20 +69,20 @@ def home_of(name: str) -> complete_data.Home:
         parts = [np.random.default_rng(1).normal(0.5, 0.3, (size, size)) for size in sizes]
     else:
         parts = [s * np.eye(size) for s, size in zip(standardised, sizes, strict=True)]
-    return complete_data.Home(
+    return louis.Home(
         *([tf.constant(x, tf.float32) for x in of_each] for of_each in (means, parts))
     )
 
 
 def stretched(layout, parameters, units, home, step):
-    """Covariances stretched by I + S: what `complete_data` takes the derivatives of."""
-    begins = complete_data.offsets(layout)
+    """Covariances stretched by I + S: what `louis` takes the derivatives of."""
+    begins = louis.offsets(layout)
     covariances = []
     for k, scale in enumerate(parameters.scales):
         own, part = step[begins[k] : begins[k + 1]], home.standardised[k].numpy().astype(float)
         root = scale.numpy()
         for entries in (own - part @ own, part @ own):  # in the prior, then in the likelihood
-            stretch = np.tensordot(entries, complete_data.basis(layout.factors[k]), 1)
+            stretch = np.tensordot(entries, louis.basis(layout.factors[k]), 1)
             root = root + units[k] @ stretch @ np.linalg.solve(units[k], root)
         covariances.append(root @ root.T)
     beta = parameters.beta.numpy() + step[: layout.fixed]
@@ -115,7 +109,7 @@ def test_fishers_and_louis_identities_hold_in_every_home(name, correlation):
     effects = [tf.constant(u) for u in conditional_draws(design, values, CHAINS, seed=1)]
     rows = rows_of(layout, array, parameters)
     predictor = linear_predictor(array, parameters, effects)
-    score, information = complete_data.score_and_information(
+    score, information = louis.score_and_information(
         layout, array, parameters, effects, rows, predictor, home_of(name)
     )
     score = score.numpy().astype(float)
@@ -163,7 +157,7 @@ def made_up(shift: float, chains: int = 8, draws: int = 200, seed: int = 0):
 
 
 def test_step_distance_and_errors_are_what_they_are_called():
-    found = certificate.certify(*made_up(1.0), np.eye(3))
+    found = certify.certify(*made_up(1.0), np.eye(3))
     np.testing.assert_allclose(found.table["std_error"], [1 / 2, 1 / 3, 1 / 5], rtol=0.1)
     np.testing.assert_allclose(found.table["step"] / found.table["std_error"], 1.0, atol=0.3)
     assert found.distance == pytest.approx(1.0, abs=0.3)
@@ -179,7 +173,7 @@ def test_the_error_of_the_step_is_honest(shift):
     From afar, most of the error is that of the information."""
     truth = shift / np.sqrt([4.0, 9.0, 25.0])
     z = [
-        ((f := certificate.certify(*made_up(shift, seed=s), np.eye(3)).table)["step"] - truth)
+        ((f := certify.certify(*made_up(shift, seed=s), np.eye(3)).table)["step"] - truth)
         / f["mcse"]
         for s in range(100)
     ]
@@ -188,8 +182,8 @@ def test_the_error_of_the_step_is_honest(shift):
 
 
 def test_converged_counts_the_noise_too():
-    many = certificate.certify(*made_up(0.0, draws=2000), np.eye(3))
-    few = certificate.certify(*made_up(0.0, chains=2, draws=40), np.eye(3))
+    many = certify.certify(*made_up(0.0, draws=2000), np.eye(3))
+    few = certify.certify(*made_up(0.0, chains=2, draws=40), np.eye(3))
     assert many.converged
     assert not few.converged  # as close, and not known to be
 
@@ -200,7 +194,7 @@ def test_converged_counts_two_errors_of_the_step():
     sqrt((10 - 4) / (8 draws)) / 4, that is 0.03 standard errors with 200 draws.
     """
     for draws, converged in ((10_000, True), (200, False)):
-        found = certificate.certify(*made_up(0.16, draws=draws), np.eye(3))
+        found = certify.certify(*made_up(0.16, draws=draws), np.eye(3))
         assert found.distance < CLOSE
         error = 2 * np.sqrt(6 / (8 * draws)) / 4
         assert (0.16 + 2 * error < CLOSE) == converged
@@ -212,18 +206,18 @@ def test_scores_without_noise_need_no_diagnosis():
     design, layout, parameters, score, complete = made_up(0.0)
     rng = np.random.default_rng(1)
     score[..., 0] = 1e-6 * (rng.normal(size=8) + 1e-3 * rng.normal(size=(200, 8)))
-    found = certificate.certify(design, layout, parameters, score, complete, np.eye(3))
+    found = certify.certify(design, layout, parameters, score, complete, np.eye(3))
     assert found.r_hat < 1.05
     assert found.ess > 500
     score[...] = score[..., :1]
-    found = certificate.certify(design, layout, parameters, score, complete, np.eye(3))
+    found = certify.certify(design, layout, parameters, score, complete, np.eye(3))
     assert found.definite
     assert np.isfinite(found.ess)
 
 
 def test_without_information_there_is_no_verdict():
     design, layout, parameters, score, _ = made_up(0.0)
-    found = certificate.certify(
+    found = certify.certify(
         design, layout, parameters, score, np.diag([6.0, 11.0, 25.1]), np.eye(3)
     )
     assert not found.definite
@@ -240,7 +234,7 @@ def test_what_more_draws_would_show_is_not_given_up(left, hopeless):
     for draws in (200, 1600):
         rng = np.random.default_rng(4)
         score = rng.normal(size=(draws, 8, 3)) * np.sqrt(np.diag(complete) * [0.5, 1 - left, 0.5])
-        found = certificate.certify(design, layout, parameters, score, complete, np.eye(3))
+        found = certify.certify(design, layout, parameters, score, complete, np.eye(3))
         assert found.definite == (draws == 1600 and not hopeless)
         assert found.hopeless == hopeless
 
@@ -251,8 +245,8 @@ def test_what_is_left_does_not_depend_on_the_coordinates():
     for turn in (np.eye(5), rng.normal(size=(5, 5)), np.diag([1e-4, 1.0, 1e4, 1.0, 1.0])):
         complete = turn @ turn.T
         observed = turn @ np.diag([0.9, 0.3, 0.5, 1.0, 0.8]) @ turn.T
-        assert certificate.smallest_share(observed, complete) == pytest.approx(0.3)
-    assert certificate.smallest_share(np.eye(2), np.diag([1.0, -1.0])) == -np.inf
+        assert certify.smallest_share(observed, complete) == pytest.approx(0.3)
+    assert certify.smallest_share(np.eye(2), np.diag([1.0, -1.0])) == -np.inf
 
 
 def test_thresholds_are_counted_from_where_little_information_is_lost():
@@ -270,7 +264,7 @@ def test_thresholds_are_counted_from_where_little_information_is_lost():
             assert design.family.anchor in (5, 6)
         engine = Engine(design, 4, 10_000, 0)
         engine.set(truth)
-        found = engine.measure(100, np.eye(complete_data.coordinates(engine.layout)))
+        found = engine.measure(100, np.eye(louis.coordinates(engine.layout)))
         definite[place] = found.definite
     assert definite == {"chosen": True, "first": False}
 
@@ -296,7 +290,7 @@ def test_a_covariate_far_from_zero_keeps_nobody_from_converging(born):
 def test_chains_that_disagree_are_seen():
     design, layout, parameters, score, complete = made_up(0.0)
     score[:, 0] += 5
-    assert certificate.certify(design, layout, parameters, score, complete, np.eye(3)).r_hat > 1.1
+    assert certify.certify(design, layout, parameters, score, complete, np.eye(3)).r_hat > 1.1
 
 
 # The certificate against the truth

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import lmmbook as lmm
-from lmmbook import checkpoint, engine, simulate
+from lmmbook.data import simulate
+from lmmbook.engine import checkpoint, runner
 from lmmbook.formula import build_design
 
 import numpy as np
@@ -28,7 +29,7 @@ class Counted:
 
     def __init__(self, monkeypatch) -> None:
         self.made, self.most = 0, np.inf
-        before: Callable = engine.Engine._sweeps
+        before: Callable = runner.Engine._sweeps
 
         def sweeps(*arguments):
             if self.made >= self.most:
@@ -36,7 +37,7 @@ class Counted:
             self.made += 1
             return before(*arguments)
 
-        monkeypatch.setattr(engine.Engine, "_sweeps", sweeps)
+        monkeypatch.setattr(runner.Engine, "_sweeps", sweeps)
 
 
 @pytest.fixture
@@ -243,7 +244,7 @@ def no_work(*_):
 
 
 def test_a_folder_that_cannot_be_is_refused_before_any_work(tmp_path, monkeypatch):
-    monkeypatch.setattr("lmmbook.mcem.build_design", no_work)
+    monkeypatch.setattr("lmmbook.engine.fit.build_design", no_work)
     file = tmp_path / "file"
     file.write_text("of somebody else")
     for wrong in (file, file / "below", str(file)):
@@ -260,7 +261,7 @@ def test_a_folder_that_cannot_be_is_refused_before_any_work(tmp_path, monkeypatc
 
 
 def test_a_full_disk_is_said_at_the_start(tmp_path, monkeypatch):
-    monkeypatch.setattr("lmmbook.mcem.build_design", no_work)
+    monkeypatch.setattr("lmmbook.engine.fit.build_design", no_work)
 
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -273,7 +274,7 @@ def test_a_full_disk_is_said_at_the_start(tmp_path, monkeypatch):
 
 def test_too_little_room_is_said_before_the_first_sweep(tmp_path, monkeypatch):
     """For 72 effects, 1,000 draws of each, and what 8 chains have: .3 MB, three times."""
-    monkeypatch.setattr(engine.Engine, "_sweeps", no_work)
+    monkeypatch.setattr(runner.Engine, "_sweeps", no_work)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, 800_000))
     with pytest.raises(ValueError, match=r"expected room for 0\.9 MB in '.*', got 0\.8 MB"):
         lmm.fit(**FIT, checkpoint=tmp_path)
@@ -281,14 +282,14 @@ def test_too_little_room_is_said_before_the_first_sweep(tmp_path, monkeypatch):
 
 def test_a_checkpoint_that_cannot_be_written_does_not_lose_the_fit(tmp_path, monkeypatch, chunks):
     whole = lmm.fit(**FIT, chains=4)
-    sweeps, worker = engine.Engine._sweeps, tmp_path / "worker-0"
+    sweeps, worker = runner.Engine._sweeps, tmp_path / "worker-0"
 
     def spoilt(*arguments):
         shutil.rmtree(worker, ignore_errors=True)
         worker.write_text("a file in its place")
         return sweeps(*arguments)
 
-    monkeypatch.setattr(engine.Engine, "_sweeps", spoilt)
+    monkeypatch.setattr(runner.Engine, "_sweeps", spoilt)
     with pytest.warns(UserWarning, match=r"checkpoint: expected .* the fit goes on") as warned:
         fit = lmm.fit(**FIT, chains=4, checkpoint=tmp_path)
     assert len(warned) == 1  # of many

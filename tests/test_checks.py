@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.metadata import version
 
-from lmmbook import checks, figures
+from lmmbook.book import checks, figures
 
 import matplotlib.pyplot as plt
 import numpy as np

@@ -11,7 +11,7 @@ import uuid
 from decimal import Decimal
 from pathlib import Path
 
-from lmmbook import columns
+from lmmbook.data import columns
 from lmmbook.families import resolve
 from lmmbook.formula import build_design
 

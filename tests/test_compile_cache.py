@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from lmmbook import compile_cache
+from lmmbook._tensorflow import compile_cache
 
 import pytest
 
@@ -102,7 +102,7 @@ def test_second_process_compiles_nothing(tmp_path):
     ids=["off", "a folder that cannot be made", "flags of the user's own"],
 )
 def test_without_a_cache_there_is_no_noise(tmp_path, environment):
-    code = ONE.replace("assert", "0 and") + "print(lmmbook.compile_cache.folder())"
+    code = ONE.replace("assert", "0 and") + "print(lmmbook._tensorflow.compile_cache.folder())"
     output = finish(start(code, HOME=str(tmp_path), XDG_CACHE_HOME="", **environment))
     assert output.split()[1:] == ["None"]
     assert not list(tmp_path.rglob("*xla_compile*"))

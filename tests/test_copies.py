@@ -14,8 +14,8 @@ from typing import Any
 
 import lmmbook as lmm
 from lmmbook import families
-from lmmbook.design import Design
 from lmmbook.formula import build_design
+from lmmbook.formula.design import Design
 
 import numpy as np
 import pytest

@@ -11,9 +11,10 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import lmmbook as lmm
-from lmmbook import criticism, families, predictive
-from lmmbook.design import Design
+from lmmbook import families
 from lmmbook.formula import build_design
+from lmmbook.formula.design import Design
+from lmmbook.results import criticism, predictive
 
 import numpy as np
 import pandas as pd

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
-from lmmbook.data import (
+from lmmbook.data.insteval import (
     BUNDLED_PATH,
     BUNDLED_SHA256,
     COLUMNS,

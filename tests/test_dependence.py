@@ -7,8 +7,8 @@ import time
 import warnings
 
 import lmmbook as lmm
-from lmmbook.dependence import check_independent
 from lmmbook.formula import build_design
+from lmmbook.formula.dependence import check_independent
 
 import numpy as np
 import pandas as pd

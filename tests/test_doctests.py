@@ -8,19 +8,20 @@ import re
 from pathlib import Path
 
 import lmmbook
-from lmmbook import exact, families, simulate
+from lmmbook import exact, families
+from lmmbook.data import simulate
 
 import pytest
 
 CHAPTERS = {path.name[:2] for path in Path(__file__).parents[1].glob("chapters/*.ipynb")}
 MODULES = [
     "lmmbook",
-    *(f"lmmbook.{found.name}" for found in pkgutil.iter_modules(lmmbook.__path__)),
+    *(found.name for found in pkgutil.walk_packages(lmmbook.__path__, "lmmbook.")),
 ]
 PUBLIC = {f"lmmbook.{name}": getattr(lmmbook, name) for name in lmmbook.__all__}
 PUBLIC |= {f"lmmbook.exact.{name}": getattr(exact, name) for name in exact.__all__}
 PUBLIC |= {f"lmmbook.families.{name}": getattr(families, name) for name in families.__all__}
-PUBLIC |= {"lmmbook.simulate.crossed": simulate.crossed}
+PUBLIC |= {"lmmbook.data.simulate.crossed": simulate.crossed}
 PUBLIC |= {
     f"lmmbook.Fit.{name}": member
     for name, member in vars(lmmbook.Fit).items()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import lmmbook as lmm
-from lmmbook import e_step
-from lmmbook.model import LinearMixedEffectModel, features_of
+from lmmbook.core import e_step
+from lmmbook.core.model import LinearMixedEffectModel, features_of
 
 import conftest
 import numpy as np

@@ -5,12 +5,15 @@ from __future__ import annotations
 import warnings
 
 import lmmbook
-from lmmbook import certificate, coordinates, exact, verdict
-from lmmbook.covariance import name_values, split_values
-from lmmbook.design import Design
+from lmmbook import exact
+from lmmbook.engine import verdict
+from lmmbook.engine.certificate import certify
 from lmmbook.families import Custom, Gaussian, resolve
 from lmmbook.formula import build_design
-from lmmbook.result import Fit
+from lmmbook.formula.covariance import name_values, split_values
+from lmmbook.formula.design import Design
+from lmmbook.formula.invariances import coordinates
+from lmmbook.results.fit import Fit
 
 import numpy as np
 import pandas as pd
@@ -264,7 +267,7 @@ def test_numbers_of_any_type_are_centred_in_double_precision(kind):
 
 
 def test_a_checkpoint_is_of_the_data_not_of_the_inner_design():
-    from lmmbook.checkpoint import identity_of
+    from lmmbook.engine.checkpoint import identity_of
 
     one, two = (
         identity_of(coordinates.inner(build_design(FORMULA, rescaled(0, b, 0, 1))), 8, 0, 1)
@@ -283,12 +286,12 @@ def test_a_likelihood_of_ones_own_is_given_the_response_as_it_is():
 # What the warning says
 
 
-def judged(step: float, mcse: float) -> certificate.Certificate:
+def judged(step: float, mcse: float) -> certify.Certificate:
     names = ["Intercept", "sd(g)"]
     table = pd.DataFrame({"step": [0.0, step], "std_error": 2.0, "mcse": [0.0, mcse]}, names)
     nothing = pd.DataFrame(np.nan, names, names)
     distance = step / 2
-    return certificate.Certificate(
+    return certify.Certificate(
         table, nothing, distance, False, True, False, (), False, 1.0, 100.0, np.zeros(2)
     )  # fmt: skip
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 
 from lmmbook import exact, families
-from lmmbook.covariance import parameter_names
+from lmmbook.exact.marginal import Marginal
+from lmmbook.exact.theta import Position, lower
 from lmmbook.formula import build_design
-from lmmbook.marginal import Marginal
-from lmmbook.position import Position, lower
+from lmmbook.formula.covariance import parameter_names
 
 import numpy as np
 import pandas as pd

@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 
 import lmmbook
-from lmmbook import coordinates, exact, existence, mcem, separation
+from lmmbook import exact
+from lmmbook.engine import fit
 from lmmbook.families import Custom, Gaussian, resolve
-from lmmbook.formula import build_design
+from lmmbook.formula import build_design, existence, separation
+from lmmbook.formula.invariances import coordinates
 
 import numpy as np
 import pandas as pd
@@ -131,10 +133,10 @@ def test_levels_that_are_all_alike_are_named(family):
 def test_the_warning_comes_first_is_the_only_one_and_the_fit_has_not_converged(monkeypatch, reason):
     """Whatever its certificate says. Nothing is computed here."""
     before = []
-    monkeypatch.setattr(mcem, "Engine", lambda *_: None)
-    monkeypatch.setattr(mcem, "Course", lambda _: None)
-    monkeypatch.setattr(mcem, "_run", lambda _: before.append(len(caught)) or reason)
-    monkeypatch.setattr(mcem, "gather", lambda course, design, converged: converged)
+    monkeypatch.setattr(fit, "Engine", lambda *_: None)
+    monkeypatch.setattr(fit, "Course", lambda _: None)
+    monkeypatch.setattr(fit, "_run", lambda _: before.append(len(caught)) or reason)
+    monkeypatch.setattr(fit, "gather", lambda course, design, converged: converged)
     separated = DATA.assign(y=np.where(ONE, 0, DATA["yes"]))
     with pytest.warns(UserWarning, match="separation.*'z'") as caught:
         converged = lmmbook.fit("y ~ x + z + (1|g)", separated, "bernoulli", seed=0)

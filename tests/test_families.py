@@ -9,19 +9,14 @@ from collections.abc import Callable
 from types import SimpleNamespace
 
 import lmmbook as lmm
-from lmmbook import arrays, closed_form, exact, mcem, randomness, regression, row_sums
-from lmmbook.cumulative import OrderedLogistic
-from lmmbook.families import (
-    Bernoulli,
-    Categorical,
-    Cumulative,
-    Custom,
-    Family,
-    Gaussian,
-    Poisson,
-)
+from lmmbook import exact
+from lmmbook._tensorflow import randomness
+from lmmbook.engine import arrays, fit, init, row_sums
+from lmmbook.engine.linear_predictor import linear_predictor, rows_of
+from lmmbook.engine.m_step import closed_form
+from lmmbook.families import Bernoulli, Categorical, Cumulative, Custom, Family, Gaussian, Poisson
+from lmmbook.families.cumulative import OrderedLogistic
 from lmmbook.formula import build_design
-from lmmbook.predictor import linear_predictor, rows_of
 
 import numpy as np
 import pandas as pd
@@ -398,7 +393,7 @@ def test_a_wrong_response_is_refused_before_any_work(family, values, match, monk
     def no_work(*arguments, **keywords):
         raise AssertionError("the engine was started")
 
-    monkeypatch.setattr(mcem, "Engine", no_work)
+    monkeypatch.setattr(fit, "Engine", no_work)
     own = {
         "student": STUDENT,
         "lognormal": Custom(lambda loc, scale: tfd.LogNormal(loc, scale), {"scale": tfb.Exp()}),
@@ -533,8 +528,8 @@ def regression_data(family: str) -> pd.DataFrame:
 def ordinary(family: str, formula: str, data: pd.DataFrame):
     """Reported estimates, standard errors of beta and auxiliary, log-likelihood."""
     design = build_design(formula, data, lmm.families.resolve(family))
-    beta, auxiliary, variance = regression.fit(design)
-    value, score, information, weight = regression.evaluate(design, beta, auxiliary)
+    beta, auxiliary, variance = init.fit(design)
+    value, score, information, weight = init.evaluate(design, beta, auxiliary)
     unit = np.sqrt(np.diag(information))
     assert np.abs(score / unit).max() < 1e-4  # standard errors off the maximum
     assert variance == pytest.approx(1 / weight)
@@ -602,7 +597,7 @@ def test_a_regression_without_a_maximum_is_a_start_all_the_same():
         "cumulative": np.digitize(data["x"], [-0.5, 0.5]),
     }.items():
         design = build_design("y ~ x + (1|g)", data.assign(y=y), lmm.families.resolve(family))
-        beta, auxiliary, variance = regression.fit(design)
+        beta, auxiliary, variance = init.fit(design)
         assert np.isfinite([*beta, *auxiliary, variance]).all()
         assert variance > 0
         assert beta[1] > 3
@@ -643,9 +638,9 @@ NOT_GAUSSIAN = ["cumulative", "bernoulli", "poisson", "categorical"]
 @pytest.mark.parametrize("gain", [1.0, 0.3])
 def test_near_the_maximum_the_m_step_is_newtons(family, gain):
     s = setting(family)
-    beta, own, _ = regression.fit(s.design)
+    beta, own, _ = init.fit(s.design)
     beta, own = beta + [0.1, -0.1, 0.05], own + 0.05
-    _, score, information, _ = regression.evaluate(s.design, beta, own)
+    _, score, information, _ = init.evaluate(s.design, beta, own)
     expected = gain * np.linalg.solve(information, score)
     found = np.concatenate(newton(s, beta, own, gain)) - np.concatenate([beta, own])
     np.testing.assert_allclose(found, expected, rtol=2e-3, atol=1e-5)
@@ -656,17 +651,17 @@ def test_from_far_away_the_m_step_climbs_to_the_maximum(family):
     """Damped: no step moves the predictor by more than `LONGEST_MOVE`. And the effects count: here
     they are 0.5 throughout, which the intercept has to make up for."""
     s = setting(family, effects=0.5)
-    beta, own, _ = regression.fit(s.design)
+    beta, own, _ = init.fit(s.design)
     at_beta, at_own = beta + [3.0, -2.0, 1.5], own - 0.5
-    before = regression.evaluate(s.design, at_beta + [0.5, 0, 0], at_own)[0]
+    before = init.evaluate(s.design, at_beta + [0.5, 0, 0], at_own)[0]
     for _ in range(30):
         moved = newton(s, at_beta, at_own)
         step = np.sqrt(np.mean((s.design.fixed @ (moved[0] - at_beta)) ** 2))
         longest = np.max([step, *np.abs(moved[1] - at_own)])
         assert longest < closed_form.LONGEST_MOVE * 1.001
         at_beta, at_own = moved
-    value = regression.evaluate(s.design, at_beta + [0.5, 0, 0], at_own)[0]
-    best, _, information, _ = regression.evaluate(s.design, beta, own)
+    value = init.evaluate(s.design, at_beta + [0.5, 0, 0], at_own)[0]
+    best, _, information, _ = init.evaluate(s.design, beta, own)
     assert before < value - 10
     assert best - value < 1e-3
     errors = np.sqrt(np.diag(np.linalg.inv(information)))

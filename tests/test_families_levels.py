@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from lmmbook import arrays, levels, program, step_sizes
-from lmmbook.design import Design
+from lmmbook.engine import arrays, program
+from lmmbook.engine.e_step import adaptation, block_hmc
+from lmmbook.engine.linear_predictor import curvatures, linear_predictor, rows_of
 from lmmbook.families import Bernoulli, Categorical, Cumulative, Custom, Family, Poisson
 from lmmbook.formula import build_design
-from lmmbook.predictor import curvatures, linear_predictor, rows_of
+from lmmbook.formula.design import Design
 
 import numpy as np
 import pandas as pd
@@ -165,7 +166,7 @@ class Sampler:
         return linear_predictor(self.arrays, self.parameters, effects)
 
     def _sweep(self, effects, predictor, step_sizes, seed, parents_too):
-        return levels.sweep(
+        return block_hmc.sweep(
             self.layout, self.arrays, self.parameters, effects, self.rows, predictor,
             self.curvature, step_sizes, seed, parents_too,
         )  # fmt: skip
@@ -180,7 +181,7 @@ class Sampler:
                 effects, predictor, sizes, tf.constant([seed, i]), tf.constant(parents_too(i))
             )
             if i < adapting:
-                sizes = step_sizes.adapt(sizes, acceptance, tf.constant(0.5))
+                sizes = adaptation.adapt(sizes, acceptance, tf.constant(0.5))
         np.testing.assert_allclose(predictor, self.predictor(effects), atol=1e-4)  # kept up to date
         return [u.numpy() for u in effects], [a.numpy() for a in acceptance]
 
@@ -249,7 +250,7 @@ def test_parents_may_be_left_to_the_translations(nested_sampler, parents_too):
 
 def test_a_parent_is_left_alone_without_parents_too(nested_sampler):
     sampler, _ = nested_sampler
-    parent = [levels.is_parent(sampler.layout, k) for k in (0, 1)]
+    parent = [block_hmc.is_parent(sampler.layout, k) for k in (0, 1)]
     assert parent == [f.name == "block" for f in sampler.design.factors]
     for parents_too in (True, False):
         _, acceptance = sampler(sampler.far(0.3), 1, 0.7, 5, lambda i, p=parents_too: p)

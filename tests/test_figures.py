@@ -6,8 +6,8 @@ import base64
 import itertools
 from collections.abc import Iterator
 
-from lmmbook import figures
-from lmmbook.walks import Walk
+from lmmbook.book import figures
+from lmmbook.book.sliders import Walk
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -186,7 +186,7 @@ def test_a_graph_has_a_label_for_every_node_and_an_arrow_for_every_parent():
 
 
 def test_the_models_own_graph_can_be_drawn(tiny_design):
-    from lmmbook.model import LinearMixedEffectModel, features_of
+    from lmmbook.core.model import LinearMixedEffectModel, features_of
 
     structure = LinearMixedEffectModel(tiny_design).graph(features_of(tiny_design))
     sizes = {"u(g)": 5, "u(h)": 4, "ratings": 48}

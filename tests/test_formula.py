@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import lmmbook
-from lmmbook import mcem
+from lmmbook.engine import fit
 from lmmbook.formula import build_design
 
 import numpy as np
@@ -280,7 +280,7 @@ def nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     def compiled(*_: object, **__: object) -> None:
         raise AssertionError("the engine was built before the input was checked")
 
-    monkeypatch.setattr(mcem, "Engine", compiled)
+    monkeypatch.setattr(fit, "Engine", compiled)
 
 
 def both(formula, data, error, message):

@@ -8,9 +8,10 @@ import time
 from collections.abc import Iterator
 
 import lmmbook as lmm
-from lmmbook import functions, mcem
+from lmmbook.engine import fit
 from lmmbook.formula import build_design
-from lmmbook.functions import LISTED
+from lmmbook.formula.parse import functions
+from lmmbook.formula.parse.functions import LISTED
 
 import formulae
 import numpy as np
@@ -127,7 +128,7 @@ def test_a_command_in_a_formula_never_runs(data, place):
 
 @pytest.mark.usefixtures("nothing_happens")
 def test_it_is_refused_wherever_a_formula_can_be_given(data, monkeypatch):
-    monkeypatch.setattr(mcem, "Engine", None)
+    monkeypatch.setattr(fit, "Engine", None)
     for command in COMMANDS:
         formula = f"y ~ {command} + (1|g)"
         refused(lambda formula=formula: lmm.fit(formula, data, seed=0))

@@ -10,11 +10,14 @@ from functools import partial
 from pathlib import Path
 
 import lmmbook
-from lmmbook import _rows, criticism, directions, families, parquet
-from lmmbook.columns import Columns
-from lmmbook.design import Design
-from lmmbook.factors import Factor
+from lmmbook import _rows, families
+from lmmbook.data import parquet
+from lmmbook.data.columns import Columns
 from lmmbook.formula import build_design
+from lmmbook.formula.design import Design
+from lmmbook.formula.factors import Factor
+from lmmbook.formula.invariances import directions
+from lmmbook.results import criticism
 
 import numpy as np
 import pandas as pd
@@ -205,7 +208,7 @@ def test_a_design_holds_no_row_twice(data):
 
 MEASURE = """
     import numpy as np
-    from lmmbook import directions
+    from lmmbook.formula.invariances import directions
     from lmmbook.formula import build_design
 
     def kib(name):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from lmmbook import arrays, certificate, complete_data, exact, homes
-from lmmbook.covariance import parameter_names
-from lmmbook.design import Design
+from lmmbook import exact
+from lmmbook.engine import arrays
+from lmmbook.engine.certificate import centering, certify, louis
+from lmmbook.engine.linear_predictor import linear_predictor, rows_of
 from lmmbook.formula import build_design
-from lmmbook.predictor import linear_predictor, rows_of
+from lmmbook.formula.covariance import parameter_names
+from lmmbook.formula.design import Design
 
 import numpy as np
 import pandas as pd
@@ -28,19 +30,19 @@ def ten_groups(mean: float) -> pd.DataFrame:
 
 
 def information(
-    design: Design, values: dict[str, float], home: complete_data.Home | None, chains: int
+    design: Design, values: dict[str, float], home: louis.Home | None, chains: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scores ``[chains, coordinates]`` of exact draws, and the complete data's information."""
     layout, array = arrays.on_device(design, chains)
     parameters = arrays.to_parameters(design, values)
     if home is None:
-        size = complete_data.coordinates(layout)
-        products = homes.products_of(design, layout)
+        size = louis.coordinates(layout)
+        products = centering.products_of(design, layout)
         given = layout, array, products, parameters, values["sd(residual)"] ** 2, np.eye(size)
-        home = homes.choose_homes(*given)
+        home = centering.choose_homes(*given)
     effects = [tf.constant(u) for u in conditional_draws(design, values, chains, seed=1)]
     rows, at = rows_of(layout, array, parameters), linear_predictor(array, parameters, effects)
-    return complete_data.score_and_information(layout, array, parameters, effects, rows, at, home)
+    return louis.score_and_information(layout, array, parameters, effects, rows, at, home)
 
 
 # Nearly collinear covariates; a mean of slopes that only the intercept can take up; slopes on a
@@ -63,12 +65,12 @@ def test_what_the_data_know_is_not_lost_to_the_coordinates(formula):
     values = {name: float(value) for name, value in truth["estimate"].items()}
     score, complete = information(design, values, None, 2000)
     layout, _ = arrays.on_device(design, 2000)
-    found = certificate.certify(
+    found = certify.certify(
         design, layout, arrays.to_parameters(design, values),
         score.numpy().reshape(5, 400, -1), complete.numpy(), np.eye(score.shape[1]),
     )  # fmt: skip
     assert found.definite
-    share = certificate.smallest_share(complete.numpy() - np.cov(score.numpy().T), complete.numpy())
+    share = certify.smallest_share(complete.numpy() - np.cov(score.numpy().T), complete.numpy())
     noise = np.sqrt(2 / 2000) / share / 2
     np.testing.assert_allclose(found.table["std_error"], truth["std_error"], rtol=5 * noise)
 
@@ -80,13 +82,15 @@ def test_no_other_home_knows_less():
     values = dict(zip(parameter_names(design), values, strict=True))
     fixed, rng = slice(0, 3), np.random.default_rng(0)
     layout, array = arrays.on_device(design, 2)
-    products = homes.products_of(design, layout)
+    products = centering.products_of(design, layout)
     parameters = arrays.to_parameters(design, values)
-    best = homes.least_means(layout, array, products, parameters)  # the residual's variance is 1
-    nothing = complete_data.as_written(layout).standardised
+    best = centering.least_means(
+        layout, array, products, parameters
+    )  # the residual's variance is 1
+    nothing = louis.as_written(layout).standardised
 
     def known(means: list[np.ndarray]) -> np.ndarray:
-        home = complete_data.Home([tf.constant(m, tf.float32) for m in means], nothing)
+        home = louis.Home([tf.constant(m, tf.float32) for m in means], nothing)
         return information(design, values, home, 2)[1].numpy()[fixed, fixed]
 
     least = known(best)
@@ -108,12 +112,12 @@ def test_a_stretch_is_in_part_here_in_part_there():
     root = units @ np.array([[13.0, 0.0], [0.7, 1e-4]])  # as of z, less its mean
     of, has, scale = layout.factors[0], array.factors[0], np.linalg.cholesky(root @ root.T)
     kept = np.eye(3)[:, :2]  # but for the stretch of what has no variance
-    observed, prior, likelihood = homes.what_is_left(of, has, scale, 1.0, np.eye(3))
-    part = homes.least_part(of, has, scale, 1.0, kept)
+    observed, prior, likelihood = centering.what_is_left(of, has, scale, 1.0, np.eye(3))
+    part = centering.least_part(of, has, scale, 1.0, kept)
     rest = np.eye(3) - part
     both = rest.T @ prior @ rest + part.T @ likelihood @ part
     shares = {
-        name: certificate.smallest_share(kept.T @ observed @ kept, kept.T @ known @ kept)
+        name: certify.smallest_share(kept.T @ observed @ kept, kept.T @ known @ kept)
         for name, known in {"prior": prior, "likelihood": likelihood, "both": both}.items()
     }
     assert shares["prior"] < 0.01

@@ -6,8 +6,8 @@ import datetime
 import decimal
 import warnings
 
+from lmmbook.data.labels import encode, match
 from lmmbook.formula import build_design
-from lmmbook.labels import encode, match
 
 import numpy as np
 import pandas as pd

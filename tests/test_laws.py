@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import lmmbook
-from lmmbook import arrays, families, levels, step_sizes
-from lmmbook.covariance import parameter_names
+from lmmbook import families
+from lmmbook.engine import arrays
+from lmmbook.engine.e_step import adaptation, block_hmc
+from lmmbook.engine.linear_predictor import curvatures, linear_predictor, rows_of
 from lmmbook.formula import build_design
-from lmmbook.predictor import curvatures, linear_predictor, rows_of
-from lmmbook.result import Fit
+from lmmbook.formula.covariance import parameter_names
+from lmmbook.results.fit import Fit
 
 import numpy as np
 import pandas as pd
@@ -25,7 +27,7 @@ REPLICATIONS = 6000
 DRAWS = 15  # kept of each replication, so that a rank is one of 16
 THIN = 15  # sweeps between them, after which nothing is left of where a chain was
 FALSE_ALARM = 1e-4  # all quantities together
-SHORT, LONG = step_sizes.LONGEST_STEP, 1.7  # of long steps, up to a third are refused
+SHORT, LONG = adaptation.LONGEST_STEP, 1.7  # of long steps, up to a third are refused
 
 
 def crossed_slopes() -> Simulated:
@@ -85,7 +87,7 @@ class Calibration:
             curvature = curvatures(self.layout, self.arrays, parameters, rows, predictor)
 
             def body(i, effects, predictor):
-                after = levels.sweep(
+                after = block_hmc.sweep(
                     self.layout, self.arrays, parameters, effects, rows, predictor, curvature,
                     step_sizes, tf.stack([seed, i]),
                 )  # fmt: skip

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from lmmbook import arrays, directions, e_step, levels, step_sizes
-from lmmbook.covariance import parameter_names
+from lmmbook.core import e_step
+from lmmbook.core.model import LinearMixedEffectModel, features_of
+from lmmbook.engine import arrays
+from lmmbook.engine.e_step import adaptation, block_hmc
+from lmmbook.engine.e_step.group_moves import translate
+from lmmbook.engine.linear_predictor import curvatures, linear_predictor, rows_of
 from lmmbook.formula import build_design
-from lmmbook.model import LinearMixedEffectModel, features_of
-from lmmbook.predictor import curvatures, linear_predictor, rows_of
-from lmmbook.translation import translate
+from lmmbook.formula.covariance import parameter_names
+from lmmbook.formula.invariances import directions
 
 import numpy as np
 import pandas as pd
@@ -66,7 +69,7 @@ class Sampler:
         curvature = curvatures(self.layout, self.arrays, self.parameters, rows, predictor)
         acceptance = 0.0
         for i in range(SWEEPS):
-            effects, predictor, accepted = levels.sweep(
+            effects, predictor, accepted = block_hmc.sweep(
                 self.layout, self.arrays, self.parameters, effects, rows, predictor, curvature,
                 step_sizes, seed + [0, i],
             )  # fmt: skip
@@ -95,7 +98,7 @@ def sampler(request) -> Sampler:
     )
 
 
-@pytest.mark.parametrize("step_size", [0.2, step_sizes.LONGEST_STEP, 1.7])
+@pytest.mark.parametrize("step_size", [0.2, adaptation.LONGEST_STEP, 1.7])
 def test_the_exact_conditional_is_left_as_it_is(sampler, step_size):
     start = sampler.exact_draws(seed=1)
     effects, predictor, acceptance = sampler(start, step_size, seed=2)
@@ -114,7 +117,7 @@ def test_the_exact_conditional_is_left_as_it_is(sampler, step_size):
 def test_a_start_far_away_is_forgotten(sampler):
     effects = [np.full_like(u, 3.0) for u in sampler.exact_draws(seed=0)]
     for seed in range(15):
-        effects = [u.numpy() for u in sampler(effects, step_sizes.LONGEST_STEP, seed)[0]]
+        effects = [u.numpy() for u in sampler(effects, adaptation.LONGEST_STEP, seed)[0]]
     assert_conditional(sampler.design, sampler.truth, effects)
 
 
@@ -162,17 +165,17 @@ def test_joint_and_level_by_level_draw_from_the_same_distribution(sampler):
     assert_conditional(sampler.design, sampler.truth, jointly)
     effects = [np.ones_like(u) for u in jointly]
     for seed in range(10):
-        effects = [u.numpy() for u in sampler(effects, step_sizes.LONGEST_STEP, seed)[0]]
+        effects = [u.numpy() for u in sampler(effects, adaptation.LONGEST_STEP, seed)[0]]
     assert_conditional(sampler.design, sampler.truth, effects)
 
 
 def test_adaptation_shortens_what_is_refused_and_keeps_to_its_limit():
-    sizes = tf.constant([0.3, step_sizes.LONGEST_STEP])
-    [shorter] = step_sizes.adapt([sizes], [tf.constant([0.2, 0.2])], tf.constant(0.3))
+    sizes = tf.constant([0.3, adaptation.LONGEST_STEP])
+    [shorter] = adaptation.adapt([sizes], [tf.constant([0.2, 0.2])], tf.constant(0.3))
     assert np.all(shorter < sizes)
-    [longer] = step_sizes.adapt([sizes], [tf.constant([1.0, 1.0])], tf.constant(0.3))
+    [longer] = adaptation.adapt([sizes], [tf.constant([1.0, 1.0])], tf.constant(0.3))
     assert longer[0] > 0.3
-    assert float(longer[1]) == pytest.approx(step_sizes.LONGEST_STEP)
+    assert float(longer[1]) == pytest.approx(adaptation.LONGEST_STEP)
 
 
 # Directions, found from the data

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from lmmbook import arrays, closed_form, complete_data, exact, expansion, families, m_step
-from lmmbook.design import Design
+from lmmbook import exact, families
+from lmmbook.core import m_step
+from lmmbook.core.model import LinearMixedEffectModel, features_of
+from lmmbook.engine import arrays
+from lmmbook.engine.certificate import louis
+from lmmbook.engine.linear_predictor import linear_predictor, rows_of
+from lmmbook.engine.m_step import closed_form, px
+from lmmbook.exact.marginal import Marginal
 from lmmbook.formula import build_design
-from lmmbook.marginal import Marginal
-from lmmbook.model import LinearMixedEffectModel, features_of
-from lmmbook.predictor import linear_predictor, rows_of
+from lmmbook.formula.design import Design
 
 import numpy as np
 import pandas as pd
@@ -144,9 +148,9 @@ def test_the_gain_is_how_far_to_go(tiny_design, draws):
 def test_a_variance_shrinks_at_most_to_the_floor_in_one_step(tiny_design, draws):
     start = OFF | {"sd(g)": 50.0}
     found, *_ = step(tiny_design, start, draws)
-    assert found["sd(g)"] ** 2 == pytest.approx(expansion.SHRINK * 50.0**2, rel=1e-5)
+    assert found["sd(g)"] ** 2 == pytest.approx(px.SHRINK * 50.0**2, rel=1e-5)
     half, *_ = step(tiny_design, start, draws, gain=0.5)
-    assert half["sd(g)"] ** 2 == pytest.approx(50.0**2 * (1 + expansion.SHRINK) / 2, rel=1e-5)
+    assert half["sd(g)"] ** 2 == pytest.approx(50.0**2 * (1 + px.SHRINK) / 2, rel=1e-5)
 
 
 def test_without_a_fixed_effect_to_fold_into_nothing_is_expanded(tiny, draws):
@@ -276,8 +280,8 @@ def test_the_product_of_the_halves_is_unbiased_where_the_square_is_not(tiny_desi
         u = tf.constant(rng.normal(mean, 1.0, (5, 4, 1)), tf.float32)
         # Effects that are 0.7 times as large have a coefficient that is, and the same product.
         scale = tf.constant([[0.7]])
-        _, sums = complete_data.level_sums(array.factors[0], scale, 0.7 * u)
-        coefficient, product = expansion.mean_of(layout.factors[0], 4, scale, sums)
+        _, sums = louis.level_sums(array.factors[0], scale, 0.7 * u)
+        coefficient, product = px.mean_of(layout.factors[0], 4, scale, sums)
         products.append(float(product[0, 0]))
         squares.append((float(coefficient[0]) / 0.7) ** 2)
     for estimate, unbiased in [(np.array(products), True), (np.array(squares), False)]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import warnings
 
 import lmmbook
-from lmmbook import exact, families, mcem, program
-from lmmbook.engine import Engine
+from lmmbook import exact, families
+from lmmbook.engine import fit, program
+from lmmbook.engine.init import start_values
+from lmmbook.engine.runner import Engine
 from lmmbook.formula import build_design
-from lmmbook.regression import start_values
-from lmmbook.result import Fit
+from lmmbook.results.fit import Fit
 
 import numpy as np
 import pandas as pd
@@ -202,7 +203,7 @@ def test_a_budget_that_is_too_small_is_said(nested, monkeypatch):
     def far(design):
         return start_values(design) | {"sd(block)": 1e-3, "sd(block:pot)": 30.0}
 
-    monkeypatch.setattr("lmmbook.regression.start_values", far)
+    monkeypatch.setattr("lmmbook.engine.init.start_values", far)
     with pytest.warns(UserWarning, match="has not converged.*try a larger max_sweeps"):
         fit = lmmbook.fit(nested.formula, nested.data, seed=0, max_sweeps=520)
     assert not fit.converged
@@ -232,7 +233,7 @@ def test_an_interrupt_returns_what_there_is(tiny, monkeypatch, calls):
 
 
 def test_a_parameter_that_is_no_longer_finite_stops_the_fit(tiny, monkeypatch):
-    monkeypatch.setattr("lmmbook.course.APPROACH", np.full(40, np.inf))
+    monkeypatch.setattr("lmmbook.engine.driver.APPROACH", np.full(40, np.inf))
     with pytest.raises(FloatingPointError, match="approach: expected finite values"):
         lmmbook.fit(tiny.formula, tiny.data, seed=0)
 
@@ -265,7 +266,7 @@ def test_many_shapes_say_nothing_on_stderr(tiny, capfd):
 
 
 def test_progress_is_a_line_that_goes_away(tiny, capfd, monkeypatch):
-    monkeypatch.setattr("lmmbook.progress.PATIENCE", 0.0)
+    monkeypatch.setattr("lmmbook.engine.progress.PATIENCE", 0.0)
     lmmbook.fit("y ~ 1 + (1|g)", tiny.data, seed=0, progress=True)
     out, err = capfd.readouterr()
     assert out == ""
@@ -281,7 +282,7 @@ def test_progress_is_a_line_that_goes_away(tiny, capfd, monkeypatch):
     [{"seed": 1.5}, {"seed": None}, {"seed": True}, {"chains": 4.0}, {"max_sweeps": 450.5}],
 )
 def test_arguments_that_are_no_integers_are_refused(tiny, monkeypatch, keywords):
-    monkeypatch.setattr(mcem, "Engine", None)
+    monkeypatch.setattr(fit, "Engine", None)
     [name] = keywords
     with pytest.raises(TypeError, match=f"{name}: expected an integer"):
         lmmbook.fit(tiny.formula, tiny.data, **{"seed": 0, **keywords})
@@ -301,7 +302,7 @@ def test_arguments_that_are_no_integers_are_refused(tiny, monkeypatch, keywords)
     ],
 )
 def test_bad_arguments_are_refused_before_any_work(tiny, monkeypatch, keywords, message):
-    monkeypatch.setattr(mcem, "Engine", None)
+    monkeypatch.setattr(fit, "Engine", None)
     with pytest.raises(ValueError, match=message):
         lmmbook.fit(tiny.formula, tiny.data, **{"seed": 0, **keywords})
 
@@ -313,10 +314,10 @@ def test_a_seed_is_asked_for(tiny):
 
 def test_few_levels_or_few_rows_ask_for_many_chains(crossed, tiny_design, insteval):
     formula = "ratings ~ service + (1|students) + (1|instructors)"
-    assert mcem.default_chains(build_design(formula, insteval)) == 8
-    assert mcem.default_chains(build_design(f"{formula} + (1|departments)", insteval)) == 8
-    assert mcem.default_chains(build_design(crossed.formula, crossed.data)) == 16
-    assert mcem.default_chains(tiny_design) == 64
+    assert fit.default_chains(build_design(formula, insteval)) == 8
+    assert fit.default_chains(build_design(f"{formula} + (1|departments)", insteval)) == 8
+    assert fit.default_chains(build_design(crossed.formula, crossed.data)) == 16
+    assert fit.default_chains(tiny_design) == 64
 
 
 def test_the_start_is_least_squares_with_its_variance_shared_out(tiny, tiny_design):

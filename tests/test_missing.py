@@ -8,10 +8,12 @@ from functools import partial
 from pathlib import Path
 
 import lmmbook as lmm
-from lmmbook import _rows, criticism, mcem
+from lmmbook import _rows
+from lmmbook.engine import fit
 from lmmbook.families import resolve
 from lmmbook.formula import build_design
-from lmmbook.result import Fit
+from lmmbook.results import criticism
+from lmmbook.results.fit import Fit
 
 import numpy as np
 import pandas as pd
@@ -156,7 +158,7 @@ def test_a_fit_takes_the_complete_rows(gaps, complete, monkeypatch):
     def engine(design, *_: object) -> None:
         raise Reached(design)
 
-    monkeypatch.setattr(mcem, "Engine", engine)
+    monkeypatch.setattr(fit, "Engine", engine)
     with pytest.raises(ValueError, match="no missing values"):
         lmm.fit(FORMULA, gaps, seed=0)
     with pytest.warns(UserWarning, match=LEFT_OUT), pytest.raises(Reached) as reached:

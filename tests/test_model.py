@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from lmmbook import m_step
-from lmmbook.covariance import parameter_names, to_matrix
-from lmmbook.design import Design
+from lmmbook.core import m_step
+from lmmbook.core.model import LinearMixedEffectModel, features_of
 from lmmbook.families import Gaussian
 from lmmbook.formula import build_design
-from lmmbook.model import LinearMixedEffectModel, features_of
+from lmmbook.formula.covariance import parameter_names, to_matrix
+from lmmbook.formula.design import Design
 
 import numpy as np
 import pandas as pd

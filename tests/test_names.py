@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import lmmbook as lmm
-from lmmbook.covariance import parameter_names
 from lmmbook.families import resolve
 from lmmbook.formula import build_design
+from lmmbook.formula.covariance import parameter_names
 
 import numpy as np
 import pandas as pd

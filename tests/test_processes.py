@@ -12,7 +12,9 @@ from collections.abc import Callable
 from typing import Any
 
 import lmmbook as lmm
-from lmmbook import e_step, exact, families, processes
+from lmmbook import exact, families
+from lmmbook._tensorflow import processes
+from lmmbook.core import e_step
 from lmmbook.formula import build_design
 
 import numpy as np
@@ -91,7 +93,7 @@ def test_this_process_goes_on():
 EARLY = """
 import os
 import lmmbook as lmm
-from lmmbook import processes
+from lmmbook._tensorflow import processes
 import tensorflow as tf
 
 child = os.fork()

@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import lmmbook as lmm
-from lmmbook import covariance, families, functions, gathering
-from lmmbook.formula import build_design
-from lmmbook.packing import pack, unpack
+from lmmbook import families
+from lmmbook.engine import assemble
+from lmmbook.formula import build_design, covariance
+from lmmbook.formula.parse import functions
+from lmmbook.results.packing import pack, unpack
 
 import numpy as np
 import pandas as pd
@@ -105,7 +107,7 @@ def made_up(
         # One sweep: the axes of chains and levels stand in memory as the engine left them.
         draws = rng.normal(size=(of.levels, 16, len(of.effects))).astype(np.float32)
         flat = np.moveaxis(draws, 1, 0)
-        effects[of.name] = gathering._summary(of.labels, of.name, of.effects, flat)
+        effects[of.name] = assemble._summary(of.labels, of.name, of.effects, flat)
         posterior[of.name] = flat[..., 0] if of.intercept_only else flat
     trace = pd.DataFrame({"Intercept": np.float32([0.1, 0.2]), "phase": ["approach", "draws"]})
     return lmm.Fit(

@@ -6,7 +6,8 @@ import subprocess
 import sys
 
 import lmmbook as lmm
-from lmmbook import mcem, simulate
+from lmmbook.data import simulate
+from lmmbook.engine import fit
 from lmmbook.formula import build_design
 
 import numpy as np
@@ -16,8 +17,9 @@ PEAK = """
 import resource
 import sys
 import lmmbook as lmm
-from lmmbook import complete_data, simulate
-from lmmbook.engine import Engine
+from lmmbook.data import simulate
+from lmmbook.engine.certificate import louis
+from lmmbook.engine.runner import Engine
 from lmmbook.formula import build_design
 import numpy as np
 
@@ -28,7 +30,7 @@ data, _ = simulate.crossed(rows, factors, thresholds=thresholds, seed=0)
 design = build_design("y ~ x + (1|a) + (1|b) + (1|c)", data, lmm.families.resolve(family))
 engine = Engine(design, chains, 1000, seed=0)
 engine.em("approach", np.ones(1))
-engine.measure(40, np.eye(complete_data.coordinates(engine.layout)))
+engine.measure(40, np.eye(louis.coordinates(engine.layout)))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """
 # So many that the data weigh more than the compiler does, whose peak varies from run to run.
@@ -59,11 +61,11 @@ def test_bytes_a_row(family, chains, most):
 
 def test_millions_of_rows_get_four_chains_and_few_levels_more():
     few, _ = simulate.crossed(2000, {"g": (200, 1.0)}, seed=0)
-    assert mcem.default_chains(build_design("y ~ x + (1|g)", few)) >= 8
+    assert fit.default_chains(build_design("y ~ x + (1|g)", few)) >= 8
     many, _ = simulate.crossed(3_100_000, {"g": (200, 1.0)}, seed=0)
-    assert mcem.default_chains(build_design("y ~ x + (1|g)", many)) == 4
+    assert fit.default_chains(build_design("y ~ x + (1|g)", many)) == 4
     coarse, _ = simulate.crossed(3_100_000, {"g": (10, 1.0)}, seed=0)
-    assert mcem.default_chains(build_design("y ~ x + (1|g)", coarse)) == 16
+    assert fit.default_chains(build_design("y ~ x + (1|g)", coarse)) == 16
 
 
 def test_simulated_ratings_are_what_was_asked_for():

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lmmbook.step_sizes import LEAPFROG_STEPS
+from lmmbook.engine.e_step.adaptation import LEAPFROG_STEPS
 
 import nbformat
 import numpy as np

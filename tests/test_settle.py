@@ -7,11 +7,12 @@ import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
-from lmmbook import boundary, certificate, settle, verdict
-from lmmbook.boundary import Slope
-from lmmbook.course import Course
+from lmmbook.engine import settle, verdict
+from lmmbook.engine.certificate import boundary, certify
+from lmmbook.engine.certificate.boundary import Slope
+from lmmbook.engine.driver import Course
+from lmmbook.engine.fit import fit
 from lmmbook.formula import build_design
-from lmmbook.mcem import fit
 
 import numpy as np
 import pandas as pd
@@ -167,7 +168,7 @@ def test_a_direction_of_which_nothing_is_known_is_named():
     weak = np.array([1.0, -1.0, 0.05, 0.0]) / np.sqrt(2)
     weak = weak / np.linalg.norm(weak) * standard
     observed = complete - 0.999 * np.outer(weak, weak)
-    found = certificate.least_known(observed, complete, np.eye(4))
+    found = certify.least_known(observed, complete, np.eye(4))
     assert list(found) == [True, True, False, False]
 
 

@@ -31,7 +31,8 @@ strategy = tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])
 DATA = """
 import numpy as np
 import pandas as pd
-from lmmbook import simulate, spread
+from lmmbook.data import simulate
+from lmmbook.engine.parallel import chain_parallel
 FORMULA = "y ~ x + (1|g) + (1|h)"
 
 
@@ -43,8 +44,8 @@ def crossed(family, rows=3000):
 
 
 def share_out(what):  # so few rows would never be shared out
-    spread.FEW_ROWS = 0 if what == "rows" else spread.FEW_ROWS
-    assert spread.suits(strategy, 3000, 8) == (what == "chains")
+    chain_parallel.FEW_ROWS = 0 if what == "rows" else chain_parallel.FEW_ROWS
+    assert chain_parallel.suits(strategy, 3000, 8) == (what == "chains")
 """
 
 SLOWER = pytest.param("cumulative", marks=pytest.mark.slow)
@@ -63,7 +64,10 @@ def run(script: str, *arguments: str, timeout: float = 300) -> str:
 
 SLOPES = """
 from functools import partial
-from lmmbook import arrays, closed_form, complete_data, families, predictor, program
+from lmmbook import families
+from lmmbook.engine import arrays, linear_predictor, program
+from lmmbook.engine.certificate import louis
+from lmmbook.engine.m_step import closed_form
 from lmmbook.formula import build_design
 
 family = sys.argv[1]
@@ -87,10 +91,12 @@ SAME_SUMS = (
     + DATA
     + SLOPES
     + """
-from lmmbook import levels, row_sums, sharded
-from lmmbook.translation import translate
+from lmmbook.engine import row_sums
+from lmmbook.engine.e_step import block_hmc
+from lmmbook.engine.parallel import data_parallel
+from lmmbook.engine.e_step.group_moves import translate
 
-where, shares = sharded.share_out(strategy, layout, whole)
+where, shares = data_parallel.share_out(strategy, layout, whole)
 assert where.shared == 0
 rows_on = [len(part) for part in where.parts(shares.response)]
 levels_on = [len(part) for part in where.parts(shares.factors[0].cross)]
@@ -98,7 +104,7 @@ assert sum(rows_on) == 3000 and sum(levels_on) == 300, (rows_on, levels_on)
 assert min(rows_on) > 1300, rows_on
 cuts = np.cumsum([0, *levels_on])
 own = where.whole([effects[0][a:b] for a, b in zip(cuts[:-1], cuts[1:])])
-home = complete_data.as_written(layout)
+home = louis.as_written(layout)
 home = home._replace(standardised=[tf.eye(len(part)) for part in home.standardised])
 seed = tf.constant([3, 4])
 
@@ -108,9 +114,9 @@ def everything(arrays_, effects_, where):
     state, rows, at = program.begin(layout, arrays_, state, True, where)
     _, sums = where.rows(row_sums.regression_sums, (layout,), arrays_, values, rows, at)
     given = layout, arrays_, values, effects_, rows, at
-    score = complete_data.score_and_information(*given, home, where)
+    score = louis.score_and_information(*given, home, where)
     moved = closed_form.step(*given, tf.constant(0.7), where=where)
-    u, _ = levels.update(
+    u, _ = block_hmc.update(
         layout, arrays_, values, 1, effects_[1], rows, at, state.curvature[1],
         tf.fill([25], 0.7), seed, where,
     )
@@ -121,7 +127,7 @@ def everything(arrays_, effects_, where):
     return small, (moved[1][0], there[0])
 
 
-one = tf.function(partial(everything, where=predictor.HERE), autograph=False)(whole, effects)
+one = tf.function(partial(everything, where=linear_predictor.HERE), autograph=False)(whole, effects)
 two = tf.function(partial(everything, where=where), autograph=False)(shares, [own, *effects[1:]])
 two = two[0], [tf.concat(where.parts(x), axis=0) for x in two[1]]
 assert len(layout.translations) >= 4
@@ -146,9 +152,10 @@ SAME_CHAINS = (
     + DATA
     + SLOPES
     + """
-from lmmbook import randomness, step_sizes
+from lmmbook._tensorflow import randomness
+from lmmbook.engine.e_step import adaptation
 
-made = spread.Program(strategy, layout, whole)
+made = chain_parallel.Program(strategy, layout, whole)
 
 
 def close(a, b):
@@ -158,9 +165,9 @@ def close(a, b):
 
 
 # Frozen parameters: each device has the chains that it would have alone.
-state = program.State(values, effects, step_sizes.longest_steps(layout), [])
+state = program.State(values, effects, adaptation.longest_steps(layout), [])
 state, *_ = tf.function(partial(program.begin, layout), autograph=False)(whole, state, True)
-home, seed = complete_data.as_written(layout), tf.constant([3, 4])
+home, seed = louis.as_written(layout), tf.constant([3, 4])
 gains, measure, still = tf.zeros([4]), tf.fill([4], True), tf.constant(0.0)
 after, output = made(whole, state, gains, measure, still, home, seed)
 alone = program.compiled(made.layout)
@@ -190,7 +197,8 @@ def moved(layout, arrays_, effects, where):
 
 
 turned = [tf.gather(u, order, axis=1) for u in effects]
-one = tf.function(partial(moved, layout, where=predictor.HERE), autograph=False)(whole, turned)
+here = partial(moved, layout, where=linear_predictor.HERE)
+one = tf.function(here, autograph=False)(whole, turned)
 two = tf.function(partial(moved, made.layout, where=made.where), autograph=False)(
     made.arrays, [made._apart(u) for u in effects]
 )
@@ -260,13 +268,13 @@ GO_ON = (
     TWO_DEVICES
     + DATA
     + """
-from lmmbook import checkpoint, engine
+from lmmbook.engine import checkpoint, runner
 checkpoint.EVERY = 0.0
 share_out(sys.argv[2])
 data, _ = crossed("gaussian", 1000)
 given = dict(formula=FORMULA, data=data, seed=1, strategy=strategy)
 whole = lmm.fit(**given)
-sweeps, made = engine.Engine._sweeps, 0
+sweeps, made = runner.Engine._sweeps, 0
 
 
 class Stopped(Exception):
@@ -281,7 +289,7 @@ def counted(*arguments):
     return sweeps(*arguments)
 
 
-engine.Engine._sweeps = counted
+runner.Engine._sweeps = counted
 for _ in range(3):
     try:
         lmm.fit(**given, checkpoint=sys.argv[1])
@@ -309,13 +317,13 @@ TOO_MANY = (
 data = pd.DataFrame({"y": np.random.default_rng(0).normal(size=50), "g": np.arange(50) % 2})
 strategy = tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])
 lmm.fit("y ~ 1 + (1|g)", data, seed=0, strategy=strategy, max_sweeps=520)
-from lmmbook import sharded
+from lmmbook.engine.parallel import data_parallel
 class Three:
     num_replicas_in_sync = 3
 try:
-    from lmmbook import arrays
+    from lmmbook.engine import arrays
     from lmmbook.formula import build_design
-    sharded.share_out(Three(), *arrays.on_device(build_design("y ~ 1 + (1|g)", data), 2))
+    data_parallel.share_out(Three(), *arrays.on_device(build_design("y ~ 1 + (1|g)", data), 2))
 except ValueError as error:
     print(error)
 """
@@ -337,19 +345,19 @@ WORKER = (
 import sys
 import time
 import lmmbook as lmm
-from lmmbook import workers
+from lmmbook.engine.parallel import workers
 import tensorflow as tf
 workers.meet(120)
 strategy = tf.distribute.MultiWorkerMirroredStrategy()
 """
     + DATA
     + """
-from lmmbook import checkpoint, engine
+from lmmbook.engine import checkpoint, runner
 checkpoint.EVERY = 0.0
 family, shared, folder, slow = sys.argv[1:]
 share_out(shared)
 made = 0
-sweeps = engine.Engine._sweeps
+sweeps = runner.Engine._sweeps
 
 
 def told(*arguments):
@@ -365,7 +373,7 @@ def told(*arguments):
     return sweeps(*arguments)
 
 
-engine.Engine._sweeps = told
+runner.Engine._sweeps = told
 data, _ = crossed(family)
 fit = lmm.fit(FORMULA, data, family, seed=1, strategy=strategy, checkpoint=folder or None)
 sums = {name: draws.astype(float).sum() for name, draws in fit.posterior.items()}

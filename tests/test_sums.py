@@ -5,8 +5,10 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import lmmbook as lmm
-from lmmbook import arrays, complete_data, predictor, row_sums, simulate
-from lmmbook.derivatives import derivatives_at, summed, total
+from lmmbook.data import simulate
+from lmmbook.engine import arrays, linear_predictor, row_sums
+from lmmbook.engine.certificate import louis
+from lmmbook.families.derivatives import derivatives_at, summed, total
 from lmmbook.formula import build_design
 
 import numpy as np
@@ -42,8 +44,8 @@ def large() -> SimpleNamespace:
     values = arrays.to_parameters(design, {"Intercept": 0.4, "x": -0.1, "sd(item)": 0.3})
     near = np.array([0.0, 0.3])[:, np.newaxis, np.newaxis] + rng.normal(0, 1e-3, (2, CHAINS, 1))
     effects = [tf.constant(near, tf.float32)]
-    rows = predictor.rows_of(layout, array, values)
-    at = predictor.linear_predictor(array, values, effects)
+    rows = linear_predictor.rows_of(layout, array, values)
+    at = linear_predictor.linear_predictor(array, values, effects)
     return SimpleNamespace(
         design=design, layout=layout, arrays=array, values=values, rows=rows, at=at
     )
@@ -61,8 +63,8 @@ def test_acceptance_at_ten_million_rows_is_that_of_double_precision(large):
     sd = np.sqrt(4 / (LARGE / 2))
     change = tf.constant(sd * np.array([[[1.0], [-1.0]], [[0.5], [2.0]]]), tf.float32)
     given = large.arrays, large.values, large.rows, large.at
-    compiled = tf.function(predictor.changes_and_slopes, jit_compile=True)
-    before, _ = predictor.value_and_slopes(large.layout, 0, *given)
+    compiled = tf.function(linear_predictor.changes_and_slopes, jit_compile=True)
+    before, _ = linear_predictor.value_and_slopes(large.layout, 0, *given)
     _, (added, _) = compiled(large.layout, 0, *given, before, change)
 
     codes, y = (x.numpy() for x in (large.arrays.factors[0].codes, large.arrays.response))
@@ -74,7 +76,7 @@ def test_acceptance_at_ten_million_rows_is_that_of_double_precision(large):
     np.testing.assert_allclose(added, exact, atol=5e-3)
 
     def naive(at):
-        [density, _] = predictor._value_and_slope(large.layout, large.values, large.rows, at)
+        [density, _] = linear_predictor._value_and_slope(large.layout, large.values, large.rows, at)
         return tf.math.unsorted_segment_sum(density, large.arrays.factors[0].codes, 2)
 
     moved = large.at + arrays.to_rows(large.arrays.factors[0], change)
@@ -101,9 +103,9 @@ def test_gaussian_statistics_at_ten_million_rows_are_those_of_double_precision()
     layout, array = arrays.on_device(design, CHAINS)
     values, rng = arrays.to_parameters(design, truth), np.random.default_rng(1)
     effects = [tf.constant(rng.normal(0, 0.4, (n, CHAINS, 1)), tf.float32) for n in (1000, 50)]
-    at = predictor.linear_predictor(array, values, effects)
+    at = linear_predictor.linear_predictor(array, values, effects)
     compiled = tf.function(row_sums.regression_sums, jit_compile=True)
-    _, found = compiled(layout, array, values, predictor.rows_of(layout, array, values), at)
+    _, found = compiled(layout, array, values, linear_predictor.rows_of(layout, array, values), at)
     left = array.response.numpy().astype(float)[:, np.newaxis] - at.numpy().astype(float)
     products = array.fixed.numpy().astype(float).T @ left.mean(1)
     np.testing.assert_allclose(found.square, np.square(left).sum() / CHAINS, rtol=1e-6)
@@ -132,19 +134,19 @@ def small(family: str, chains: int = 4) -> SimpleNamespace:
     values = arrays.to_parameters(design, truth)
     return SimpleNamespace(
         design=design, layout=layout, arrays=array, values=values, effects=effects,
-        rows=predictor.rows_of(layout, array, values),
-        at=predictor.linear_predictor(array, values, effects),
+        rows=linear_predictor.rows_of(layout, array, values),
+        at=linear_predictor.linear_predictor(array, values, effects),
     )  # fmt: skip
 
 
 def everything(s: SimpleNamespace, standardised: float) -> list[np.ndarray]:
     """The M-step's sums and the certificate's score and information."""
-    home = complete_data.as_written(s.layout)
+    home = louis.as_written(s.layout)
     parts = [standardised * tf.eye(len(part)) for part in home.standardised]
     home = home._replace(standardised=parts)
     given = s.layout, s.arrays, s.values
     _, sums = row_sums.regression_sums(*given, s.rows, s.at)
-    found = complete_data.score_and_information(*given, s.effects, s.rows, s.at, home)
+    found = louis.score_and_information(*given, s.effects, s.rows, s.at, home)
     return [x.numpy() for x in tf.nest.flatten((sums, found))]
 
 
@@ -182,10 +184,10 @@ def test_the_order_of_the_rows_changes_no_sum():
         assert (np.diff(codes) >= 0).all()
         values, rng = arrays.to_parameters(design, truth), np.random.default_rng(5)
         effects = [tf.constant(rng.normal(size=(n, 2, 1)), tf.float32) for n in (40, 300)]
-        at = predictor.linear_predictor(array, values, effects)
-        given = predictor.rows_of(layout, array, values)
+        at = linear_predictor.linear_predictor(array, values, effects)
+        given = linear_predictor.rows_of(layout, array, values)
         sums = row_sums.regression_sums(layout, array, values, given, at)
-        levels = [predictor.left_by_level(k, array, at)[1] for k in (0, 1)]
+        levels = [linear_predictor.left_by_level(k, array, at)[1] for k in (0, 1)]
         found.append(
             [x.numpy() for x in tf.nest.flatten((sums[1], levels, array.factors[0].cross))]
         )
@@ -197,9 +199,9 @@ def test_shares_of_the_levels_add_up():
     """What the M-step and the certificate need of a factor's levels."""
     s = small("gaussian")
     has, scale, u = s.arrays.factors[0], s.values.scales[0], s.effects[0]
-    _, whole = complete_data.level_sums(has, scale, u)
+    _, whole = louis.level_sums(has, scale, u)
     parts = [
-        complete_data.level_sums(has._replace(weights=has.weights[part]), scale, u[part])[1]
+        louis.level_sums(has._replace(weights=has.weights[part]), scale, u[part])[1]
         for part in (slice(0, 11), slice(11, None))
     ]
     for one, *shares in zip(whole, *parts, strict=True):

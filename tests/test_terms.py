@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 
-from lmmbook.design import Design
-from lmmbook.expressions import as_numbers
 from lmmbook.formula import build_design
+from lmmbook.formula.design import Design
+from lmmbook.formula.parse.expressions import as_numbers
 
 import numpy as np
 import pandas as pd
@@ -137,8 +137,9 @@ def integers(kind: str, data: pd.DataFrame) -> pd.DataFrame:
 @pytest.mark.parametrize("kind", KINDS)
 def test_arithmetic_is_in_double_precision(data, kind, tmp_path, monkeypatch):
     """As of columns of float64, given in any way, at the fit and for new rows."""
-    monkeypatch.setattr("lmmbook.formula.check_independent", lambda *_: None)  # v squared, of bools
-    monkeypatch.setattr("lmmbook.factors.check_independent", lambda *_: None)
+    # v squared, of bools
+    monkeypatch.setattr("lmmbook.formula.build.check_independent", lambda *_: None)
+    monkeypatch.setattr("lmmbook.formula.factors.check_independent", lambda *_: None)
     small = integers(kind, data)
     wide = small.astype({"v": float, "w": float})
     path = tmp_path / "data.parquet"

@@ -7,9 +7,9 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from lmmbook import walks
-from lmmbook.figures import STYLE
-from lmmbook.walks import Walk
+from lmmbook.book import sliders
+from lmmbook.book.figures import STYLE
+from lmmbook.book.sliders import Walk
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -57,12 +57,12 @@ def test_a_place_is_where_the_picture_has_it(scale: str) -> None:
         rows, columns = np.nonzero(dark)
         size = dark.shape
         found.append([100 * (columns.mean() + 0.5) / size[1], 100 * (rows.mean() + 0.5) / size[0]])
-    [placed] = walks.as_json([walk(axes=ax, x=x, y=y)])
+    [placed] = sliders.as_json([walk(axes=ax, x=x, y=y)])
     np.testing.assert_allclose(np.array(found), np.c_[placed["left"], placed["top"]], atol=0.3)
 
 
 def test_a_notebook_keeps_the_order_of_facts_and_choices() -> None:
-    [placed] = walks.as_json([walk()])
+    [placed] = sliders.as_json([walk()])
     output = nbformat.v4.new_output("display_data", {"image/png": "AAAA"}, metadata={"it": placed})
     cell = nbformat.v4.new_code_cell("", outputs=[output])
     text = nbformat.writes(nbformat.v4.new_notebook(cells=[cell]))  # it sorts what has names
@@ -92,4 +92,4 @@ def test_a_walk_without_a_number_a_place_is_refused(changes: dict[str, Any]) -> 
 )
 def test_walks_that_a_reader_cannot_choose_between_are_refused(choices: dict[str, str]) -> None:
     with pytest.raises(ValueError, match="expected the same choices, differently answered"):
-        walks.as_json([walk(), walk(choices=choices)])
+        sliders.as_json([walk(), walk(choices=choices)])

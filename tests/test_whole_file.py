@@ -8,7 +8,7 @@ import sys
 import warnings
 from pathlib import Path
 
-from lmmbook.whole_file import writing
+from lmmbook.results.whole_file import writing
 
 import pytest
 

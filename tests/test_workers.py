@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 
-from lmmbook import workers
+from lmmbook.engine.parallel import workers
 
 import pytest
 

@@ -1,0 +1,1 @@
+"""What chapters share: figures, checks, exercises. Nothing here knows of models."""

@@ -1,0 +1,138 @@
+"""The pictures of the book: one style, and figures with alt text.
+
+Used from chapter 01 on. A chapter reads the same in the book, in Colab and on a terminal, so
+nothing here depends on the book's tools: a figure is a plain notebook output.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lmmbook.book.checks import Output, printable
+from lmmbook.book.sliders import Walk, as_json
+
+import matplotlib.pyplot as plt
+from IPython.display import display
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Mid-grey ink and mid-tone colours on a transparent ground: legible on a white page and on a dark.
+# The colours differ for the colour-blind too, and each has a dash of its own.
+INK = "#7b7b7b"
+COLOURS = ("#4a8ee0", "#d3752e", "#0f7657", "#955a95")
+DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1)), (0, (6, 1.5, 1.5, 1.5)))
+# Inches. With text of this size, in points, a phone shows a figure of this width legibly.
+WIDTH, TEXT = 5.5, 12
+STYLE: dict[str, Any] = {
+    "figure.figsize": (WIDTH, 3.2),
+    "figure.constrained_layout.use": True,
+    "font.size": TEXT,
+    "savefig.transparent": True,
+    "axes.prop_cycle": plt.cycler(color=COLOURS, linestyle=DASHES),
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.titlesize": "medium",
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "lines.linewidth": 1.4,
+}
+
+
+def use_style() -> None:
+    """Set the book's figure style for the figures that follow. Chapter 01 is the first to use it.
+
+    Examples
+    --------
+    >>> with plt.rc_context():  # what is set here ends with the block
+    ...     use_style()
+    ...     plt.rcParams["savefig.transparent"]
+    True
+    """
+    plt.style.use(STYLE)
+
+
+def show(fig: Figure, alt: str, walks: Sequence[Walk] = ()) -> None:
+    """Display a figure with its alternative text, and close it. See chapter 01.
+
+    Parameters
+    ----------
+    fig
+        A Matplotlib figure.
+    alt
+        What the figure shows, for readers who cannot see it. Compute its numbers: prose that no
+        code checks goes stale.
+    walks
+        Paths that the reader of the book's pages can walk by a slider below the figure.
+
+    Raises
+    ------
+    ValueError
+        If ``alt`` is empty; or as `lmmbook.book.sliders.as_json`.
+
+    Examples
+    --------
+    >>> fig, ax = plt.subplots()
+    >>> show(fig, alt="Two axes, and nothing between them.")
+    Figure: Two axes, and nothing between them.
+    """
+    if not alt.strip():
+        raise ValueError("show(fig, alt=...): expected a sentence that says what the figure shows")
+    alt = printable(alt)
+    png = io.BytesIO()
+    fig.savefig(png, format="png", dpi=180)
+    metadata: dict[str, Any] = {"lmmbook": {"walks": as_json(walks)}} if walks else {}
+    plt.close(fig)
+    width = round(fig.get_figwidth() * 100)  # CSS pixels; the picture itself is sharper
+    picture = base64.b64encode(png.getvalue()).decode()
+    display(
+        Output({"image/png": picture, "text/plain": f"Figure: {alt}"}),
+        raw=True,
+        metadata=metadata | {"image/png": {"alt": alt, "width": width}},
+    )
+
+
+def draw_graph(
+    structure: Sequence[tuple[str, tuple[str, ...]]], sizes: Mapping[str, int]
+) -> Figure:  # fmt: skip
+    """Draw a joint distribution's structure: one node a variable, an arrow from each parent.
+
+    Parameters
+    ----------
+    structure
+        As `LinearMixedEffectModel.graph` gives it: each variable and those it depends on.
+    sizes
+        Variable to how many numbers it holds, written into its node.
+    """
+    roots = [name for name, parents in structure if not parents]
+    place = {name: (i - (len(roots) - 1) / 2, 1.0) for i, name in enumerate(roots)}
+    place |= {name: (0.0, 0.0) for name, parents in structure if parents}
+    fig, ax = plt.subplots(figsize=(WIDTH, 2.8))
+    boxes = {}
+    for name, parents in structure:
+        label = f"{name}\n{sizes[name]:,}".replace("$", r"\$")  # a name is no formula
+        box = {"boxstyle": "round,pad=0.6", "fc": "none", "ec": COLOURS[0 if parents else 1]}
+        text = ax.text(*place[name], label, ha="center", va="center", bbox=box)
+        boxes[name] = text.get_bbox_patch()
+    for name, parents in structure:
+        for parent in parents:
+            ends = {"patchA": boxes[parent], "patchB": boxes[name]}
+            arrow = {"arrowstyle": "-|>", "color": INK, "shrinkA": 2, "shrinkB": 2} | ends
+            ax.annotate("", place[name], place[parent], arrowprops=arrow)
+    ax.set(xlim=(-len(roots) / 2, len(roots) / 2), ylim=(-0.35, 1.35))
+    ax.axis("off")
+    return fig
+
+
+def histogram(ax: Axes, values: Any, label: str, **keywords: Any) -> None:
+    """A plain histogram with labelled axes and a line at zero."""
+    ax.hist(values, bins=keywords.pop("bins", 60), **keywords)
+    ax.axvline(0, color=INK, linewidth=1, linestyle="--")
+    ax.set(xlabel=label, ylabel="count")

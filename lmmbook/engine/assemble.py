@@ -1,0 +1,79 @@
+"""A fit's tables and arrays, from where its course ended.
+
+Chapter 04. `driver` leaves parameters and draws on the device; a `Fit` holds what people read.
+"""
+
+from __future__ import annotations
+
+from lmmbook.engine.certificate import boundary
+from lmmbook.engine.certificate.boundary import AT_ONCE
+from lmmbook.engine.driver import Course
+from lmmbook.formula import covariance
+from lmmbook.formula.design import Design
+from lmmbook.formula.invariances import coordinates
+from lmmbook.results.fit import Fit
+
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+
+
+def gather(course: Course, design: Design, converged: bool) -> Fit:
+    """Put a `Fit` of ``design``, as the data have it, together from where a `Course` ended."""
+    engine, found = course.engine, course.found
+    beta, *scales, auxiliary = (np.asarray(x, float) for x in tf.nest.flatten(engine.parameters))
+    covariances = [lower @ lower.T for lower in scales]
+    for k, block in course.at_boundary:  # tried at next to nothing, and found to be nothing
+        count = course.singular[k, block]
+        singular = boundary.flattened(course.design, engine.parameters, (k, block), count, 0.0)
+        place = np.ix_(block, block)
+        covariances[k][place] = singular[place]
+    values = coordinates.reported(course.design, beta, covariances, auxiliary)
+    names = list(values)
+    nothing = pd.Series(np.nan, names)
+    table = pd.DataFrame(
+        {
+            "estimate": pd.Series(values, dtype=float),
+            "std_error": nothing if found is None else found.table["std_error"],
+            "mcse": nothing if found is None else found.table["mcse"],
+            "at_boundary": False,
+        },
+        index=pd.Index(names, name="parameter"),
+    )
+    # Draws are there from the first certificate on; before, the chains' present state is one each.
+    kept = engine.kept
+    if not engine.kept_sweeps:
+        kept = [u.numpy()[np.newaxis] for u in engine.where.together(engine.state.effects)]
+    together = pd.DataFrame(np.nan, names, names) if found is None else found.covariance.copy()
+    for factor, columns in course.at_boundary:
+        of = design.factors[factor]
+        own = covariance.names_of_block(of, columns)
+        table.loc[own, ["std_error", "mcse"]] = np.nan
+        together.loc[own] = together.loc[:, own] = np.nan
+        table.loc[own, "at_boundary"] = True
+        if len(columns) == 1:
+            kept[factor][..., list(columns)] = 0.0
+    posterior, effects = {}, {}
+    for k, (of, draws) in enumerate(zip(design.factors, kept, strict=True)):
+        flat = np.moveaxis(draws, 2, 1).reshape(-1, of.levels, len(of.effects))  # a copy
+        flat = coordinates.effects_reported(course.design, k, flat)
+        effects[of.name] = _summary(of.labels, of.name, of.effects, flat)
+        posterior[of.name] = flat[..., 0] if of.intercept_only else flat
+    return Fit(
+        table, together, converged, course.distance,
+        np.nan if found is None else found.r_hat, np.nan if found is None else found.ess,
+        effects, pd.concat(engine.trace, ignore_index=True), posterior, design, engine.chains,
+    )  # fmt: skip
+
+
+def _summary(
+    labels: pd.Index, name: str, columns: tuple[str, ...], draws: np.ndarray
+) -> pd.DataFrame:
+    """Mean and sd over ``[draws, levels, columns]``, a row a level."""
+    parts = {}
+    for j, column in enumerate(columns):
+        # Some levels at a time, so that there is no second copy of all draws.
+        some = np.array_split(draws[..., j], -(-draws[..., j].size // AT_ONCE), axis=1)
+        mean, sd = (np.concatenate([f(x, axis=0) for x in some]) for f in (np.mean, np.std))
+        parts[column] = pd.DataFrame({"mean": mean, "sd": sd}, index=pd.Index(labels, name=name))
+    return parts["Intercept"] if columns == ("Intercept",) else pd.concat(parts, axis=1)

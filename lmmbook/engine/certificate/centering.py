@@ -1,0 +1,158 @@
+"""The home of each parameter: the centring in which the complete data know least about it.
+
+Chapter 04. The less the complete data know, the less is to be taken away for the missing effects,
+and the less noise there is. See `louis` for what the homes are.
+"""
+
+from __future__ import annotations
+
+from lmmbook._rows import pieces
+from lmmbook.engine.arrays import Arrays, FactorArrays, FactorLayout, Layout, Parameters
+from lmmbook.engine.certificate import louis
+from lmmbook.formula.design import Design
+
+import numpy as np
+import tensorflow as tf
+from scipy import linalg
+
+ENOUGH = 0.1  # observed / complete information; with so much left, a home is good
+ROUNDING = 1e-12
+
+
+def choose_homes(
+    layout: Layout,
+    arrays: Arrays,
+    products: np.ndarray,
+    parameters: Parameters,
+    variance: float,
+    estimated: np.ndarray,
+) -> louis.Home:
+    """For each parameter the home where the complete data know least about it.
+
+    ``products`` as from `products_of`; ``variance`` is the residual's, or what is like it (the
+    square of `Engine.unit`): a choice needs no more. ``estimated`` [coordinates, free] are the
+    directions to be judged, as for `certify.certify`.
+    """
+    begins, standardised = louis.offsets(layout), []
+    for k, (of, has, scale) in enumerate(
+        zip(layout.factors, arrays.factors, parameters.scales, strict=True)
+    ):
+        own = estimated[begins[k] : begins[k + 1]]
+        kept = own[:, np.abs(own).max(0) > 0]
+        standardised.append(least_part(of, has, np.asarray(scale, float), variance, kept))
+    means = least_means(layout, arrays, products / variance, parameters)
+    return louis.Home(
+        *([tf.constant(x, tf.float32) for x in of_each] for of_each in (means, standardised))
+    )
+
+
+def products_of(design: Design, layout: Layout) -> np.ndarray:
+    """``M'M`` of the columns M that are the fixed effects' and, for each factor, those of its
+    effects that no fixed effect is alike to (`lone`)."""
+    columns = [design.fixed.T]
+    for of, factor in zip(layout.factors, design.factors, strict=True):
+        columns.append(factor.z.T[lone(of)])
+    sizes = np.cumsum([0, *(len(c) for c in columns)])
+    found = np.zeros((sizes[-1], sizes[-1]))
+    for piece in pieces(design.rows):
+        part = np.concatenate([c[:, piece] for c in columns])
+        found += part @ part.T
+    return found
+
+
+def lone(of: FactorLayout) -> list[int]:
+    """The columns of a factor in which no fixed effect can be taken over."""
+    return [j for j in range(of.columns) if j not in of.freed_columns]
+
+
+def least_means(
+    layout: Layout, arrays: Arrays, products: np.ndarray, parameters: Parameters
+) -> list[np.ndarray]:
+    """`louis.Home.means`, those with which the complete data know least.
+
+    With a mean ``F t`` of effects beside a fixed effect's column x, they know
+
+        (x - F t)'(x - F t) / variance  in the likelihood  +  t'G t  in the prior,
+
+    G the information that effects give about their mean. That is least squares. For a column that
+    is constant within levels, or nearly, t is nearly all of it; for others next to nothing.
+    ``products`` are divided by the variance.
+    """
+    places, sizes, inside = [], [], []
+    end = layout.fixed
+    for of, has, scale in zip(layout.factors, arrays.factors, parameters.scales, strict=True):
+        alone = lone(of)
+        chosen = [*range(len(of.freed_columns)), *(len(of.freed_columns) + j for j in alone)]
+        places += [*of.freed_fixed, *range(end, end + len(alone))]
+        end += len(alone)
+        sizes.append((len(louis.mean_columns(of)), chosen))
+        weights = louis.mean_weights(has).numpy().astype(float)[:, chosen]
+        columns = np.array(louis.mean_columns(of))[chosen]
+        root = np.linalg.inv(np.asarray(scale, float))
+        precision = (root.T @ root)[np.ix_(columns, columns)]
+        inside.append(weights.T @ weights * precision)
+    normal = products[np.ix_(places, places)] + linalg.block_diag(*inside)
+    unit = 1 / np.sqrt(np.diag(normal))
+    normal = normal * np.outer(unit, unit) + ROUNDING * np.eye(len(unit))
+    right = unit[:, np.newaxis] * products[places, : layout.fixed]
+    solved = unit[:, np.newaxis] * np.linalg.solve(normal, right)
+    means = []
+    for size, chosen in sizes:
+        own, solved = np.split(solved, [len(chosen)])
+        means.append(np.zeros((size, layout.fixed)))
+        means[-1][chosen] = own
+    return means
+
+
+def least_part(
+    of: FactorLayout, has: FactorArrays, scale: np.ndarray, variance: float, kept: np.ndarray
+) -> np.ndarray:
+    """`louis.Home.standardised`, that with which the complete data know least.
+
+    Where a part P of a stretch is in the likelihood, they know (I - P)' A (I - P) + P' B P, of what
+    A they know in the prior and B in the likelihood. P = (A + B)^-1 A makes that the smallest, in
+    every direction. ``kept`` [stretches, free] are the directions to look at.
+    """
+    left = what_is_left(of, has, scale, variance, np.eye(len(kept)))
+    # Standardising costs as much as all else that is measured: only where it is needed.
+    if kept.shape[1] == 0 or _smallest_ratio(*(kept.T @ x @ kept for x in left[:2])) >= ENOUGH:
+        return np.zeros(2 * [len(kept)])
+    _, prior, likelihood = left
+    unit = 1 / np.sqrt(np.diag(prior + likelihood))
+    whole = (prior + likelihood) * np.outer(unit, unit) + ROUNDING * np.eye(len(unit))
+    return unit[:, np.newaxis] * np.linalg.solve(whole, unit[:, np.newaxis] * prior)
+
+
+def what_is_left(
+    of: FactorLayout, has: FactorArrays, scale: np.ndarray, variance: float, kept: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Information on a covariance, ``[free, free]``: observed, in the prior, in the likelihood.
+
+    Roughly: for a factor on its own, with levels that are all like their average. ``kept``
+    [stretches, free] are the directions to look at. With Σ the covariance, C a level's Z'Z /
+    variance and A = SΣ + ΣS' what a stretch S adds to Σ, a level's information is
+
+        tr(P A P A) / 2 in the prior, P = Σ^-1;  tr(S'C S Σ) in the likelihood;
+        tr(Q A Q A) / 2 observed, with Q = (I + CΣ)^-1 C what the ratings leave certain.
+    """
+    own = np.tensordot(kept.T, np.asarray(louis.stretches(of, has.units), float), 1)
+    sigma = scale @ scale.T
+    told = np.asarray(has.cross, float).mean(0) / variance
+    added = own @ sigma
+    added += added.swapaxes(1, 2)
+    certain = np.linalg.solve(np.eye(len(sigma)) + told @ sigma, told)
+    return (
+        _traces(certain @ added) / 2,
+        _traces(np.linalg.solve(sigma, added)) / 2,
+        np.einsum("aji,jk,bkl,li->ab", own, told, own, sigma),
+    )
+
+
+def _traces(matrices: np.ndarray) -> np.ndarray:
+    """``tr(M_a M_b)`` for all pairs of ``[matrices, columns, columns]``."""
+    return np.einsum("aij,bji->ab", matrices, matrices)
+
+
+def _smallest_ratio(top: np.ndarray, bottom: np.ndarray) -> float:
+    """Smallest eigenvalue of ``bottom^-1 top``, both symmetric and not negative."""
+    return float(np.linalg.eigvals(np.linalg.solve(bottom, top)).real.min())

@@ -1,0 +1,241 @@
+"""The certificate: how far from the maximum are these parameters, and how well is that known?
+
+Chapter 04. At frozen parameters, from draws of independent chains, Fisher's identity gives the
+score of the marginal likelihood and Louis' the observed information (`louis`). Their
+Newton step is the distance to the maximum, in units of the information's standard errors. It does
+not matter how the parameters were found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lmmbook._tensorflow.quiet import quiet_log
+from lmmbook.engine.arrays import Layout, Parameters
+from lmmbook.engine.certificate import louis
+from lmmbook.formula import covariance
+from lmmbook.formula.design import Design
+from lmmbook.formula.invariances import coordinates, directions
+from lmmbook.results.fit import CLOSE
+
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+import tensorflow_probability as tfp
+from scipy import linalg
+
+SINGULAR = 0.01  # smallest eigenvalue of observed / complete information that we build on
+BELIEVED = 3.0  # times the eigenvalue's own Monte Carlo error
+LITTLE = 1e-4  # missing / complete information, of which no diagnosis is made
+SHARE = 0.3  # of the largest one, in a direction of which next to nothing is known
+BATCHES = 5  # of each chain, for Monte Carlo standard errors
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What is known of the maximum from where the parameters are.
+
+    Attributes
+    ----------
+    table
+        Index: parameter name; ``step`` the Newton step to the maximum, ``std_error`` from the
+        observed information, ``mcse`` the Monte Carlo standard error of the step. All of an sd's
+        are on the log scale, all of a correlation's on Fisher's z scale. NaN for parameters at a
+        boundary or fixed, and all of them NaN if the information is not ``definite``.
+    covariance
+        Of the same, ``[parameters, parameters]``: ``std_error`` is the root of its diagonal.
+    distance
+        The largest \\|step\\| / std_error; infinite if the information is not definite.
+    converged
+        Whether every \\|step\\| + 2 mcse is at most 0.2 std_error.
+    definite, indefinite
+        Whether the smallest eigenvalue of the observed information, relative to the complete
+        data's, is known to be positive, or known to be negative. If it is not known to be positive,
+        no Newton step can be trusted.
+    unknown
+        If it is not known to be positive: the parameters of the direction about which least is
+        known, those that have the largest share in it.
+    hopeless
+        If it is not known to be positive: whether it is so near zero, for its Monte Carlo error,
+        that four times the draws would hardly show it to be.
+    r_hat, ess
+        Split R-hat and effective sample size of the worst of the scores.
+    step
+        The Newton step in local coordinates (`louis`), zeros where there is none.
+    """
+
+    table: pd.DataFrame
+    covariance: pd.DataFrame
+    distance: float
+    converged: bool
+    definite: bool
+    indefinite: bool
+    unknown: tuple[str, ...]
+    hopeless: bool
+    r_hat: float
+    ess: float
+    step: np.ndarray
+
+
+def certify(
+    design: Design,
+    layout: Layout,
+    parameters: Parameters,
+    score: np.ndarray,
+    information: np.ndarray,
+    estimated: np.ndarray,
+) -> Certificate:
+    """Judge ``parameters`` by what was measured of draws at them.
+
+    Parameters
+    ----------
+    score
+        ``[draws, chains, coordinates]``, complete-data scores.
+    information
+        ``[coordinates, coordinates]``, the mean complete-data information.
+    estimated
+        ``[coordinates, free]``, the directions to judge: the identity less its columns for what is
+        fixed or at a boundary.
+    """
+    score = score.astype(float) @ estimated
+    complete = estimated.T @ information @ estimated
+    draws, chains, free = score.shape
+    flat = score.reshape(-1, free)
+    observed = complete - np.cov(flat.T).reshape(free, free)
+    # Of what is nearly all observed the scores hardly vary, but by rounding.
+    varies = np.diag(complete - observed) > LITTLE * np.diag(complete)
+    ess, r_hat = diagnose(score[..., varies]) if varies.any() else (float(draws * chains), 1.0)
+
+    # Both are estimates: the fewer draws, the larger the eigenvalue has to be to be believed.
+    # Far from the maximum even the complete data's may be negative.
+    smallest, noise = smallest_share(observed, complete), BELIEVED * np.sqrt(2 / ess)
+    definite, indefinite = smallest > max(SINGULAR, noise), smallest < -noise
+    names = covariance.parameter_names(design)
+    to_reported = jacobian(design, layout, parameters) @ estimated
+    if not definite:
+        table = pd.DataFrame(np.nan, names, ["step", "std_error", "mcse"])
+        nothing, zero = pd.DataFrame(np.nan, names, names), np.zeros(len(estimated))
+        unknown = least_known(observed, complete, to_reported)
+        return Certificate(
+            table, nothing, np.inf, False, False, bool(indefinite),
+            tuple(name for name, yes in zip(names, unknown, strict=True) if yes),
+            bool(smallest < noise / 2), r_hat, ess, zero,
+        )  # fmt: skip
+
+    inverse = np.linalg.inv(observed)
+    step = inverse @ flat.mean(0)
+    # What each draw adds to the step, to first order: by its score, and by what its score does to
+    # Louis' variance, which matters the more, the longer the step is.
+    apart = score - flat.mean(0)
+    added = score + apart * (apart @ step)[..., np.newaxis]
+    size = draws // BATCHES
+    batches = added[: size * BATCHES].reshape(BATCHES, size, chains, free).mean(1)
+    noise = np.cov(batches.reshape(-1, free).T).reshape(free, free) / (BATCHES * chains)
+    open_left = to_reported @ inverse @ to_reported.T
+    table = pd.DataFrame(
+        {
+            "step": to_reported @ step,
+            "std_error": np.sqrt(np.diag(open_left)),
+            "mcse": np.sqrt(np.diag(to_reported @ inverse @ noise @ inverse @ to_reported.T)),
+        },
+        index=names,
+    )
+    idle = table["std_error"].to_numpy() == 0  # fixed, or at a boundary
+    table[idle] = open_left[idle] = open_left[:, idle] = np.nan
+    relative = table["step"].abs() / table["std_error"]
+    reach = (table["step"].abs() + 2 * table["mcse"]) / table["std_error"]
+    return Certificate(
+        table,
+        pd.DataFrame(open_left, names, names),
+        float(relative.max()),
+        bool(reach.max() <= CLOSE),
+        True,
+        False,
+        (),
+        False,
+        r_hat,
+        ess,
+        estimated @ step,
+    )
+
+
+def smallest_share(observed: np.ndarray, complete: np.ndarray) -> float:
+    """Smallest eigenvalue of ``complete^-1 observed``: what is left where most is missing.
+
+    Of the same size in whatever coordinates, so collinear covariates do not make it smaller. Minus
+    infinity if ``complete`` is not positive definite.
+    """
+    try:
+        return float(linalg.eigh(observed, complete, eigvals_only=True)[0])
+    except linalg.LinAlgError:
+        return -np.inf
+
+
+def least_known(observed: np.ndarray, complete: np.ndarray, to_reported: np.ndarray) -> np.ndarray:
+    """``[parameters]``, which of them have a large share in the direction where most is missing.
+
+    ``to_reported`` ``[parameters, free]``. A share is how far the direction moves a parameter, in
+    the complete data's standard errors, which is at most one.
+    """
+    try:
+        direction = linalg.eigh(observed, complete)[1][:, 0]
+    except linalg.LinAlgError:  # as far away as that nothing is known
+        return np.zeros(len(to_reported), bool)
+    spread = np.einsum("pi,ij,pj->p", to_reported, np.linalg.inv(complete), to_reported)
+    share = np.abs(to_reported @ direction) / np.sqrt(np.where(spread > 0, spread, np.inf))
+    return share > SHARE * share.max()
+
+
+def diagnose(score: np.ndarray) -> tuple[float, float]:
+    """Effective sample size and split R-hat of the worst column of ``[draws, chains, columns]``."""
+    states = tf.constant((score - score.mean((0, 1))) / score.std((0, 1)))
+    with quiet_log():  # TensorFlow warns of a cast inside, from complex to real, that is meant
+        ess = tfp.mcmc.effective_sample_size(states, cross_chain_dims=1)
+    r_hat = tfp.mcmc.potential_scale_reduction(states, split_chains=True)
+    return float(tf.reduce_min(ess)), float(tf.reduce_max(r_hat))
+
+
+def jacobian(design: Design, layout: Layout, parameters: Parameters) -> np.ndarray:
+    """``[parameters, coordinates]``: reported parameters (sds as logs, correlations as Fisher's z)
+    by local coordinates, by central differences."""
+    size = louis.coordinates(layout)
+    columns = []
+    for i in range(size):
+        # In a fixed effect all are linear: a long step loses no digits beside a large intercept.
+        h = 1.0 if i < layout.fixed else 1e-4
+        up, down = (
+            coordinates.on_their_scales(
+                design, *move(design, layout, parameters, sign * h * np.eye(size)[i])
+            )
+            for sign in (1, -1)
+        )
+        columns.append((up - down) / (2 * h))
+    return np.array(columns).T
+
+
+def move(
+    design: Design, layout: Layout, parameters: Parameters, step: np.ndarray
+) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
+    """``(beta, covariances, auxiliary)`` after a step in local coordinates, in float64.
+
+    A covariance is stretched by exp(S), to first order I + S, and stays one however long the step.
+    """
+    begins = louis.offsets(layout)
+    units = [directions.units(factor) for factor in design.factors]
+    covariances = []
+    for k, (of, scale) in enumerate(zip(layout.factors, parameters.scales, strict=True)):
+        stretch = np.tensordot(step[begins[k] : begins[k + 1]], louis.basis(of), 1)
+        values, vectors = np.linalg.eigh(stretch)
+        by = units[k] @ (vectors * np.exp(values)) @ vectors.T @ np.linalg.inv(units[k])
+        root = by @ np.asarray(scale, float)
+        covariances.append(root @ root.T)
+    beta = np.asarray(parameters.beta, float) + step[: layout.fixed]
+    return beta, covariances, np.asarray(parameters.auxiliary, float) + step[begins[-1] :]
+
+
+def scale_of(name: str) -> Callable[[float], float]:
+    """The scale on which a parameter's errors are given: log for an sd, Fisher's z for a cor."""
+    if name.startswith("sd("):
+        return np.log
+    return np.arctanh if name.startswith("cor(") else float

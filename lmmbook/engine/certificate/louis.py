@@ -1,0 +1,247 @@
+"""Score and information of the complete data: what the certificate averages over draws.
+
+Chapter 04. Fisher's identity: the gradient of log p(ratings) is the mean, over draws of the random
+effects, of the gradient of log p(ratings, effects). Louis (1982): its negative Hessian is the mean
+of the complete data's, minus the covariance of the gradients.
+
+Both hold under any *centring* of the effects, and the noise is least where the complete data know
+least about a parameter. So every parameter has a home:
+
+- a fixed effect lives in the likelihood, or it can be the mean of a factor's effects instead, to
+  the extent that a mean of theirs does to the ratings what the fixed effect does;
+- a covariance lives in the prior of its effects, or (``standardised``) scales standardised effects
+  in the likelihood, or in part here, in part there. The likelihood is for small variances, of which
+  the prior knows too much.
+
+Parameters are counted off in local coordinates: the fixed effects; for each factor the entries of a
+stretch S, with ``covariance <- (I + S) covariance (I + S)'`` (where a part of S is in the
+likelihood and a part in the prior, I + S is the product of theirs, in this order); the family's
+auxiliary parameters. S is symmetric where effects are measured in `FactorArrays.units`. For a lone
+intercept it is the change of log sd. A covariance that is singular stays so, and can still be
+turned.
+"""
+
+from __future__ import annotations
+
+from itertools import combinations_with_replacement
+from typing import NamedTuple
+
+from lmmbook.engine.arrays import (
+    Arrays,
+    FactorArrays,
+    FactorLayout,
+    Layout,
+    Parameters,
+    inverse,
+    one_hot,
+    standardise,
+)
+from lmmbook.engine.linear_predictor import HERE, Where
+from lmmbook.engine.row_sums import ByStretch, likelihood_sums
+from lmmbook.families.derivatives import ByRegression
+
+import numpy as np
+import tensorflow as tf
+
+
+class Home(NamedTuple):
+    """Where each parameter lives; numbers, so that a program serves all choices.
+
+    ``means``, per factor ``[freed + columns, fixed]``: what a fixed effect of one adds to the mean
+    of its effects, as coefficients of the covariates that the factor can take over, and of a
+    constant for each column (see `means_of`). What this does to the ratings is taken away from the
+    fixed effect's column in the likelihood. ``standardised``, per factor ``[stretches,
+    stretches]``: the part of a stretch that is in the likelihood, zeros for none and the identity
+    for all.
+    """
+
+    means: list[tf.Tensor]
+    standardised: list[tf.Tensor]
+
+
+def as_written(layout: Layout) -> Home:
+    """Fixed effects in the likelihood, covariances in the prior."""
+    return Home(
+        [tf.zeros([len(mean_columns(of)), layout.fixed]) for of in layout.factors],
+        [tf.zeros(2 * [len(basis(of))]) for of in layout.factors],
+    )
+
+
+def mean_columns(of: FactorLayout) -> tuple[int, ...]:
+    """``[freed + columns]``: which column of a factor each coefficient of `Home.means` is of."""
+    return (*of.freed_columns, *range(of.columns))
+
+
+def mean_weights(has: FactorArrays) -> tf.Tensor:
+    """``[levels, freed + columns]``: what it is multiplied by in each level."""
+    levels, columns = has.cross.shape[:2]
+    return tf.concat([has.weights, tf.ones([levels, columns])], axis=1)
+
+
+def means_of(of: FactorLayout, has: FactorArrays, means: tf.Tensor) -> tf.Tensor:
+    """``[levels, fixed, columns]``: the mean of effects, for a fixed effect of one."""
+    place = one_hot(mean_columns(of), of.columns)
+    return tf.einsum("lm,mf,mj->lfj", mean_weights(has), means, place)
+
+
+def basis(of: FactorLayout) -> np.ndarray:
+    """Entries of a stretch, ``[entries, columns, columns]``: symmetric, one (pair) each."""
+    matrices = []
+    for block in of.blocks:
+        for a, b in combinations_with_replacement(block, 2):
+            matrix = np.zeros((of.columns, of.columns), np.float32)
+            matrix[a, b] = matrix[b, a] = 1.0
+            matrices.append(matrix)
+    return np.array(matrices)
+
+
+def stretches(of: FactorLayout, units: tf.Tensor) -> tf.Tensor:
+    """The same in the units of effects, ``[entries, columns, columns]`` float64: what multiplies
+    them."""
+    inverse = tf.linalg.triangular_solve(units, tf.eye(of.columns, dtype=tf.float64), lower=False)
+    return units @ tf.constant(basis(of), tf.float64) @ inverse
+
+
+def offsets(layout: Layout) -> list[int]:
+    """Where each factor's stretch begins among the coordinates; last, where the auxiliary do."""
+    sizes = [len(basis(of)) for of in layout.factors]
+    return [int(n) for n in layout.fixed + np.cumsum([0, *sizes])]
+
+
+def coordinates(layout: Layout) -> int:
+    """How many there are."""
+    return offsets(layout)[-1] + layout.family.auxiliary
+
+
+class LevelSums(NamedTuple):
+    """Sums over a factor's levels, float64, with x a level's standardised effects: their number;
+    x x' ``[chains, columns, columns]``; weights' x ``[chains, freed, columns]``; and weights'
+    weights ``[freed, freed]``."""
+
+    levels: tf.Tensor
+    second: tf.Tensor
+    weighted: tf.Tensor
+    gram: tf.Tensor
+
+
+def score_and_information(
+    layout: Layout,
+    arrays: Arrays,
+    parameters: Parameters,
+    effects: list[tf.Tensor],
+    rows: tuple[tf.Tensor, ...],
+    predictor: tf.Tensor,
+    home: Home,
+    where: Where = HERE,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Gradient ``[chains, coordinates]`` and mean negative Hessian ``[coordinates, coordinates]``.
+
+    Of log p(ratings, effects), the effects centred as ``home`` says, at each chain's draw. float64.
+    """
+    _, (regression, stretch) = where.rows(
+        in_likelihood, (layout,), arrays, parameters, effects, rows, predictor, home
+    )
+    begins, size = offsets(layout), coordinates(layout)
+    by_fixed, by_auxiliary = tf.split(
+        regression.gradient, [layout.fixed, layout.family.auxiliary], 1
+    )
+    part = tf.linalg.LinearOperatorBlockDiag(
+        [tf.linalg.LinearOperatorFullMatrix(tf.cast(s, tf.float64)) for s in home.standardised]
+    ).to_dense()
+    score = tf.concat([by_fixed, stretch.gradient @ part, by_auxiliary], axis=1)
+    aside, among = (tf.matmul(part, x, transpose_a=True) for x in (stretch.aside, stretch.among))
+    beside = tf.concat([regression.beside, aside], axis=0)
+    own = join(regression.own, stretch.mixed @ part, among @ part)
+    information = join(own, beside, regression.last)
+    for k, (of, has, scale) in enumerate(
+        zip(layout.factors, arrays.factors, parameters.scales, strict=True)
+    ):
+        _, sums = where.levels(k, _sums_with_means, (), has, scale, effects[k])
+        s, h = _prior(of, has.units, scale, sums, home.means[k], home.standardised[k])
+        positions = [*range(layout.fixed), *range(begins[k], begins[k + 1])]
+        place = tf.cast(one_hot(positions, size), tf.float64)
+        score += tf.matmul(s, place)
+        information += tf.matmul(tf.matmul(place, h, transpose_a=True), place)
+    return score, information
+
+
+def in_likelihood(
+    layout: Layout,
+    arrays: Arrays,
+    parameters: Parameters,
+    effects: list[tf.Tensor],
+    rows: tuple[tf.Tensor, ...],
+    predictor: tf.Tensor,
+    home: Home,
+) -> tuple[None, tuple[ByRegression, ByStretch]]:
+    """The part of log p(ratings given effects), as `row_sums.likelihood_sums`."""
+    of_each = list(zip(layout.factors, arrays.factors, strict=True))
+    means = [means_of(*both, m) for both, m in zip(of_each, home.means, strict=True)]
+    own = [stretches(of, has.units) for of, has in of_each]
+    asked = [tf.cast(tf.reduce_any(part != 0), tf.float32) for part in home.standardised]
+    return likelihood_sums(layout, arrays, parameters, effects, rows, predictor, means, own, asked)
+
+
+def _sums_with_means(
+    has: FactorArrays, scale: tf.Tensor, u: tf.Tensor
+) -> tuple[None, LevelSums]:  # fmt: skip
+    return level_sums(has._replace(weights=mean_weights(has)), scale, u)
+
+
+def join(first: tf.Tensor, across: tf.Tensor, last: tf.Tensor) -> tf.Tensor:
+    """A symmetric matrix from its blocks."""
+    top = tf.concat([first, across], axis=1)
+    return tf.concat([top, tf.concat([tf.transpose(across), last], axis=1)], axis=0)
+
+
+def level_sums(has: FactorArrays, scale: tf.Tensor, u: tf.Tensor) -> tuple[None, LevelSums]:
+    """What the M-step and the certificate need of effects ``u`` ``[levels, chains, columns]``."""
+    standard = tf.cast(standardise(scale, u), tf.float64)
+    weights = tf.cast(has.weights, tf.float64)
+    return None, LevelSums(
+        tf.constant(u.shape[0], tf.float64),
+        tf.einsum("lci,lcj->cij", standard, standard),
+        tf.einsum("lf,lcj->cfj", weights, standard),
+        tf.matmul(weights, weights, transpose_a=True),
+    )
+
+
+def _prior(
+    of: FactorLayout,
+    units: tf.Tensor,
+    scale: tf.Tensor,
+    sums: LevelSums,
+    means: tf.Tensor,
+    standardised: tf.Tensor,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """The part of log p(effects) of one factor, in ``[fixed, then stretch]`` coordinates.
+
+    With x = scale^-1 u and G = scale^-1 S scale, u changes no more than x' (I + G + ...) x does:
+    d log p = tr(G (xx' - I)), and so on to second order.
+    """
+    scale, means, standardised = (tf.cast(x, tf.float64) for x in (scale, means, standardised))
+    stretch = stretches(of, units)
+    identity = tf.eye(of.columns, dtype=tf.float64)
+    lower_inverse = tf.linalg.triangular_solve(scale, identity)
+    own = tf.einsum("ij,ajk,km->aim", lower_inverse, stretch, scale)  # G
+    score_stretch = tf.einsum("aij,cji->ca", own, sums.second - sums.levels * identity)
+    mean_second = tf.reduce_mean(sums.second, axis=0)
+    among_stretch = tf.einsum("aji,bjk,ki->ab", own, own, mean_second)
+    surplus = mean_second - sums.levels / 2 * identity
+    among_stretch += 2.0 * tf.einsum("aij,bjk,ki->ab", own, own, surplus)
+    among_stretch = (among_stretch + tf.transpose(among_stretch)) / 2
+
+    precision = inverse(scale)
+    place = tf.cast(one_hot(mean_columns(of), of.columns), tf.float64)  # [means, columns]
+    pulled = tf.matmul(place, lower_inverse, transpose_b=True)  # scale^-1 place, [means, columns]
+    score_mean = tf.einsum("cmj,mj,mf->cf", sums.weighted, pulled, means)
+    among_mean = sums.gram * tf.matmul(tf.matmul(place, precision), place, transpose_b=True)
+    among_mean = tf.matmul(means, tf.matmul(among_mean, means), transpose_a=True)
+    both = own + tf.linalg.matrix_transpose(own)
+    across = tf.einsum("aij,mj,mi->ma", both, tf.reduce_mean(sums.weighted, axis=0), pulled)
+    across = tf.matmul(means, across, transpose_a=True)
+
+    keep = tf.eye(len(basis(of)), dtype=tf.float64) - standardised
+    score = tf.concat([score_mean, score_stretch @ keep], axis=1)
+    among_stretch = tf.matmul(keep, among_stretch @ keep, transpose_a=True)
+    return score, join(among_mean, across @ keep, among_stretch)

@@ -1,0 +1,211 @@
+"""The course of a fit: what to do next, and when it is done.
+
+Chapter 04. `fit` says it in words; here it is in code.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import combinations_with_replacement
+
+from lmmbook.engine import checkpoint, settle
+from lmmbook.engine.certificate import boundary, certify, louis
+from lmmbook.engine.certificate.boundary import Block, Slope
+from lmmbook.engine.runner import Engine
+from lmmbook.formula import covariance
+
+import numpy as np
+from scipy import linalg
+
+APPROACH = np.ones(40)  # gains of the M-steps
+AVERAGE = np.arange(1.0, 121.0) ** -0.7
+DRAWS = 200  # sweeps of the first certificate
+FEWEST_SWEEPS = 520  # that is what these need, with what settles and fills up chunks
+LONGEST_STEP = 0.5  # a Newton step changes the logarithm of no sd by more
+FAR = 1.0  # standard errors; from further away, the Newton step is only a direction
+
+
+class Course:
+    """Drives an `Engine` to the maximum.
+
+    Attributes
+    ----------
+    singular
+        Of each block, ``(factor, columns)``, in how many directions it has no variance.
+    interior
+        Blocks that looked weak, but are known to have their maximum away from the boundary.
+    trying
+        The block that is being tried with one direction fewer; None otherwise.
+    turned
+        Of blocks at the boundary, a variance from which on it is known to be downhill.
+    found, slopes
+        The last certificate, None before the first; and what its draws say of a variance for each
+        block that has none in some direction.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine, self.design = engine, engine.design
+        self.singular: dict[Block, int] = {}
+        self.interior: set[Block] = set()
+        self.trying: Block | None = None
+        self.turned: dict[Block, float] = {}
+        self.slopes: dict[Block, Slope] = {}
+        self.found: certify.Certificate | None = None
+        self.draws = 0
+
+    @property
+    def distance(self) -> float:
+        """As the last certificate found it; infinite before the first."""
+        return math.inf if self.found is None else self.found.distance
+
+    @property
+    def at_boundary(self) -> list[Block]:
+        """Blocks whose covariance is known to be singular at the maximum."""
+        return [b for b, count in self.singular.items() if count > (b == self.trying)]
+
+    def run(self) -> None:
+        """Go on until converged. Raises `runner.OutOfBudget` if the budget ends first."""
+        self.climb()
+        found = self.measure(DRAWS)
+        while True:
+            if block := self.unsettled():
+                found = settle.settle(self, block, self.singular.get(block, 0) + 1)
+            elif not found.converged:
+                found = self.improve(found)
+            elif block := self.doubtful():  # what was found out elsewhere does not hold here
+                found = settle.settle(self, block, self.singular[block])
+            else:
+                break
+        self.take(found.step)  # it is short: what is left is Monte Carlo error
+
+    def climb(self) -> None:
+        """Approach and average: the mean of the last two thirds of the iterates stays."""
+        self.engine.em("approach", APPROACH)
+        tail = self.engine.em("average", AVERAGE)
+        self.engine.set(dict(tail.iloc[len(tail) // 3 :].mean()))
+
+    def measure(self, draws: int, along: np.ndarray | None = None) -> certify.Certificate:
+        """The certificate of the present parameters, from so many draws of each chain; and the
+        slopes of variances at the boundary, along the directions in which there is none, or, for
+        the block that is being tried, ``along`` [columns, directions]."""
+        self.draws = draws
+        point = self.design, self.engine.parameters
+        asked = {b: boundary.weakest(*point, b, n) for b, n in self.singular.items() if n}
+        if self.trying and along is not None:
+            asked[self.trying] = along
+
+        def look(draws: list[np.ndarray]) -> checkpoint.Entry:
+            return {
+                f"{i}_{j}": scores
+                for i, (block, directions) in enumerate(asked.items())
+                for j, scores in enumerate(boundary.scores(*point, draws, block[0], directions))
+            }
+
+        self.found = self.engine.measure(draws, self.estimated(), look if asked else None)
+        self.slopes = {}
+        for i, (block, directions) in enumerate(asked.items()):
+            own = [x for name, x in self.engine.watched.items() if name.startswith(f"{i}_")]
+            self.slopes[block] = boundary.slope(own, directions)
+        return self.found
+
+    def improve(self, found: certify.Certificate) -> certify.Certificate:
+        """Get closer if there is a way, and look again with twice the draws.
+
+        The way is the Newton step, or part of it; from far away only a direction, so that EM
+        iterations follow. Where the information is not known to be definite, there is no step: EM
+        if it is known not to be, or if more draws could not tell.
+        """
+        if found.definite:
+            self.advance(found)
+        unclear = not found.definite and self.draws > DRAWS
+        if found.indefinite or unclear or FAR < found.distance < math.inf:
+            return self.climb_and_measure(2 * self.draws)
+        return self.measure(2 * self.draws)
+
+    def advance(self, found: certify.Certificate) -> None:
+        """The Newton step, or as much of it as changes no sd by too much."""
+        longest = np.abs(found.step[self.engine.layout.fixed :]).max(initial=0.0)
+        self.take(found.step / max(1.0, longest / LONGEST_STEP))
+
+    def climb_and_measure(self, draws: int) -> certify.Certificate:
+        """One after the other."""
+        self.climb()
+        return self.measure(draws)
+
+    def take(self, step: np.ndarray) -> None:
+        """Move the parameters by a step in local coordinates."""
+        moved = certify.move(self.design, self.engine.layout, self.engine.parameters, step)
+        self.engine.set(covariance.name_values(self.design, *moved))
+
+    def estimated(self) -> np.ndarray:
+        """``[coordinates, free]``: the directions that are neither fixed nor at a boundary."""
+        layout = self.engine.layout
+        begins = louis.offsets(layout)
+        free = np.eye(louis.coordinates(layout))
+        columns = [free[:, : layout.fixed]]
+        for k, of in enumerate(layout.factors):
+            # A stretch n n' along a direction n without variance changes nothing.
+            idle = np.vstack([np.zeros((0, len(louis.basis(of)))), *self._idle(k)])
+            place = free[:, begins[k] : begins[k + 1]]
+            columns.append(place @ linalg.null_space(idle) if len(idle) else place)
+        if layout.family.estimated:
+            columns.append(free[:, begins[-1] :])
+        return np.hstack(columns)
+
+    def _idle(self, k: int) -> list[np.ndarray]:
+        """Coordinates of the stretches of factor k that change nothing."""
+        of, found = self.engine.layout.factors[k], []
+        entries = [p for b in of.blocks for p in combinations_with_replacement(b, 2)]
+        for block, count in self.singular.items():
+            if block[0] != k:
+                continue
+            vectors = np.zeros((of.columns, count))
+            axes = boundary.axes(self.design, self.engine.parameters, block)[1]
+            vectors[list(block[1])] = axes[:, :count]
+            for n, m in combinations_with_replacement(vectors.T, 2):
+                found.append(np.array([n[a] * m[b] + n[b] * m[a] for a, b in entries]))
+        return found
+
+    def unsettled(self) -> Block | None:
+        """A block that looks weak in more directions than are known to be at the boundary."""
+        point = self.design, self.engine.parameters
+        blocks = [(k, block) for k, f in enumerate(self.design.factors) for block in f.blocks]
+        weak = self.engine.journal.recall(
+            lambda: {"weak": np.array([*boundary.weak_blocks(*point, self.engine.kept).values()])}
+        )["weak"]
+        for block, count in zip(blocks, weak.tolist(), strict=True):
+            if count > self.singular.get(block, 0) and block not in self.interior:
+                return block
+        return self._unknown(blocks)
+
+    def _unknown(self, blocks: list[Block]) -> Block | None:
+        """Of the blocks that the ratings cannot tell from something else, even by more draws, the
+        one with the smallest variance: without it the others may be known."""
+        found = self.found
+        if found is None or not found.hopeless or found.indefinite or self.draws <= DRAWS:
+            return None
+        smallest = {}
+        for k, columns in set(blocks) - self.interior - set(self.singular):
+            names = covariance.names_of_block(self.design.factors[k], columns)
+            if set(names) & set(found.unknown):
+                point = self.design, self.engine.parameters
+                smallest[k, columns] = boundary.axes(*point, (k, columns))[0][0]
+        return min(smallest, key=lambda block: smallest[block], default=None)
+
+    def uphill(self, block: Block) -> bool:
+        """Whether by the last certificate a variance is known to raise the log-likelihood."""
+        return self.slopes[block].score > settle.SURE * self.slopes[block].error
+
+    def doubtful(self) -> Block | None:
+        """A block at the boundary, of which that is not known to be the maximum: where by the last
+        certificate the log-likelihood may be `settle.NO_GAIN` higher inside."""
+        for block in self.at_boundary:
+            most = self.slopes[block].score + settle.SURE * self.slopes[block].error
+            if most > 0 and most * self.turned.get(block, np.inf) > settle.NO_GAIN:
+                return block
+        return None
+
+    def put(self, block: Block, matrix: np.ndarray) -> None:
+        """Put a covariance in place of a factor's."""
+        factor = self.design.factors[block[0]]
+        self.engine.set(self.engine.values() | covariance.from_matrix(factor, matrix))

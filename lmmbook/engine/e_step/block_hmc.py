@@ -1,0 +1,228 @@
+"""The E-step level by level: every level of a factor makes its own proposal and its own decision.
+
+Chapter 03. Given all *other* factors, the levels of one factor are conditionally independent: an
+instructor's ratings say nothing more about another instructor once students and departments are
+fixed. So we update one factor at a time, with its levels as a batch. It is the same Hamiltonian
+Monte Carlo as in `e_step`, with thousands of small accept decisions in place of one large one.
+
+For a Gaussian likelihood a level's log density depends on the ratings through two things only, Z'Z
+and Z' times what is left of the ratings (for an intercept: how many they are, and their sum). So
+leapfrog steps cost as much as there are levels, and not as there are rows. For any other likelihood
+each leapfrog step goes through all rows, so we take as few of them as a quarter turn needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+from lmmbook._tensorflow.randomness import fast_random, fold_in, split_seed, uniform
+from lmmbook.engine.arrays import Arrays, Layout, Parameters, standardise
+from lmmbook.engine.e_step.adaptation import LEAPFROG_STEPS
+from lmmbook.engine.e_step.group_moves import is_parent, translate
+from lmmbook.engine.linear_predictor import (
+    HERE,
+    Where,
+    changes_and_slopes,
+    curvatures,
+    either,
+    is_gaussian,
+    left_by_level,
+    linear_predictor,
+    moved,
+    rows_of,
+    value_and_slopes,
+)
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+
+class Sweep(NamedTuple):
+    """What a sweep hands on.
+
+    ``effects`` is a list of ``[levels, chains, columns]``; ``predictor`` ``[rows, chains]`` is the
+    linear predictor that belongs to them; ``acceptance`` is a list of ``[levels]``, mean acceptance
+    probabilities over the chains.
+    """
+
+    effects: list[tf.Tensor]
+    predictor: tf.Tensor
+    acceptance: list[tf.Tensor]
+
+
+def sweep(
+    layout: Layout,
+    arrays: Arrays,
+    parameters: Parameters,
+    effects: list[tf.Tensor],
+    rows: tuple[tf.Tensor, ...],
+    predictor: tf.Tensor,
+    curvature: list[tf.Tensor],
+    step_sizes: list[tf.Tensor],
+    seed: tf.Tensor,
+    parents_too: tf.Tensor | bool = True,
+    where: Where = HERE,
+) -> Sweep:
+    """Update each factor once by HMC, then draw along the directions that ratings cannot see.
+
+    ``rows`` belong to the parameters, as from `rows_of`, and ``predictor`` to ``effects``, as from
+    `linear_predictor`; it is kept up to date, not recomputed. ``curvature`` is as from
+    `curvatures`; for a Gaussian family it has to belong to the parameters. ``step_sizes``, a list
+    of ``[levels]``, are in conditional standard deviations. ``where`` says where the rows are.
+
+    Without ``parents_too`` factors in which another one is nested are left to those last draws:
+    where levels are well known, they move such a factor as far as HMC does, at no cost.
+    """
+    effects, acceptance = list(effects), []
+    seeds = split_seed(seed, n=len(effects) + len(layout.translations))
+    for k in range(len(effects)):
+        steps = curvature[k], step_sizes[k], seeds.pop()
+        given: tuple = arrays, parameters, effects[k], rows, predictor, *steps
+
+        def by_hmc(k=k, given=given):  # type: ignore[no-untyped-def]
+            if k == where.shared:  # its levels live with their rows: nobody else is needed
+                return where.rows(updated, (layout, k), *given)[0]
+            return updated(layout, k, *(*given, where))[0]
+
+        def left_alone(k=k, u=effects[k], predictor=predictor):  # type: ignore[no-untyped-def]
+            return u, predictor, tf.constant(np.ones(layout.factors[k].levels, np.float32))
+
+        done = either(parents_too if is_parent(layout, k) else True, by_hmc, left_alone)
+        effects[k], predictor, accepted = done
+        acceptance.append(accepted)
+    for t in range(len(layout.translations)):
+        effects = translate(layout, arrays, parameters, t, effects, seeds.pop(), where)
+    return Sweep(effects, predictor, acceptance)
+
+
+def updated(
+    layout: Layout, k: int, arrays: Arrays, parameters: Parameters, u: tf.Tensor,
+    rows: tuple[tf.Tensor, ...], predictor: tf.Tensor, curvature: tf.Tensor, step_sizes: tf.Tensor,
+    seed: tf.Tensor, where: Where = HERE,
+) -> tuple[tuple[tf.Tensor, tf.Tensor, tf.Tensor], None]:  # fmt: skip
+    """`update` of factor k: its new effects, the predictor that belongs to them, acceptance."""
+    if where is HERE:  # other devices have other levels, and need other random numbers
+        seed = fold_in(seed, arrays.shard)
+    new, accepted = update(
+        layout, arrays, parameters, k, u, rows, predictor, curvature, step_sizes, seed, where
+    )
+    predictor, _ = where.rows(moved, (k,), arrays, predictor, new - u)
+    return (new, predictor, accepted), None
+
+
+def sweep_from(
+    layout: Layout,
+    arrays: Arrays,
+    parameters: Parameters,
+    effects: list[tf.Tensor],
+    step_sizes: list[tf.Tensor],
+    seed: tf.Tensor,
+) -> Sweep:
+    """A `sweep` that works out from the effects what else it needs."""
+    rows = rows_of(layout, arrays, parameters)
+    predictor = linear_predictor(arrays, parameters, effects)
+    curvature = curvatures(layout, arrays, parameters, rows, predictor)
+    return sweep(layout, arrays, parameters, effects, rows, predictor, curvature, step_sizes, seed)
+
+
+def update(
+    layout: Layout,
+    arrays: Arrays,
+    parameters: Parameters,
+    k: int,
+    u: tf.Tensor,
+    rows: tuple[tf.Tensor, ...],
+    predictor: tf.Tensor,
+    curvature: tf.Tensor,
+    step_sizes: tf.Tensor,
+    seed: tf.Tensor,
+    where: Where = HERE,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """One HMC transition of every level of factor k: new effects, acceptance ``[levels]``.
+
+    Arguments as for `sweep`; ``u``, ``curvature`` and ``step_sizes`` are the factor's. ``where``
+    says where the rows are.
+    """
+    scale = parameters.scales[k]
+    # Effects are u = scale v with v standard normal before the ratings. Of v, a level's conditional
+    # distribution has the precision I + scale' Z'WZ scale: never ill-conditioned, even where a
+    # covariance is nearly singular, and single precision holds.
+    told = tf.einsum("ji,ljk,km->lim", scale, curvature, scale)
+    precision = told + tf.eye(u.shape[2])  # [levels, columns, columns]
+    root = tf.linalg.cholesky(precision) if u.shape[2] > 1 else tf.sqrt(precision)
+    # In the coordinates w = root' v the precision is the identity: one step size fits all.
+    start = tf.einsum("lji,lcj->lci", root, standardise(scale, u))
+    log_density = _gaussian if is_gaussian(layout) else _any_family
+    here, there = log_density(layout, arrays, parameters, k, u, rows, predictor, root, where)
+    seeds = split_seed(seed, n=2)
+    jitter = uniform([], 0.8, 1.2, seed=seeds[0])
+    kernel = partial(
+        tfp.mcmc.HamiltonianMonteCarlo,
+        step_size=step_sizes[:, tf.newaxis, tf.newaxis] * jitter,
+        num_leapfrog_steps=LEAPFROG_STEPS,
+    )
+    with fast_random():
+        results = kernel(here).bootstrap_results(start)
+        end, results = kernel(there).one_step(start, results, seed=seeds[1])
+    accepted = tf.reduce_mean(tf.exp(tf.minimum(results.log_accept_ratio, 0.0)), axis=1)
+    return tf.einsum("ij,lcj->lci", scale, _solve(root, end, adjoint=True)), accepted
+
+
+LogDensity = Callable[[tf.Tensor], tf.Tensor]
+
+
+def _gaussian(
+    layout: Layout, arrays: Arrays, parameters: Parameters, k: int, u: tf.Tensor,
+    rows: tuple[tf.Tensor, ...], predictor: tf.Tensor, root: tf.Tensor, where: Where,
+) -> tuple[LogDensity, LogDensity]:  # fmt: skip
+    """Log density ``[levels, chains]`` of whitened effects at the start, and anywhere: normal,
+    about a mean that is known here."""
+    cross, scale = arrays.factors[k].cross, parameters.scales[k]
+    _, left = where.rows(left_by_level, (k,), arrays, predictor)
+    sums = left + tf.einsum("lij,lcj->lci", cross, u)
+    pull = tf.einsum("ji,lcj->lci", scale, sums) / tf.square(parameters.residual_sd)
+    mean = _solve(root, pull)
+
+    def target(w: tf.Tensor) -> tf.Tensor:
+        return -0.5 * tf.reduce_sum(tf.square(w - mean), axis=-1)
+
+    return target, target
+
+
+def _any_family(
+    layout: Layout, arrays: Arrays, parameters: Parameters, k: int, u: tf.Tensor,
+    rows: tuple[tf.Tensor, ...], predictor: tf.Tensor, root: tf.Tensor, where: Where,
+) -> tuple[LogDensity, LogDensity]:  # fmt: skip
+    """Log density ``[levels, chains]`` of whitened effects at the start, and anywhere: their prior,
+    and what all their rows add to what they said at the start."""
+    scale, static, given = parameters.scales[k], (layout, k), (arrays, parameters, rows, predictor)
+    before, slopes = where.rows(value_and_slopes, static, *given)
+
+    # Left to itself, differentiation would send a vector of ones down to the rows and back.
+    @tf.custom_gradient
+    def at_start(proposed: tf.Tensor) -> tuple:
+        nothing = tf.constant(np.zeros(u.shape[:2], np.float32))
+        return nothing, lambda upstream: upstream[..., tf.newaxis] * slopes
+
+    @tf.custom_gradient
+    def anywhere(proposed: tf.Tensor) -> tuple:
+        _, (added, slopes) = where.rows(changes_and_slopes, static, *given, before, proposed - u)
+        return added, lambda upstream: upstream[..., tf.newaxis] * slopes
+
+    def target(likelihood: LogDensity, w: tf.Tensor) -> tf.Tensor:
+        v = _solve(root, w, adjoint=True)
+        prior = -0.5 * tf.reduce_sum(tf.square(v), axis=-1)
+        return prior + likelihood(tf.einsum("ij,lcj->lci", scale, v))
+
+    return partial(target, at_start), partial(target, anywhere)
+
+
+def _solve(root: tf.Tensor, right: tf.Tensor, adjoint: bool = False) -> tf.Tensor:
+    """Solve with each level's triangular ``root``; ``right`` is ``[levels, chains, columns]``."""
+    if right.shape[2] == 1:
+        return right / root  # [levels, 1, 1]: no need for a matrix solver
+    solved = tf.linalg.triangular_solve(root, tf.linalg.matrix_transpose(right), adjoint=adjoint)
+    return tf.linalg.matrix_transpose(solved)

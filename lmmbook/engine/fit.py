@@ -1,0 +1,214 @@
+"""Monte Carlo EM: `fit`, what a user calls.
+
+Chapter 04. An iteration is an E-step, one sweep of HMC over the random effects, and an M-step, new
+parameters. The course of a fit:
+
+1. *approach*: full M-steps. They forget the start, and then fluctuate.
+2. *average*: M-steps with a falling gain (SAEM), and the mean of the iterates.
+3. *draws*: parameters frozen, the certificate measures how far the maximum is. If it is close and
+   known to be, done. If not, take the Newton step there (or go back to 1), and measure again, on
+   fresh draws and twice as many, as long as the budget lasts.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from pathlib import Path
+
+from lmmbook import families
+from lmmbook._tensorflow import compile_cache
+from lmmbook._tensorflow.processes import check_not_forked
+from lmmbook.data.frames import Data
+from lmmbook.engine import checkpoint_files, verdict
+from lmmbook.engine.assemble import gather
+from lmmbook.engine.driver import FEWEST_SWEEPS, Course
+from lmmbook.engine.parallel.workers import Watch
+from lmmbook.engine.progress import Progress
+from lmmbook.engine.runner import Engine, OutOfBudget
+from lmmbook.formula import build_design, existence
+from lmmbook.formula.design import Design
+from lmmbook.formula.invariances import coordinates
+from lmmbook.formula.parse.functions import Functions
+from lmmbook.results.fit import Fit
+
+import numpy as np
+import tensorflow as tf
+
+# What TensorFlow says on one worker when another one is gone.
+GONE = (tf.errors.UnavailableError, tf.errors.DeadlineExceededError, tf.errors.AbortedError)
+CHEAP = 30_000  # ratings x chains x factors to go through in a sweep, that nobody waits for
+DEAR = 3_000_000  # and ratings x factors beyond which every chain is felt
+
+
+def fit(
+    formula: str,
+    data: Data,
+    family: str | families.Family = "gaussian",
+    *,
+    seed: int,
+    missing: str = "raise",
+    chains: int | None = None,
+    max_sweeps: int = 8000,
+    progress: bool | None = None,
+    strategy: tf.distribute.Strategy | None = None,
+    checkpoint: str | Path | None = None,
+    functions: Functions | None = None,
+) -> Fit:
+    """Fit a linear mixed model by Monte Carlo EM. Chapter 04; on several devices, chapter 08.
+
+    Parameters
+    ----------
+    formula
+        As in lme4: ``"ratings ~ service + (1|students) + (1|instructors)"``; see
+        `lmmbook.formula.build_design`.
+    data
+        One row an observation: a pandas data frame, a mapping of NumPy arrays, the path of a
+        Parquet file, which is read in pieces, or a data frame of another package that hands over
+        Arrow's columns, such as polars.
+    family
+        The likelihood: ``"gaussian"``, ``"cumulative"`` (ordered categories), ``"bernoulli"`` (no
+        or yes), ``"binomial"`` (successes out of trials: ``"p(k, n) ~ ..."``), ``"poisson"``,
+        ``"categorical"``, or an object from `lmmbook.families`, such as
+        ``Gaussian(sd=1.0)``, which fixes the residual sd, or ``Custom(...)`` for your own.
+    seed
+        An integer from 0 to 2**31 - 1. The same seed gives the same result on the same machine.
+    missing
+        What to do about rows with a missing value in a column of the formula: ``"raise"`` an
+        error, or ``"drop"`` them; then a warning says how many, and in which columns.
+    chains
+        Independent HMC chains, at least 2. By default as many as the smallest factor needs: 8, or
+        up to 64 where a factor has few levels or the data few rows; 4 for millions of rows.
+    max_sweeps
+        The budget: at most this many updates of all random effects in each chain, at least 520.
+        Most fits need a few hundred, more where a covariance may be singular.
+    progress
+        True or False; by default it is shown in a terminal and in a notebook, after two seconds.
+    strategy
+        To use several devices: ``tf.distribute.MirroredStrategy()``, or
+        ``MultiWorkerMirroredStrategy()`` where every host runs this same call, after
+        ``lmmbook.workers.meet()``, which gives up on a host that never comes. Up to
+        `chain_parallel.FEW_ROWS` rows the chains are shared out, if each device gets equally many
+        and at least two; else the rows, by the levels of the largest factor (`data_parallel`).
+    checkpoint
+        A folder. About once a minute all that the fit has done so far is written there, and the
+        same call goes on from there, to the same answer as if it had not been broken off. It may
+        have a larger ``max_sweeps``. If nothing can be written there, or a checkpoint is damaged,
+        that is an error before any work; if writing fails later, a warning, and the fit goes on.
+    functions
+        Functions of your own that the formula calls, by name: ``{"decade": lambda year: year //
+        10}``. They get numbers as float64, and give a value a row that no other row decides.
+
+    Returns
+    -------
+    Fit
+        If the budget ends first, or Ctrl-C, it says ``converged=False``, and a warning says what
+        to do. So it does where the data show that there is no maximum, as when covariates separate
+        zeros from ones (`lmmbook.formula.separation`; not looked for with more than two unordered
+        categories, nor with a likelihood of your own): then the warning comes first.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Before any computation, if the input is not as described here and in
+        `lmmbook.formula.build_design`; or if a Gaussian response has no residual, or an offset lies
+        so far from zero that single precision cannot hold it.
+    FloatingPointError
+        If a parameter stops being finite.
+    RuntimeError
+        If another worker of a ``MultiWorkerMirroredStrategy`` is gone, or takes no part for
+        ``lmmbook.engine.parallel.workers.PATIENCE`` seconds; or in a process that was
+        forked from one where TensorFlow had started, and where it would hang: use "spawn".
+
+    Notes
+    -----
+    Every number of rows, of levels or of columns needs a program of its own, and TensorFlow keeps
+    each as long as the process lives: 67 MB on average, over 30 fits of 30 shapes (as measured by
+    ``bench/memory.py``). A fit of shapes that were there before adds next to nothing. To fit very
+    many shapes, let processes do it that end, such as those of
+    ``multiprocessing.get_context("spawn").Pool(maxtasksperchild=20)``; a fit is pickled on its way
+    back.
+
+    Examples
+    --------
+    >>> data, _ = lmm.simulate.crossed(300, {"g": (30, 0.5)}, seed=0)
+    >>> found = lmm.fit("y ~ x + (1|g)", data, seed=0)
+    >>> exact = lmm.exact.fit("y ~ x + (1|g)", data).parameters
+    >>> apart = np.abs(found.parameters["estimate"] - exact["estimate"])
+    >>> found.converged, bool((apart < 0.2 * exact["std_error"]).all())
+    (True, True)
+    """
+    check_not_forked("lmmbook.fit")
+    family = families.resolve(family)
+    _check_integer("seed", seed, 0, 2**31 - 1)
+    if chains is not None:
+        _check_integer("chains", chains, 2)
+    _check_integer("max_sweeps", max_sweeps, FEWEST_SWEEPS)
+    if checkpoint is not None:
+        checkpoint_files.check_folder(checkpoint)
+    design = build_design(formula, data, family, functions, missing)
+    chains = default_chains(design) if chains is None else chains
+    inner = coordinates.inner(design)
+    existence.refuse(inner)
+    none = existence.no_maximum(inner)
+    if none:
+        warnings.warn(f"lmmbook.fit: {none}", stacklevel=2)
+    shown, watch = Progress(progress), Watch(strategy)
+    try:
+        with watch:
+            course = Course(
+                Engine(inner, chains, max_sweeps, seed, shown, strategy, checkpoint, watch)
+            )
+            reason = _run(course)
+    except GONE as error:
+        if strategy is None:
+            raise
+        raise RuntimeError(_gone(checkpoint, watch.late)) from error
+    finally:
+        shown.close()
+        compile_cache.publish()
+    if reason and not none:
+        warnings.warn(f"lmmbook.fit has not converged: {reason}", stacklevel=2)
+    return gather(course, design, converged=reason is None and none is None)
+
+
+def _run(course: Course) -> str | None:
+    """Run it, and say what kept it from converging, if anything did."""
+    try:
+        course.run()
+    except OutOfBudget:
+        course.engine.save()
+        return verdict.missing(course)
+    except KeyboardInterrupt:
+        return "it was interrupted"
+    course.engine.save()
+    return None
+
+
+def _gone(folder: str | Path | None, late: float | None) -> str:
+    on = f"they go on from the last checkpoint in {str(folder)!r}"
+    if folder is None:
+        on = "they begin anew; with fit(..., checkpoint=folder) they would go on"
+    waited = "" if late is None else f" (nothing was finished for {late:.0f} s, see `workers`)"
+    return (
+        f"lmmbook.fit: expected all workers to answer, but one is gone or does not{waited}. Start "
+        f"all of them again: {on}"
+    )
+
+
+def default_chains(design: Design) -> int:
+    """4 to 64: the fewer levels the smallest factor has, the more chains average out its noise. On
+    few data chains cost next to nothing; on many, time and memory."""
+    fewest = min(f.levels for f in design.factors)
+    work = design.rows * len(design.factors)
+    wanted = max(100 / fewest, CHEAP / work)
+    least = 2 if work > DEAR else 3
+    return int(2 ** np.clip(np.ceil(np.log2(wanted)), least, 6))
+
+
+def _check_integer(name: str, value: object, low: int, high: float = math.inf) -> None:
+    if not isinstance(value, int | np.integer) or isinstance(value, bool):
+        raise TypeError(f"{name}: expected an integer, got {value!r}")
+    if not low <= value <= high:
+        at_most = "" if high == math.inf else f" and at most {high}"
+        raise ValueError(f"{name}: expected at least {low}{at_most}, got {value!r}")

@@ -1,0 +1,109 @@
+"""Before the random effects: the regression where a fit starts.
+
+Chapters 06 and 09. Newton steps up the log-likelihood of fixed effects and auxiliary parameters, in
+double precision: what R's ``glm`` and ``clm`` do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from lmmbook.families.gaussian import Gaussian
+from lmmbook.formula import covariance
+from lmmbook.formula.design import Design
+from lmmbook.formula.invariances import directions
+
+import numpy as np
+import tensorflow as tf
+
+ROWS = 200_000  # are looked at, at most
+STEPS = 50
+LONGEST = 2.0  # of the linear predictor, root mean square, or an auxiliary parameter, in one step
+CLOSE = 1e-10  # of the log-likelihood, to be gained
+FLAT = 1e-8  # relative information below which a direction is left alone
+
+
+def start_values(design: Design) -> dict[str, Any]:
+    """A regression without random effects, and its variance shared out equally between them and the
+    residual."""
+    beta, auxiliary, variance = fit(design)
+    parts = sum(len(f.effects) for f in design.factors) + 1
+    # A slope's share is what it adds to the spread of the ratings.
+    units = [directions.units(f) for f in design.factors]
+    covariances = [variance / parts * unit @ unit.T for unit in units]
+    if isinstance(design.family, Gaussian) and design.family.estimated:
+        auxiliary = 0.5 * np.log([variance / parts])
+    return covariance.name_values(design, beta, covariances, auxiliary)
+
+
+def fit(design: Design) -> tuple[np.ndarray, np.ndarray, float]:
+    """Fixed effects ``[fixed]``, auxiliary parameters, and the variance of a residual.
+
+    The variance is on the scale of the linear predictor: where a family has no residual, one over
+    the mean information of a row. Where there is no maximum, as when a covariate separates zeros
+    from ones, it stops after `STEPS`: this is only a start. So of more than `ROWS` rows it looks
+    at so many, picked at random (the same at each call), and at one of each category.
+    """
+    intercept, auxiliary = design.family.start(design.response)
+    if design.rows > ROWS:
+        categories = range(len(design.family.categories or ()))
+        ones = [int(np.argmax(design.response == c)) for c in categories]
+        some = np.random.default_rng(0).integers(0, design.rows, ROWS)
+        some = np.concatenate([some, np.array(ones, int)])
+        design = replace(
+            design,
+            response=design.response[some],
+            offset=design.offset[some],
+            fixed=design.fixed[some],
+        )
+    x = design.fixed
+    # The start is that of a model with an intercept alone: as near to it as the columns get.
+    beta = np.linalg.lstsq(x, intercept - design.offset, rcond=None)[0]
+    if isinstance(design.family, Gaussian):
+        beta = np.linalg.lstsq(x, design.response - design.offset, rcond=None)[0]
+        left = design.response - design.offset - x @ beta
+        return beta, auxiliary, float(np.mean(left**2))
+    value, score, information, weight = evaluate(design, beta, auxiliary)
+    for _ in range(STEPS):
+        step = _step(score, information)
+        moves = np.sqrt(np.mean((x @ step[: len(beta)]) ** 2))
+        step /= max(1.0, np.max([moves, *np.abs(step[len(beta) :])]) / LONGEST)
+        gained = -np.inf
+        while not gained >= 0 and np.abs(step).max() > 1e-12:  # not down, and not to a NaN
+            point = beta + step[: len(beta)], auxiliary + step[len(beta) :]
+            found = evaluate(design, *point)
+            gained, step = found[0] - value, step / 2
+        if not gained >= 0:
+            break
+        (beta, auxiliary), (value, score, information, weight) = point, found
+        if gained < CLOSE * (1 + abs(value)):
+            break
+    return beta, auxiliary, 1.0 / weight
+
+
+def evaluate(
+    design: Design, beta: np.ndarray, auxiliary: np.ndarray
+) -> tuple[float, np.ndarray, np.ndarray, float]:
+    """Log-likelihood, score, information, and a row's mean information."""
+    x = design.fixed
+    response = tf.constant(design.response[:, np.newaxis])
+    predictor = tf.constant((design.offset + x @ beta)[:, np.newaxis])
+    own = tf.constant(auxiliary, tf.float64)
+    first, second = design.family.derivatives(design.family.rows(response, own), predictor, own)
+    family, observed = design.family.given(response)
+    value = float(tf.reduce_sum(family.distribution(predictor, own).log_prob(observed)))
+    rows = [x, *np.ones([len(auxiliary), design.rows, 1])]  # what each derivative multiplies
+    score = np.concatenate([z.T @ f.numpy()[:, 0] for z, f in zip(rows, first, strict=True)])
+    blocks = [
+        [-z.T @ (second[i][j].numpy() * w) for j, w in enumerate(rows)] for i, z in enumerate(rows)
+    ]
+    return value, score, np.block(blocks), float(-np.mean(second[0][0].numpy()))
+
+
+def _step(score: np.ndarray, information: np.ndarray) -> np.ndarray:
+    """Newton's step, uphill also where the information is not positive."""
+    unit = 1 / np.sqrt(np.maximum(np.abs(np.diag(information)), 1e-12))
+    values, vectors = np.linalg.eigh(information * np.outer(unit, unit))
+    sizes = np.where(np.abs(values) > FLAT, np.abs(values), np.inf)
+    return unit * (vectors @ (vectors.T @ (unit * score) / sizes))

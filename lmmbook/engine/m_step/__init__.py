@@ -1,0 +1,1 @@
+"""The M-step: new parameters from draws of the effects; how these were drawn it does not know."""

@@ -1,0 +1,93 @@
+"""Values and compiled pieces on several devices: what both ways to share out a fit are made of.
+
+Chapter 08. A collective sum cannot be part of a program that XLA compiles. So on several devices a
+sweep is an ordinary TensorFlow graph, which calls a compiled piece on every device, adds up what
+they found (`tf.distribute`'s all-reduce), and calls the next piece. `data_parallel` shares out the
+rows, `chain_parallel` the chains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import Any
+
+from lmmbook.engine.linear_predictor import Where
+
+import tensorflow as tf
+
+
+class Devices(Where):
+    """The devices of a strategy. As it is, everything is on the first one, and the others, maybe of
+    other processes, have to be asked for."""
+
+    def __init__(self, strategy: tf.distribute.Strategy) -> None:
+        self.strategy = strategy
+        resolver = strategy.cluster_resolver
+        self.worker = (resolver and resolver.task_id) or 0
+        self._compiled = lru_cache(maxsize=None)(_compiled)
+        self._graphs: dict[Any, Callable] = {}
+
+    def graph(self, function: Callable, *static: Any, **flags: Any) -> Callable:
+        """``function(*static, ..., where=self, **flags)`` as one graph, kept."""
+        key = function, static, tuple(flags.items())
+        if key not in self._graphs:
+            own = partial(function, *static, where=self, **flags)
+            self._graphs[key] = tf.function(own, autograph=False)
+        return self._graphs[key]
+
+    def on_each(
+        self, function: Callable, static: tuple, *tensors: Any, reduction: str = "SUM"
+    ) -> tuple[Any, Any]:
+        """``function(*static, *tensors)`` gives what stays and what is to be added up. Compiled, on
+        each device; what stays is one value a device, sums (or means) are of all of them."""
+        compiled = self._compiled(function, static)
+
+        def here(*arguments: Any) -> Any:
+            # `strategy.run` would take a compiled function apart, and run all of it on one device.
+            return compiled(*arguments)
+
+        def of_all(value: Any) -> Any:
+            return None if value is None else self.strategy.reduce(reduction, value, axis=None)
+
+        stays, sums = self.strategy.run(here, args=tensors)
+        return stays, tf.nest.map_structure(of_all, sums)
+
+    def gathered(self, value: Any, axis: int) -> tf.Tensor:
+        """What is one value a device, put together along an axis, and sent to all."""
+        return self.graph(_gathered, axis=axis)(value)
+
+    def parts(self, value: Any) -> list[tf.Tensor]:
+        """A value as plain tensors, one a device of this process; one if it is the same on all."""
+        return list(self.strategy.experimental_local_results(value))
+
+    def whole(self, parts: list[Any]) -> Any:
+        """The inverse of `parts`, for values that are not the same."""
+        return self.placed(lambda _, place: parts[place])
+
+    def placed(self, value_of: Callable[[int, int], Any]) -> Any:
+        """One value a device: ``value_of`` gets its number among the devices of all processes, and
+        among those of this one, which alone are asked for."""
+        devices = self.strategy.extended.worker_devices
+        places = iter(range(len(devices)))
+
+        def place(context: Any) -> Any:
+            here = next(places)
+            value = value_of(context.replica_id_in_sync_group, here)
+            with tf.device(devices[here]):
+                return tf.nest.map_structure(lambda x: None if x is None else tf.identity(x), value)
+
+        return self.strategy.experimental_distribute_values_from_function(place)
+
+    def smallest(self, number: int) -> int:
+        """By way of all devices."""
+        given = self.placed(lambda *_: tf.constant([number]))
+        return int(tf.reduce_min(self.gathered(given, axis=0)))
+
+
+def _gathered(value: Any, axis: int, where: Devices) -> tf.Tensor:
+    return where.strategy.gather(value, axis)
+
+
+def _compiled(function: Callable, static: tuple) -> Callable:
+    return tf.function(partial(function, *static), jit_compile=True, autograph=False)

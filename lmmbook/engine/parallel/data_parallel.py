@@ -1,0 +1,164 @@
+"""One fit on several devices: rows shared out by the levels of the largest factor.
+
+Chapter 08. A student's ratings say all that they say about that student on one device, if they lie
+there together. So the largest factor's effects live with their rows, and are updated without asking
+anybody. The other factors are small: all devices have copies of their effects, and each says what
+its own rows say about them. Added up (`tf.distribute`'s all-reduce), that is what all rows say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from lmmbook._tensorflow.randomness import split_seed
+from lmmbook.engine import program
+from lmmbook.engine.arrays import Arrays, Layout
+from lmmbook.engine.certificate import louis
+from lmmbook.engine.linear_predictor import is_gaussian
+from lmmbook.engine.parallel.collectives import Devices
+
+import numpy as np
+import tensorflow as tf
+
+
+class Sharded(Devices):
+    """Rows on all devices of a strategy, factor ``shared`` with them."""
+
+    def __init__(self, strategy: tf.distribute.Strategy, shared: int) -> None:
+        super().__init__(strategy)
+        self.shared = shared
+
+    def rows(self, function: Callable, static: tuple, *tensors: Any) -> tuple[Any, Any]:
+        """On each device; sums are of all of them."""
+        return self.on_each(function, static, *tensors)
+
+    def levels(self, k: int, function: Callable, static: tuple, *tensors: Any) -> tuple[Any, Any]:
+        """Those of the shared factor are where their rows are; the others are here."""
+        if k == self.shared:
+            return self.on_each(function, static, *tensors)
+        return function(*static, *tensors)
+
+    def together(self, effects: list[Any]) -> list[tf.Tensor]:
+        """The shared ones are sent to all."""
+        return [self.gathered(u, axis=0) if k == self.shared else u for k, u in enumerate(effects)]
+
+
+class Program:
+    """As `program.compiled`, on the devices of a strategy."""
+
+    def __init__(self, layout: Layout, where: Sharded) -> None:
+        self.layout, self.where = layout, where
+
+    def __call__(
+        self, arrays: Arrays, state: program.State, gains: tf.Tensor, measure: tf.Tensor,
+        step_gain: tf.Tensor, home: louis.Home, seed: tf.Tensor,
+    ) -> tuple[program.State, program.Output]:  # fmt: skip
+        """The same arguments and results. Effects are brought together where draws are measured;
+        elsewhere there are none among the results."""
+        begin = self.where.graph(program.begin, self.layout, refresh=bool(step_gain > 0))
+        state, rows, predictor = begin(arrays, state)
+        outputs, together = [], bool(tf.reduce_any(measure))
+        for i, own_seed in enumerate(split_seed(seed, n=len(gains))):
+            sweep = self.where.graph(
+                program.one_sweep,
+                self.layout,
+                moving=bool(gains[i] > 0),
+                measured=bool(measure[i]),
+                parents_too=is_gaussian(self.layout) or i % program.PARENTS_EVERY == 0,
+            )
+            state, rows, predictor, output = sweep(
+                arrays, state, rows, predictor, gains[i], step_gain, home, own_seed
+            )
+            effects = self.where.together(output.effects) if together else []
+            outputs.append(output._replace(effects=effects))
+        return state, tf.nest.map_structure(lambda *x: tf.stack(x), *outputs)
+
+
+def share_out(
+    strategy: tf.distribute.Strategy, layout: Layout, whole: Arrays
+) -> tuple[Sharded, Arrays]:
+    """The rows shared out, about as many to each device: their arrays hold one value a device
+    wherever they hold rows, or levels of the shared factor.
+
+    Raises
+    ------
+    ValueError
+        If there are more devices than levels.
+    """
+    shared = int(np.argmax([of.levels for of in layout.factors]))
+    devices, levels = strategy.num_replicas_in_sync, layout.factors[shared].levels
+    if devices > levels:
+        raise ValueError(
+            f"strategy: expected at most as many devices as the largest factor has levels, "
+            f"{levels}, got {devices}"
+        )
+    codes = whole.factors[shared].codes.numpy()
+    wanted = codes[np.arange(1, devices) * layout.rows // devices]
+    # Of levels, each gets one at least.
+    cuts = np.clip(wanted, np.arange(1, devices), levels - np.arange(devices - 1, 0, -1))
+    cuts = [0, *np.maximum.accumulate(cuts), levels]
+    where = Sharded(strategy, shared)
+
+    def shard(device: int, _: int) -> Arrays:
+        of_levels = cuts[device : device + 2]
+        of_rows = slice(*np.searchsorted(codes, of_levels))
+        return _shard(layout, whole, shared, device, slice(*of_levels), of_rows)
+
+    arrays = where.placed(shard)
+    # What is not shared out is here once, and not once a device.
+    factors, translations = [], []
+    for k, (has, of) in enumerate(zip(arrays.factors, whole.factors, strict=True)):
+        once = {"units": of.units}
+        if k != shared:
+            once |= {"cross": of.cross, "weights": of.weights}
+        factors.append(has._replace(**once))
+    for t, (inner, outer, _) in enumerate(layout.translations):
+        sides = zip((inner, outer), arrays.translations[t], whole.translations[t], strict=True)
+        translations.append(tuple(own if k == shared else all_ for (k, _), own, all_ in sides))
+    return where, arrays._replace(gram=whole.gram, factors=factors, translations=translations)
+
+
+def _shard(
+    layout: Layout, whole: Arrays, shared: int, shard: int, levels: slice, rows: slice
+) -> Arrays:
+    """The arrays of one device: some rows, and the levels of the shared factor that they are of."""
+    factors = []
+    for k, has in enumerate(whole.factors):
+        has = has._replace(codes=has.codes[rows], z=None if has.z is None else has.z[rows])
+        if k == shared:
+            codes = has.codes - levels.start
+            own = {"cross": has.cross[levels], "weights": has.weights[levels]}
+            has = has._replace(codes=codes, **own)
+        factors.append(has)
+    translations = [
+        tuple(
+            tuple(x[levels] for x in moves) if k == shared else moves
+            for (k, _), moves in zip((inner, outer), whole.translations[t], strict=True)
+        )
+        for t, (inner, outer, _) in enumerate(layout.translations)
+    ]
+    repeated, chains = whole.repeated, layout.chains
+    if repeated is not None:
+        repeated = repeated[rows.start * chains : rows.stop * chains]
+    return Arrays(
+        whole.response[rows],
+        repeated,
+        whole.offset if len(whole.offset) == 1 else whole.offset[rows],
+        whole.fixed[rows],
+        whole.gram,
+        factors,
+        translations,
+        tf.constant(shard),
+    )
+
+
+def without_rows(whole: Arrays) -> Arrays:
+    """What is left of arrays when their rows are elsewhere."""
+    return whole._replace(
+        response=None,
+        repeated=None,
+        offset=None,
+        fixed=None,
+        factors=[has._replace(codes=None, z=None) for has in whole.factors],
+    )

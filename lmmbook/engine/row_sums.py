@@ -1,0 +1,195 @@
+"""Sums over rows: all that the M-step and the certificate need of them.
+
+Chapters 04 and 08. There may be a hundred million numbers to add, so every sum is in double
+precision. The functions are called by way of a `linear_predictor.Where`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from lmmbook.engine.arrays import Arrays, Layout, Parameters, to_rows
+from lmmbook.engine.linear_predictor import is_gaussian
+from lmmbook.families.derivatives import (
+    ByRegression,
+    Derivatives,
+    derivatives_at,
+    matrix,
+    no_sums,
+    total,
+    zeros,
+)
+
+import numpy as np
+import tensorflow as tf
+
+BLOCK = 2**20  # rows x chains: 4 MB in each of the arrays that belong to a block
+
+
+class LeftOver(NamedTuple):
+    """Of what the predictor leaves of Gaussian ratings, averaged over chains: its products with the
+    fixed-effect columns ``[fixed]``, and its square; summed over rows, float64."""
+
+    products: tf.Tensor
+    square: tf.Tensor
+
+
+class ByStretch(NamedTuple):
+    """As `ByRegression`, through the scale of standardised effects, u = (I + S) scale v:
+    ``gradient`` [chains, stretches], and information with the fixed effects ``mixed``
+    [fixed, stretches], ``among`` themselves, and with the auxiliary parameters ``aside``
+    [stretches, auxiliary]."""
+
+    gradient: tf.Tensor
+    mixed: tf.Tensor
+    among: tf.Tensor
+    aside: tf.Tensor
+
+
+def regression_sums(
+    layout: Layout,
+    arrays: Arrays,
+    parameters: Parameters,
+    rows: tuple[tf.Tensor, ...],
+    predictor: tf.Tensor,
+) -> tuple[None, LeftOver | ByRegression]:
+    """What the M-step of fixed effects and auxiliary parameters needs of the rows."""
+    if not is_gaussian(layout):
+        family, own = layout.family, parameters.auxiliary
+        return None, in_blocks(
+            arrays, rows, predictor, no_sums(layout.chains, layout.fixed, family.auxiliary),
+            lambda a, r, p, counted: family.summed(r, p, own, a.fixed, counted),
+        )  # fmt: skip
+    left = arrays.response[:, tf.newaxis] - predictor  # small numbers keep float32's digits
+    mean = tf.reduce_mean(left, axis=1)
+    products = [total(column * mean) for column in tf.unstack(arrays.fixed, axis=1)]
+    return None, LeftOver(tf.stack(products), total(tf.square(left)) / layout.chains)
+
+
+def likelihood_sums(
+    layout: Layout,
+    arrays: Arrays,
+    parameters: Parameters,
+    effects: list[tf.Tensor],
+    rows: tuple[tf.Tensor, ...],
+    predictor: tf.Tensor,
+    means: list[tf.Tensor],
+    stretches: list[tf.Tensor],
+    standardised: list[tf.Tensor],
+) -> tuple[None, tuple[ByRegression, ByStretch]]:
+    """What the certificate needs of the rows.
+
+    One a factor: ``means`` [levels, fixed, columns], what fixed effects add to the mean of effects;
+    ``stretches`` [entries, columns, columns]; ``standardised``, a scalar, 1 where the stretches are
+    asked for; see `louis`.
+    """
+    family, own = layout.family, parameters.auxiliary
+    stretched = sum(s.shape[0] for s in stretches)
+    none = ByStretch(
+        zeros(layout.chains, stretched),
+        zeros(layout.fixed, stretched),
+        zeros(stretched, stretched),
+        zeros(stretched, family.auxiliary),
+    )
+
+    def of_block(
+        block: Arrays, given: tuple[tf.Tensor, ...], at: tf.Tensor, counted: tf.Tensor
+    ) -> tuple[ByRegression, ByStretch]:
+        # Less what the mean of effects does to the ratings.
+        lent = [to_rows(has, mean) for has, mean in zip(block.factors, means, strict=True)]
+        fixed = block.fixed - tf.add_n(lent)
+
+        def by_stretch() -> ByStretch:
+            derivatives = derivatives_at(family, given, at, own)
+            # The linear predictor's derivatives, each [rows, chains]; and how the means change
+            # them, each [rows, fixed].
+            moves, bends = (
+                [
+                    asked * to_rows(has, _stretched(stretch, of_levels))
+                    for has, of_levels, of_factor, asked in zip(
+                        block.factors, all_levels, stretches, standardised, strict=True
+                    )
+                    for stretch in tf.unstack(of_factor)
+                ]
+                for all_levels in (effects, means)
+            )
+            return _by_stretch(fixed, moves, bends, derivatives, counted)
+
+        # Few fits have a factor standardised, and its derivatives cost more than all the rest.
+        stretch = tf.cond(tf.add_n(standardised) > 0, by_stretch, lambda: none)
+        return family.summed(given, at, own, fixed, counted), stretch
+
+    nothing = no_sums(layout.chains, layout.fixed, family.auxiliary), none
+    return None, in_blocks(arrays, rows, predictor, nothing, of_block)
+
+
+def _stretched(stretch: tf.Tensor, of_levels: tf.Tensor) -> tf.Tensor:
+    """``[levels, ..., columns]``, in float64 on the way: columns of ratings may be nearly
+    collinear, so that what is large in each column's effects is small in their sum."""
+    return tf.cast(tf.einsum("ij,lcj->lci", stretch, tf.cast(of_levels, tf.float64)), tf.float32)
+
+
+def _by_stretch(
+    fixed: tf.Tensor,
+    moves: list[tf.Tensor],
+    bends: list[tf.Tensor],
+    derivatives: Derivatives,
+    counted: tf.Tensor,
+) -> ByStretch:
+    first, second = derivatives
+    columns, chains = tf.unstack(fixed, axis=1), first[0].shape[1]
+    moves = [move * counted[:, tf.newaxis] for move in moves]
+    weighted = [-move * second[0][0] for move in moves]
+    aside = [[-total(move * h) for h in second[0][1:]] for move in moves]
+    pull = tf.reduce_sum(first[0], axis=1) * counted  # of a row, by all chains
+    bent = [total(bend * pull[:, tf.newaxis], 0) for bend in bends]
+    mixed = [[total(c[:, tf.newaxis] * w) for w in weighted] for c in columns]
+    return ByStretch(
+        tf.stack([total(move * first[0], 0) for move in moves], axis=1),
+        (tf.stack(mixed) + tf.stack(bent, axis=1)) / chains,
+        tf.stack([[total(move * w) for w in weighted] for move in moves]) / chains,
+        matrix(aside, len(moves), len(first) - 1) / chains,
+    )
+
+
+def in_blocks(
+    arrays: Arrays,
+    rows: tuple[tf.Tensor, ...],
+    predictor: tf.Tensor,
+    zeros: Any,
+    function: Callable[[Arrays, tuple[tf.Tensor, ...], tf.Tensor, tf.Tensor], Any],
+) -> Any:
+    """``function(arrays, rows, predictor, counted)``, a nest of sums like ``zeros``, over blocks of
+    rows.
+
+    Derivatives of all rows in all parameters, at once, would be the largest thing in memory by far.
+    The last block begins early, to be as long as the others; rows that it has in common with the
+    one before are not ``counted`` [rows] again.
+    """
+    count, chains = predictor.shape
+    size = max(1, BLOCK // chains)
+    if count <= size:
+        return function(arrays, rows, predictor, tf.constant(np.ones(count, np.float32)))
+
+    def of_block(i: tf.Tensor) -> Any:
+        start = tf.minimum(i * size, count - size)
+
+        def cut(x: tf.Tensor) -> tf.Tensor:
+            each = x.shape[0] // count  # numbers a row: one, or one a chain
+            begin = tf.concat([[start * each], tf.zeros([x.shape.rank - 1], tf.int32)], axis=0)
+            return tf.slice(x, begin, [size * each, *x.shape[1:]])
+
+        factors = [
+            has._replace(codes=cut(has.codes), z=None if has.z is None else cut(has.z))
+            for has in arrays.factors
+        ]
+        block = arrays._replace(fixed=cut(arrays.fixed), factors=factors)
+        counted = tf.cast(start + tf.range(size) >= i * size, tf.float32)
+        return function(block, tuple(cut(r) for r in rows), cut(predictor), counted)
+
+    def body(i: tf.Tensor, sums: Any) -> tuple[tf.Tensor, Any]:
+        return i + 1, tf.nest.map_structure(tf.add, sums, of_block(i))
+
+    blocks = -(-count // size)
+    return tf.while_loop(lambda i, _: i < blocks, body, (tf.constant(0), zeros))[1]

@@ -1,0 +1,272 @@
+"""The engine under `lmmbook.fit`: it keeps the state of a fit, and calls the compiled program.
+
+Chapter 04. `fit` decides what to do next; this module does it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lmmbook.engine import checkpoint, checkpoint_files, init, program
+from lmmbook.engine.arrays import Parameters, from_parameters, on_device, to_parameters
+from lmmbook.engine.certificate import centering, certify, louis
+from lmmbook.engine.linear_predictor import HERE, Where, is_gaussian
+from lmmbook.engine.parallel import chain_parallel, data_parallel
+from lmmbook.engine.parallel.collectives import Devices
+from lmmbook.engine.parallel.workers import Watch
+from lmmbook.engine.progress import Progress
+from lmmbook.formula import covariance
+from lmmbook.formula.design import Design
+from lmmbook.formula.invariances import coordinates
+
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+KEPT = 1000  # draws (sweeps x chains) of the effects that a fit keeps, at most
+KEPT_NUMBERS = 1e8  # that these are, at most: 400 MB
+SETTLE = 40  # sweeps before draws are believed to belong to parameters that were just set
+WATCHED = 10_000_000  # rows x chains that are gone through for what is watched, in a chunk
+ADAPTATION = 0.1  # gain of the step sizes while the parameters move
+
+# Of some draws, ``[draws, levels, chains, columns]`` a factor, arrays by name, ``[draws, ...]``.
+Look = Callable[[list[np.ndarray]], checkpoint.Entry]
+
+
+class OutOfBudget(Exception):
+    """The next piece of work would take more sweeps than are left."""
+
+
+class Engine:
+    """State of a fit: parameters, effects, the trace so far, and the sweeps that are left.
+
+    Attributes
+    ----------
+    arrays, whole
+        All that the program is given; and what of it is not rows, on one device.
+    room, kept_sweeps
+        Room for the draws of the last `measure`, and how many sweeps of it are filled.
+    walk, trace
+        A frame a call of the program, one row a sweep: the parameters of the design, and those of
+        the data (`coordinates.reported`) with acceptance and phase.
+    measured, watched
+        How many times `measure` was called; and what its ``look`` found, by name.
+    """
+
+    def __init__(
+        self,
+        design: Design,
+        chains: int,
+        max_sweeps: int,
+        seed: int,
+        progress: Progress | None = None,
+        strategy: tf.distribute.Strategy | None = None,
+        folder: str | Path | None = None,
+        watch: Watch | None = None,
+    ) -> None:
+        self.watch = watch or Watch(None)
+        self.design, self.chains, self.seed = design, chains, seed
+        self.progress = progress or Progress(False)
+        self.where: Where = HERE
+        if strategy is None or chain_parallel.suits(strategy, design.rows, chains):
+            self.layout, self.arrays = on_device(design, chains)
+            self.whole, self.program = self.arrays, program.compiled(self.layout)
+            if strategy is not None:
+                self.where = Devices(strategy)
+                self.program = chain_parallel.Program(strategy, self.layout, self.arrays)
+        else:
+            with tf.device("CPU:0"):  # no single device need have room for all rows
+                self.layout, whole = on_device(design, chains)
+            self.where, self.arrays = data_parallel.share_out(strategy, self.layout, whole)
+            self.whole = data_parallel.without_rows(whole)
+            self.program = data_parallel.Program(self.layout, self.where)
+        self.products = centering.products_of(design, self.layout)
+        self.chunk = program.sweeps_of(self.layout)
+        parameters = to_parameters(design, init.start_values(design))
+        self.state = self._graph(program.start, self.layout)(self.arrays, parameters)
+        self.sweeps_left, self.max_sweeps, self.calls = max_sweeps, max_sweeps, 0
+        self.walk: list[pd.DataFrame] = []
+        self.trace: list[pd.DataFrame] = []
+        self.room: list[np.ndarray] = []
+        self.kept_sweeps, self.measured = 0, 0
+        self.watched: checkpoint.Entry = {}
+        devices = 1 if strategy is None else strategy.num_replicas_in_sync
+        identity = {} if folder is None else checkpoint.identity_of(design, chains, seed, devices)
+        if folder is not None:
+            effects = sum(of.levels * of.columns for of in self.layout.factors)
+            draws = min(max(KEPT, chains) * effects, KEPT_NUMBERS)
+            checkpoint_files.check_room(folder, 4 * (chains * effects + draws))
+        self.journal = checkpoint.Journal(
+            folder, identity, self.where.worker, self.where.smallest
+        )  # fmt: skip
+        if self.journal.restored:
+            self.state = checkpoint.from_disk(self.state, self.journal.restored, self.where)
+
+    @property
+    def parameters(self) -> Parameters:
+        """The parameters as they are now."""
+        return self.state.parameters
+
+    @property
+    def kept(self) -> list[np.ndarray]:
+        """Draws of the effects at the present parameters, ``[draws, levels, chains, columns]`` a
+        factor: those of the last `measure`, thinned to at most `KEPT` sweeps x chains and
+        `KEPT_NUMBERS`."""
+        return [room[: self.kept_sweeps] for room in self.room]
+
+    @property
+    def unit(self) -> float:
+        """The scale of the linear predictor on which one row tells something: the residual sd, or
+        what is like it in another family, one over the root of a row's mean information."""
+        if is_gaussian(self.layout):
+            return float(self.parameters.residual_sd)
+        told = self._graph(program.information)
+        entry = self.journal.recall(lambda: {"told": told(self.arrays, self.state).numpy()})
+        return 1.0 / math.sqrt(float(entry["told"]))
+
+    def _graph(self, function: Callable, *static: Any) -> Callable:
+        """As one graph, which several devices need."""
+        return tf.function(partial(function, *static, where=self.where), autograph=False)
+
+    def set(self, values: Mapping[str, Any]) -> None:
+        """Put named values in place of the parameters."""
+        self.state = self.state._replace(parameters=to_parameters(self.design, values))
+
+    def em(self, phase: str, gains: np.ndarray) -> pd.DataFrame:
+        """EM iterations, a sweep and an M-step each, with these gains; returns where they were."""
+        home = louis.as_written(self.layout)  # the program asks for one; not used here
+        never = np.zeros(self.chunk, bool)
+        before = len(self.walk)
+        for part in self._parts(gains):
+            self._call(phase, part, never, never, home)
+        return pd.concat(self.walk[before:], ignore_index=True)
+
+    def measure(
+        self, draws: int, estimated: np.ndarray, look: Look | None = None
+    ) -> certify.Certificate:
+        """Freeze the parameters, sweep until the draws have settled, make ``draws`` more sweeps,
+        and judge the parameters by them. What ``look`` finds in the draws is in ``watched``."""
+        home = centering.choose_homes(
+            self.layout, self.whole, self.products, self.parameters, self.unit**2, estimated
+        )  # fmt: skip
+        scores, watched = [], []
+        information = np.zeros(2 * [louis.coordinates(self.layout)])
+        parts = self._parts(np.zeros(SETTLE + draws))
+        sweeps = np.arange(len(parts) * self.chunk).reshape(len(parts), -1)
+        effects = sum(of.levels * of.columns for of in self.layout.factors)
+        most = min(KEPT, KEPT_NUMBERS / effects) / self.chains
+        every = -(-(sweeps.size - SETTLE) // max(1, int(most)))
+        self._make_room(sum((sweeps >= SETTLE) & (sweeps % every == 0)).sum())
+        for part, now in zip(parts, sweeps, strict=True):
+            measured = now >= SETTLE
+            keep = measured & (now % every == 0)
+            output = self._call("draws", part, measured, keep, home, look)
+            if measured.any():
+                scores.append(output["score"][measured])
+                information += output["information"].sum(0)
+                watched.append({k[7:]: x for k, x in output.items() if k.startswith("watched")})
+        self.watched = {k: np.concatenate([w[k] for w in watched]) for k in watched[0]}
+        return certify.certify(
+            self.design, self.layout, self.parameters,
+            np.concatenate(scores), information / (sweeps.size - SETTLE), estimated,
+        )  # fmt: skip
+
+    def _make_room(self, sweeps: int) -> None:
+        """For the draws of a new `measure`, or those of the checkpoint, if they are its."""
+        self.measured, self.kept_sweeps = self.measured + 1, 0
+        self.room = [
+            np.empty((sweeps, of.levels, self.chains, of.columns), np.float32)
+            for of in self.layout.factors
+        ]
+        restored = self.journal.restored
+        if restored and self.measured == restored["measured"]:
+            self.kept_sweeps = len(restored["kept0"])
+            for k, room in enumerate(self.room):
+                room[: self.kept_sweeps] = restored[f"kept{k}"]
+
+    def _parts(self, gains: np.ndarray) -> list[np.ndarray]:
+        """Gains by chunk, the last one repeated to fill up; refused if too many are left over."""
+        chunks = -(-len(gains) // self.chunk)
+        if chunks * self.chunk > self.sweeps_left:
+            raise OutOfBudget
+        filled = np.pad(gains, (0, chunks * self.chunk - len(gains)), mode="edge")
+        return np.split(filled.astype(np.float32), chunks)
+
+    def _call(
+        self, phase: str, gains: np.ndarray, measure: np.ndarray, keep: np.ndarray,
+        home: louis.Home, look: Look | None = None,
+    ) -> checkpoint.Entry:  # fmt: skip
+        """One chunk, on the device or from the checkpoint; what it gave back."""
+        entry = self.journal.recall(lambda: self._sweeps(gains, measure, keep, home, look))
+        shapes = self.state.parameters
+        flat = [entry[f"parameters{i}"] for i in range(len(tf.nest.flatten(shapes)))]
+        parameters = tf.nest.pack_sequence_as(shapes, flat)
+        last = tf.nest.map_structure(lambda x: tf.constant(x[-1]), parameters)
+        self.state = self.state._replace(parameters=last)
+        self.calls += 1
+        self.watch.finished()
+        self.sweeps_left -= self.chunk
+        self._note(phase, parameters, entry["acceptance"])
+        self.progress.show(self.max_sweeps - self.sweeps_left, self.max_sweeps, phase)
+        if self.journal.due():
+            self.save()
+        return entry
+
+    def save(self) -> None:
+        """Write a checkpoint, if there is a folder for it."""
+        if self.journal.folder is not None:
+            kept = {f"kept{k}": draws for k, draws in enumerate(self.kept)}
+            state = checkpoint.to_disk(self.state, self.where)
+            self.journal.save(state | kept | {"measured": np.array(self.measured)})
+
+    def _sweeps(
+        self, gains: np.ndarray, measure: np.ndarray, keep: np.ndarray, home: louis.Home,
+        look: Look | None,
+    ) -> checkpoint.Entry:  # fmt: skip
+        """One chunk on the device."""
+        self.state, output = self.program(
+            self.arrays,
+            self.state,
+            tf.constant(gains),
+            tf.constant(measure),
+            tf.constant(ADAPTATION if gains.any() else 0.0, tf.float32),
+            home,
+            tfp.random.sanitize_seed([self.seed, self.calls]),
+        )
+        if keep.any():
+            to = self.kept_sweeps + keep.sum()
+            for room, u in zip(self.room, output.effects, strict=True):
+                room[self.kept_sweeps : to] = u.numpy()[keep]
+            self.kept_sweeps = to
+        flat = tf.nest.flatten(output.parameters)
+        small = {f"parameters{i}": x.numpy() for i, x in enumerate(flat)}
+        if measure.any():
+            small |= {"score": output.score.numpy(), "information": output.information.numpy()}
+        if measure.any() and look:
+            # Some of the draws where there are many rows to go through.
+            looks = max(1, WATCHED // (self.design.rows * self.chains))
+            some = np.flatnonzero(measure)[:: -(-measure.sum() // looks)]
+            found = look([u.numpy()[some] for u in output.effects])
+            small |= {f"watched{name}": x for name, x in found.items()}
+        return small | {"acceptance": output.acceptance.numpy()}
+
+    def _note(self, phase: str, parameters: Parameters, acceptance: np.ndarray) -> None:
+        """One row a sweep: parameters, acceptance and phase, in both coordinates."""
+        beta, *scales, auxiliary = (np.asarray(x, float) for x in tf.nest.flatten(parameters))
+        point = beta, [lower @ np.swapaxes(lower, 1, 2) for lower in scales], auxiliary
+        last = {"acceptance": acceptance, "phase": phase}
+        self.walk.append(pd.DataFrame(covariance.name_values(self.design, *point)))
+        self.trace.append(pd.DataFrame(coordinates.reported(self.design, *point) | last))
+        if not np.isfinite(self.walk[-1].to_numpy()).all():
+            raise FloatingPointError(
+                f"{phase}: expected finite values, got {self.trace[-1].iloc[-1].to_dict()}"
+            )
+
+    def values(self) -> dict[str, Any]:
+        """The parameters as they are now, by name."""
+        return from_parameters(self.design, self.parameters)

@@ -1,0 +1,86 @@
+"""What keeps a fit from being known to have converged, in words.
+
+Chapter 04. Either a covariance may be at its boundary, or may not; or the data say next to nothing
+in some direction. Both have a name, and something to do about it.
+"""
+
+from __future__ import annotations
+
+from lmmbook.engine.certificate import certify
+from lmmbook.engine.driver import Course
+from lmmbook.engine.settle import NO_GAIN
+from lmmbook.families.gaussian import Gaussian
+from lmmbook.formula import covariance
+from lmmbook.formula.existence import LOST
+from lmmbook.results.fit import CLOSE
+
+import numpy as np
+
+
+def missing(course: Course) -> str:
+    """What a fit lacks whose budget ended, and what helps: a clause for its warning."""
+    spent = f"{course.engine.max_sweeps:,} sweeps were not enough"
+    family = course.design.family
+    gaussian = isinstance(family, Gaussian) and family.estimated
+    if gaussian and course.engine.parameters.residual_sd < LOST:
+        sd = course.engine.trace[-1]["sd(residual)"].iloc[-1]
+        return (
+            f"'sd(residual)' went to {sd:.2g}, next to nothing beside the responses. Where the "
+            "effects explain every row there is no maximum, and more sweeps cannot find one: try "
+            "a simpler model"
+        )
+    if course.found is None:
+        return f"{spent} to look for the maximum: try a larger max_sweeps"
+    return f"{spent}: {obstacle(course) or furthest(course.found)}"
+
+
+def obstacle(course: Course) -> str | None:
+    """What more sweeps may not mend; None if there is no such thing."""
+    found = course.found
+    if found is None:
+        return None
+    if found.unknown:
+        about = f"about {listed(found.unknown)}{' together' if len(found.unknown) > 1 else ''}"
+        if certify.BELIEVED * np.sqrt(2 / found.ess) > 2 * certify.SINGULAR:
+            return f"so few draws say nothing {about}: try a larger max_sweeps, or a simpler model"
+        return (
+            f"the data say next to nothing {about}: leave out one of the terms, or centre the "
+            "covariates; a larger max_sweeps will hardly help"
+        )
+    if block := course.trying or course.doubtful():
+        names = covariance.names_of_block(course.design.factors[block[0]], block[1])
+        return (
+            f"it is not known whether the maximum has no variance in some direction of "
+            f"{listed(names)}: with one, the log-likelihood may be more than {NO_GAIN} higher; try "
+            f"a larger max_sweeps, which may tell, or a model without one of these terms"
+        )
+    return None
+
+
+def furthest(found: certify.Certificate) -> str:
+    """Which parameter is furthest from being known to be at the maximum, and why."""
+    if not found.definite:
+        return (
+            "from where it is, no distance to the maximum can be given, for the draws do not show "
+            "a curvature in every direction; try a larger max_sweeps, or a simpler model"
+        )
+    errors = found.table["std_error"]
+    steps, noise = found.table["step"].abs() / errors, 2 * found.table["mcse"] / errors
+    name = str((steps + noise).idxmax())
+    known = f"within {noise[name]:.2g} (two Monte Carlo standard errors)"
+    if steps[name] > CLOSE:
+        return (
+            f"the maximum is {steps[name]:.2g} standard errors away in {name!r}, {known}; at most "
+            f"{CLOSE} in all is converged. Try a larger max_sweeps, or a simpler model"
+        )
+    return (
+        f"the estimates are as near to the maximum as is asked, but it is not known well enough: "
+        f"{name!r} is {steps[name]:.2g} standard errors away, {known}, where {CLOSE} in all is "
+        "converged. That is Monte Carlo error: try a larger max_sweeps, or more chains"
+    )
+
+
+def listed(names: tuple[str, ...] | list[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last

@@ -1,0 +1,160 @@
+"""Unordered categories: the categorical likelihood in its one-dimensional form.
+
+Chapter 06. An effect for every category and every level would need (categories - 1) times as many
+random effects, and all their covariances, of which a student with a few dozen ratings knows next to
+nothing. The stereotype model (Anderson 1984) is the simpler form: one effect a level, and a score
+for each category that says how strongly that effect pulls there. The *data* say whether the
+categories are ordered along it. Two categories give the logit again.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lmmbook.families.base import Family, known, numeric, positions_of, those_that_occur
+from lmmbook.families.derivatives import Derivatives
+
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+from tensorflow_probability import distributions as tfd
+
+
+@dataclass(frozen=True)
+class Categorical(Family):
+    """Categories without an order: ``log P(c)/P(first) = intercept(c) + score(c) * predictor``.
+
+    The stereotype model: one linear predictor, without an intercept, for all categories. ``score``
+    is 0 for the first category and 1 for the last; the others' are parameters, and so is an
+    ``intercept(c)`` for each but the first. So a coefficient, or an effect, is what it adds to the
+    log odds of the last category against the first. The labels may be anything; they are sorted,
+    or in the order of a pandas Categorical.
+
+    Choose as first and last two categories that the effects tell apart. If the first and the last
+    are alike, no scale fits. Chapter 06.
+
+    Parameters
+    ----------
+    categories
+        Filled in from the data.
+
+    Examples
+    --------
+    >>> family = Categorical().bind(pd.Series(["bus", "car", "bike"]))
+    >>> family.categories
+    ('bike', 'bus', 'car')
+    >>> list(family.report(0.0, np.zeros(2))[0] | family.report(0.0, np.zeros(2))[1])
+    ['intercept(bus)', 'intercept(car)', 'score(bus)']
+    """
+
+    categories: tuple[Any, ...] | None = None
+    shares_intercept = True  # not a field
+
+    @property
+    def auxiliary(self) -> int:  # type: ignore[override]
+        """An intercept and a score for each category but the first and the last."""
+        return 2 * (len(known(self)) - 2)
+
+    def bind(self, response: pd.Series) -> Categorical:
+        """With the categories that occur; a warning names those of a Categorical that do not."""
+        if isinstance(response.dtype, pd.CategoricalDtype):
+            categories = list(response.dtype.categories)
+        else:
+            categories = sorted(response.unique().tolist())
+        return replace(self, categories=those_that_occur(categories, response, "categorical"))
+
+    def codes(self, response: pd.Series) -> np.ndarray:
+        """0, 1, ... in the order of the categories."""
+        return positions_of(known(self), response)
+
+    def escape(self, response: np.ndarray) -> np.ndarray | None:
+        """Known of two categories; of more the scores are parameters too."""
+        return 2 * response - 1 if len(known(self)) == 2 else None
+
+    def _logits(self, predictor: tf.Tensor, auxiliary: tf.Tensor) -> tf.Tensor:
+        """``[..., categories]``."""
+        # One category at a time, for `auxiliary` may hold a number a row (see `derivatives`).
+        middle = self.auxiliary // 2
+        inner = [auxiliary[j] + auxiliary[middle + j] * predictor for j in range(middle)]
+        return tf.stack([tf.zeros_like(predictor), *inner, predictor], axis=-1)
+
+    def distribution(self, predictor: tf.Tensor, auxiliary: tf.Tensor) -> tfd.Distribution:
+        """`tfd.Categorical` over 0, 1, ..."""
+        return tfd.Categorical(logits=self._logits(predictor, auxiliary))
+
+    def log_density(
+        self, rows: tuple[tf.Tensor, ...], predictor: tf.Tensor, auxiliary: tf.Tensor
+    ) -> tf.Tensor:
+        """As the distribution's, without a gather for every row."""
+        logits = tf.unstack(self._logits(predictor, auxiliary), axis=-1)
+        largest = functools.reduce(tf.maximum, logits)
+        total = tf.add_n([tf.exp(logit - largest) for logit in logits])
+        zero = tf.zeros_like(predictor)
+        chosen = [tf.where(tf.equal(rows[0], c), logit, zero) for c, logit in enumerate(logits)]
+        return tf.add_n(chosen) - largest - tf.math.log(total)
+
+    def derivatives(
+        self, rows: tuple[tf.Tensor, ...], predictor: tf.Tensor, auxiliary: tf.Tensor
+    ) -> Derivatives:
+        """In closed form, by the chain rule through the logits."""
+        middle = self.auxiliary // 2
+        share = tf.unstack(tf.nn.softmax(self._logits(predictor, auxiliary)), axis=-1)
+        missing = [tf.cast(tf.equal(rows[0], c), p.dtype) - p for c, p in enumerate(share)]
+        zero, one = tf.zeros([], predictor.dtype), tf.ones([], predictor.dtype)
+        scores = [zero, *(auxiliary[middle + j] for j in range(middle)), one]
+        mean = tf.add_n([s * p for s, p in zip(scores, share, strict=True)])
+        variance = tf.add_n([s * s * p for s, p in zip(scores, share, strict=True)]) - mean * mean
+        # Each auxiliary parameter moves one logit, c, by 1 (an intercept) or by the predictor.
+        moves = [(j + 1, tf.ones_like(predictor)) for j in range(middle)]
+        moves += [(j + 1, predictor) for j in range(middle)]
+        by_score = [j >= middle for j in range(len(moves))]
+        first = [tf.add_n([s * m for s, m in zip(scores, missing, strict=True)])]
+        first += [by * missing[c] for c, by in moves]
+        second = [[-variance]]
+        for (c, by), of_score in zip(moves, by_score, strict=True):
+            mixed = -by * share[c] * (scores[c] - mean)
+            second[0].append(mixed + missing[c] if of_score else mixed)
+        for j, (c, by) in enumerate(moves):
+            own = [by * by_d * share[c] * (share[d] - float(c == d)) for d, by_d in moves]
+            second.append([second[0][j + 1], *own])
+        return Derivatives(first, second)
+
+    def probabilities(self, predictor: np.ndarray, auxiliary: np.ndarray) -> np.ndarray:
+        """``[..., categories]`` for a predictor ``[...]``."""
+        return tf.nn.softmax(self._logits(tf.constant(predictor), tf.constant(auxiliary))).numpy()
+
+    def mean(self, predictor: np.ndarray, auxiliary: np.ndarray) -> np.ndarray:
+        """The mean of the categories, if they are numbers."""
+        return self.probabilities(predictor, auxiliary) @ numeric(known(self))
+
+    def start(self, response: np.ndarray) -> tuple[float, np.ndarray]:
+        """The categories' shares, and scores in equal steps."""
+        log_odds = np.log(np.bincount(response.astype(int)))
+        log_odds = log_odds - log_odds[0]
+        scores = np.linspace(0, 1, len(log_odds))
+        away = log_odds - scores * log_odds[-1]
+        return log_odds[-1], np.concatenate([away[1:-1], scores[1:-1]])
+
+    def report(
+        self, intercept: Any, auxiliary: np.ndarray
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Intercepts in place of the intercept, scores at the end."""
+        labels, middle = known(self), self.auxiliary // 2
+        away, scores = auxiliary[..., :middle], auxiliary[..., middle:]
+        intercepts = {
+            f"intercept({label})": away[..., j] + scores[..., j] * intercept
+            for j, label in enumerate(labels[1:-1])
+        }
+        named = {f"score({label})": scores[..., j] for j, label in enumerate(labels[1:-1])}
+        return intercepts | {f"intercept({labels[-1]})": intercept}, named
+
+    def unreport(self, values: Mapping[str, Any] | pd.Series) -> tuple[Any, np.ndarray]:
+        """The inverse of `report`."""
+        labels = known(self)
+        last = float(values[f"intercept({labels[-1]})"])
+        scores = np.array([float(values[f"score({label})"]) for label in labels[1:-1]])
+        own = np.array([float(values[f"intercept({label})"]) for label in labels[1:-1]])
+        return last, np.concatenate([own - scores * last, scores])

@@ -1,0 +1,231 @@
+"""The coordinates in which a fit is computed, and the way back to those of the data.
+
+Chapters 04 and 09. The engine computes in single precision, which keeps seven digits. Of seconds
+since 1970 these are all gone before the first one that varies. So a fit is of an *inner* design, a
+linear map away from the one of the data. It is the same model, with other names for the same
+predictors:
+
+- fixed effects: a column that an intercept or other columns nearly make up, such as a year, is
+  replaced by what they leave of it, and is measured in units of its own;
+- random effects: the same, among the columns of a correlated block; others are only scaled;
+- an offset, and a Gaussian response, are replaced by what the fixed effects leave of them; a
+  Gaussian response is measured in units of about its residual sd.
+
+`reported` leads back, and whatever a user sees went through it. Columns that are fine stay as they
+are, and are not copied.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+
+from lmmbook.families.gaussian import Gaussian
+from lmmbook.formula import covariance
+from lmmbook.formula.design import Design
+from lmmbook.formula.factors import Factor
+from lmmbook.formula.invariances import directions
+from lmmbook.formula.invariances.conditioning import (
+    NOTHING,
+    centred,
+    gram,
+    is_identity,
+    orthogonal,
+    scaling,
+)
+
+import numpy as np
+
+HUGE = 1e100
+
+
+@dataclass(frozen=True)
+class Inner(Design):
+    """A design in inner coordinates.
+
+    With a prime for inner values: ``beta = origin + unit * fixed_map @ beta'``, a level's effects
+    are ``unit * effect_maps[k] @ u'``, and a residual sd is ``unit`` times the inner one.
+
+    Attributes
+    ----------
+    outer
+        The design in the coordinates of the data.
+    unit
+        Of the linear predictor, in units of the response.
+    origin
+        ``[fixed]``: the fixed effects where all inner ones are zero.
+    fixed_map
+        ``[fixed, fixed]``.
+    effect_maps
+        ``[columns, columns]`` a factor.
+    """
+
+    outer: Design = field(kw_only=True, repr=False)
+    unit: float = field(kw_only=True)
+    origin: np.ndarray = field(kw_only=True)
+    fixed_map: np.ndarray = field(kw_only=True)
+    effect_maps: tuple[np.ndarray, ...] = field(kw_only=True)
+
+
+def inner(design: Design) -> Inner:
+    """The design in coordinates that suit single precision.
+
+    Raises
+    ------
+    ValueError
+        If a response or an offset is so large or small that double precision cannot square it.
+    """
+    factors, maps = zip(*map(_within_blocks, design.factors), strict=True)
+    fixed, fixed_map = _fixed(replace(design, factors=factors))
+    response, offset, unit, taken = _rows(design, fixed)
+    family = design.family
+    if isinstance(family, Gaussian) and family.sd is not None:
+        family = Gaussian(1.0)
+    plain = {f.name: getattr(design, f.name) for f in fields(Design)}
+    changed = {"family": family, "response": response, "offset": offset, "fixed": fixed}
+    return Inner(
+        **(plain | changed | {"factors": factors}),
+        outer=design, unit=unit, origin=fixed_map @ taken, fixed_map=fixed_map, effect_maps=maps,
+    )  # fmt: skip
+
+
+def outer(design: Design) -> Design:
+    """The design in the coordinates of the data."""
+    return design.outer if isinstance(design, Inner) else design
+
+
+def reported(
+    design: Design, beta: np.ndarray, covariances: list[np.ndarray], auxiliary: np.ndarray
+) -> dict:  # fmt: skip
+    """`covariance.name_values` in the coordinates of the data, of values in those of ``design``."""
+    if not isinstance(design, Inner):
+        return covariance.name_values(design, beta, covariances, auxiliary)
+    beta = design.origin + design.unit * (beta @ design.fixed_map.T)
+    if isinstance(design.family, Gaussian):
+        auxiliary = auxiliary + np.log(design.unit)
+    covariances = [
+        design.unit**2 * (m @ matrix @ m.T)
+        for m, matrix in zip(design.effect_maps, covariances, strict=True)
+    ]
+    return covariance.name_values(design.outer, beta, covariances, auxiliary)
+
+
+def on_their_scales(
+    design: Design, beta: np.ndarray, covariances: list[np.ndarray], auxiliary: np.ndarray
+) -> np.ndarray:
+    """`reported`, ``[parameters]``, on the scales on which their errors are given: an sd's
+    logarithm, a correlation's Fisher z.
+
+    With x so far from zero that an intercept there is next to nothing but minus the slope, their
+    correlation is -1 but for the last digits. Fisher's z does not go by those: with a and b of
+    length one, it is log |a + b| / |a - b|.
+    """
+    found = reported(design, beta, covariances, auxiliary)
+    with np.errstate(divide="ignore", invalid="ignore"):  # at a boundary they are infinite
+        values = {n: np.log(v) if n.startswith("sd(") else v for n, v in found.items()}
+        for k, (factor, matrix) in enumerate(zip(design.factors, covariances, strict=True)):
+            root = _root(matrix)
+            if isinstance(design, Inner):
+                root = design.effect_maps[k] @ root
+            root = root / np.linalg.norm(root, axis=1, keepdims=True)
+            cors = covariance.names(factor)[len(root) :]
+            for (i, j), name in zip(covariance.correlated_pairs(factor), cors, strict=True):
+                both = np.linalg.norm(root[i] + root[j]), np.linalg.norm(root[i] - root[j])
+                values[name] = np.log(both[0]) - np.log(both[1])
+    return np.array(list(values.values()), float)
+
+
+def _root(matrix: np.ndarray) -> np.ndarray:
+    """An L with ``L L' = matrix``, which may be singular; by way of the correlations."""
+    sds = np.sqrt(np.diag(matrix))
+    unit = np.where(sds > 0, sds, 1.0)
+    values, vectors = np.linalg.eigh(matrix / np.outer(unit, unit))
+    return sds[:, np.newaxis] * vectors * np.sqrt(np.maximum(values, 0.0))
+
+
+def effects_reported(design: Design, k: int, effects: np.ndarray) -> np.ndarray:
+    """Effects ``[..., columns]`` of factor k in the coordinates of the data.
+
+    In double precision where columns were centred: an effect at zero is far from any row then, and
+    in a sum over columns most of it cancels.
+    """
+    if not isinstance(design, Inner):
+        return effects
+    by = design.unit * design.effect_maps[k]
+    if np.count_nonzero(by - np.diag(np.diag(by))):
+        return effects @ by.T
+    return effects * np.diag(by).astype(effects.dtype)
+
+
+def _within_blocks(factor: Factor) -> tuple[Factor, np.ndarray]:
+    """A factor with inner columns, and the map ``[columns, columns]`` of its effects."""
+    whole = np.eye(len(factor.effects))
+    if factor.intercept_only:
+        return factor, whole
+    z = factor.z
+    for block in map(list, factor.blocks):
+        columns, first = centred(factor.z[:, block], [factor.effects[j] for j in block])
+        products = gram(columns)
+        by = orthogonal(products, np.ones_like(products, dtype=bool))
+        by = by @ scaling(by.T @ products @ by)
+        whole[np.ix_(block, block)] = first @ by
+        if not is_identity(first @ by):
+            z = z.copy() if z is factor.z else z
+            z[:, block] = columns @ by
+    return replace(factor, z=z), whole
+
+
+def _fixed(design: Design) -> tuple[np.ndarray, np.ndarray]:
+    """Inner columns ``[rows, fixed]`` and their map, for a design whose factors are inner ones.
+
+    A column that is constant within a factor's levels has a home among its effects
+    (`directions.freed`), and stays so: of it, only columns of the same kind are taken away.
+    """
+    columns, first = centred(design.fixed, design.fixed_names)
+    products = gram(columns)
+    by = orthogonal(products, np.ones_like(products, dtype=bool))
+    if not is_identity(by):
+        homes = _homes(replace(design, fixed=columns))
+        by = orthogonal(products, np.array([[own <= other for other in homes] for own in homes]))
+    by = by @ scaling(by.T @ products @ by)
+    return columns if is_identity(by) else columns @ by, first @ by
+
+
+def _homes(design: Design) -> list[set[tuple[int, int]]]:
+    """For each fixed column, the factors and their columns that can take it over."""
+    homes: list[set[tuple[int, int]]] = [set() for _ in design.fixed_names]
+    for k, factor in enumerate(design.factors):
+        found = directions.freed(design, factor)
+        for c, j in zip(found.fixed, found.columns, strict=True):
+            homes[c].add((k, j))
+    return homes
+
+
+def _rows(
+    design: Design, fixed: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, float, np.ndarray]:  # fmt: skip
+    """Inner response and offset, the unit, and what was taken away, ``[fixed]``: the coefficients
+    of inner columns, in units of the response."""
+    family, none = design.family, np.broadcast_to(0.0, design.rows)
+    gaussian = isinstance(family, Gaussian)
+    if not gaussian and design.offset.strides == (0,):
+        return design.response, design.offset, 1.0, np.zeros(fixed.shape[1])
+    left = design.response - design.offset if gaussian else -design.offset
+    largest = float(np.abs(left).max())
+    if not (largest == 0 or 1 / HUGE < largest < HUGE):
+        raise ValueError(
+            f"response {design._response!r} and offset: expected numbers whose squares a computer "
+            f"can hold, got up to {largest:.3g}; choose another unit"
+        )
+    taken = np.zeros(fixed.shape[1])
+    for _ in range(2):  # once more for what rounding left
+        more = np.linalg.lstsq(gram(fixed), fixed.T @ left / len(left), rcond=None)[0]
+        taken, left = taken + more, left - fixed @ more
+    if not isinstance(family, Gaussian):
+        size = np.abs(design.offset).max()
+        offset = none if np.abs(left).max() <= NOTHING * size else -left
+        return design.response, offset, 1.0, taken
+    if family.sd is not None:
+        return left / family.sd, none, family.sd, taken
+    size = float(np.sqrt(np.mean(left**2)))
+    unit = 2.0 ** round(np.log2(size)) if size > 0 else 1.0
+    return left / unit, none, unit, taken

@@ -1,0 +1,199 @@
+"""The algebra of a formula's terms: ``a*b`` is ``a + b + a:b``, and ``a/b`` is ``a + a:b``.
+
+Chapter 01. As in R. A term is a set of components, so that ``a:b`` and ``b:a`` are one term, and
+``x:x`` is ``x``. The intercept is the term that has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from copy import deepcopy
+from typing import Any, NamedTuple
+
+from lmmbook.formula.parse.expressions import columns_in, key_of
+from lmmbook.formula.parse.functions import Functions
+from lmmbook.formula.parse.gate import call
+
+from formulae.expr import Binary, Call, Grouping, Literal, QuotedName, Unary, Variable
+from formulae.terms import Call as Calculated
+from formulae.terms import Intercept, Term
+from formulae.terms import Variable as Column
+
+MOST, HIGHEST = 2000, 8  # terms of a formula, and components of an interaction
+ZERO = "a 0 or a -1, which takes the intercept away, to be added to other terms"
+
+
+class Atom(NamedTuple):
+    """A component of terms, and what tells it from others."""
+
+    key: tuple[Any, ...]
+    component: Any
+
+
+Terms = dict[frozenset[tuple[Any, ...]], tuple[Atom, ...]]  # by the keys of their components
+INTERCEPT: Terms = {frozenset(): ()}
+
+
+class Sum(NamedTuple):
+    """Terms, and whether a 0 among them takes the intercept away from what they are added to."""
+
+    terms: Terms
+    without: bool = False
+
+
+def signed(node: Any) -> list[tuple[str, Any]]:
+    """The summands of a sum, with their signs, from left to right."""
+    found: list[tuple[str, Any]] = []
+    while isinstance(node, Binary) and node.operator.kind in ("PLUS", "MINUS"):
+        found.append((node.operator.lexeme, node.right))
+        node = node.left
+    return [("+", node), *reversed(found)]
+
+
+def terms_of(summands: Iterable[tuple[str, Any]], functions: Functions) -> list[Any]:
+    """``formulae``'s terms of an intercept and what is added to it, each with its own components.
+
+    Raises
+    ------
+    ValueError
+        If a summand is no term, or they are too many; or as `gate.call`.
+    """
+    terms = _sum([("+", Literal(1)), *summands], functions).terms
+    intercept_first = sorted(terms.values(), key=bool)
+    return [_term(atoms) for atoms in intercept_first]
+
+
+def component(node: Any, functions: Functions, response: bool = False) -> Atom:
+    """A column, or a call; of a response also one category, as in ``y['yes']``."""
+    if isinstance(node, Variable):
+        if node.level is not None and not response:
+            raise ValueError(
+                f"formula: cannot be read: expected a column, got {node.name.lexeme}[...]"
+            )
+        level = None if node.level is None else node.level.value
+        return Atom(("column", node.name.lexeme), Column(node.name.lexeme, level))
+    if isinstance(node, QuotedName):
+        name = node.expression.lexeme[1:-1]
+        return Atom(("column", name), Column(name))
+    if isinstance(node, Call):
+        lazy = call(node, functions)
+        if not columns_in(lazy) and lazy.callee != "offset":
+            raise ValueError(f"formula: expected a column in each term, got none in {lazy}")
+        return Atom(key_of(lazy), Calculated(lazy))
+    what = getattr(getattr(node, "operator", None), "lexeme", None) or getattr(node, "value", None)
+    raise ValueError(
+        f"formula: cannot be read: expected columns and calls, with + - : * / or ** between them, "
+        f"got {what!r}; arithmetic is written in braces, as {{2 * x}}"
+    )
+
+
+def _sum(summands: list[tuple[str, Any]], functions: Functions) -> Sum:
+    total: Terms = {}
+    without = False
+    for sign, node in summands:
+        part = _terms(node, functions)
+        if sign == "+":
+            total |= {key: atoms for key, atoms in part.terms.items() if key not in total}
+            if part.without:
+                total.pop(frozenset(), None)
+            without = part.without or (without and frozenset() not in part.terms)
+        elif part.without:
+            total |= INTERCEPT
+        else:
+            for key in part.terms:
+                total.pop(key, None)
+            without = without or frozenset() in part.terms
+    return Sum(_counted(total), without)
+
+
+def _terms(node: Any, functions: Functions) -> Sum:
+    """The terms of a node of the syntax tree."""
+    if isinstance(node, Grouping):
+        return _terms(node.expression, functions)
+    if isinstance(node, Literal) and type(node.value) is int and node.value in (0, 1):
+        return Sum({}, True) if node.value == 0 else Sum(INTERCEPT)
+    if isinstance(node, Unary):
+        inner = _terms(node.right, functions)
+        if node.operator.kind == "PLUS":
+            return inner
+        if inner.without != (inner.terms == INTERCEPT):  # 0, or 1
+            return Sum(INTERCEPT) if inner.without else Sum({}, True)
+        raise ValueError("formula: cannot be read: expected a term before -, or -1")
+    if isinstance(node, Binary) and node.operator.kind in ("PLUS", "MINUS"):
+        return _sum(signed(node), functions)
+    if isinstance(node, Binary) and node.operator.kind == "STAR_STAR":
+        return Sum(_power(_plain(node.left, functions), node.right))
+    if isinstance(node, Binary) and node.operator.kind in ("COLON", "STAR", "SLASH"):
+        left, right = _plain(node.left, functions), _plain(node.right, functions)
+        if node.operator.kind == "SLASH":
+            every = {atom.key: atom for atoms in left.values() for atom in atoms}
+            return Sum(left | _product({frozenset(every): tuple(every.values())}, right))
+        product = _product(left, right)
+        return Sum(product if node.operator.kind == "COLON" else left | right | product)
+    atom = component(node, functions)
+    return Sum({frozenset([atom.key]): (atom,)})
+
+
+def _plain(node: Any, functions: Functions) -> Terms:
+    found = _terms(node, functions)
+    if found.without or found.terms == INTERCEPT:
+        raise ValueError(f"formula: cannot be read: expected {ZERO}")
+    return found.terms
+
+
+def _product(left: Terms, right: Terms) -> Terms:
+    """``left:right``: each term of one with each of the other."""
+    if len(left) * len(right) > MOST:
+        raise _too_many()
+    found: Terms = {}
+    for one in left.values():
+        for other in right.values():
+            atoms = {atom.key: atom for atom in (*one, *other)}
+            if len(atoms) > HIGHEST:
+                raise ValueError(f"formula: expected interactions of at most {HIGHEST}, got more")
+            found.setdefault(frozenset(atoms), tuple(atoms.values()))
+    return found
+
+
+def _power(base: Terms, exponent: Any) -> Terms:
+    """``base**n``: all interactions of up to n of the terms."""
+    n = exponent.value if isinstance(exponent, Literal) else None
+    if type(n) is not int or n < 1:
+        raise ValueError("formula: cannot be read: expected a whole number after **")
+    if len(base) == 1 and n > 1:
+        [name] = (":".join(atom.component.name for atom in atoms) for atoms in base.values())
+        raise ValueError(f"formula: expected {{{name}**{n}}}, in braces, for a power of numbers")
+    total = base
+    for _ in range(n - 1):
+        more = _counted(total | _product(total, base))
+        if len(more) == len(total):
+            break
+        total = {**total, **more}
+    return total
+
+
+def _counted(terms: Terms) -> Terms:
+    if len(terms) > MOST:
+        raise _too_many()
+    return terms
+
+
+def _too_many() -> ValueError:
+    return ValueError(f"formula: expected at most {MOST} terms, got more")
+
+
+def _term(atoms: tuple[Atom, ...]) -> Any:
+    """One of ``formulae``'s, of copies, for evaluating a component depends on its term."""
+    parts = []
+    for atom in atoms:
+        part = deepcopy(atom.component)
+        part.key = atom.key
+        parts.append(part)
+    try:
+        return Term(*parts) if parts else Intercept()
+    except TypeError as error:  # formulae knows no interactions of splines
+        names = ":".join(part.name for part in parts)
+        raise ValueError(
+            f"formula: expected no spline in an interaction, got {names}; add it as a term, or use "
+            "poly(x, 3)"
+        ) from error

@@ -1,0 +1,235 @@
+"""The syntax of a formula: which part is fixed, and which effects vary between groups.
+
+Chapters 01 and 09. ``formulae`` turns the text into a syntax tree. We take the ``(...|g)`` out of
+it, because its own matrix for them has a column per level; `algebra` makes terms of the rest, and
+`gate` sees to it that nothing in them calls what it should not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from lmmbook.data.columns import Columns
+from lmmbook.formula.parse.algebra import component, signed, terms_of
+from lmmbook.formula.parse.expressions import columns_in
+from lmmbook.formula.parse.functions import Functions, checked
+from lmmbook.formula.parse.response import check as check_response
+
+from formulae.expr import Binary, Grouping, QuotedName, Variable
+from formulae.parser import ParseError, Parser
+from formulae.scanner import ScanError, Scanner
+from formulae.terms import Intercept, Response, Term
+from formulae.terms.variable import Variable as Column
+from formulae.token import Token
+
+INDEPENDENT = "||"
+MOST = 200_000  # characters of a formula
+LONGEST = 300  # characters of a formula that an error shows
+
+
+class Description(NamedTuple):
+    """A response, and terms with an effect each: `Response`, `Term` and `Intercept` of formulae."""
+
+    response: Any
+    common_terms: list[Any]
+
+
+class Bar(NamedTuple):
+    """One ``(effects|group)``, written out: a term of the random part.
+
+    Attributes
+    ----------
+    group
+        Columns of the grouping factor: ``("g",)``, or ``("a", "b")`` for ``a:b``.
+    effects
+        The terms of its effects; None for a lone intercept.
+    correlated
+        False for ``(...||g)``: its effects vary independently of each other.
+    """
+
+    group: tuple[str, ...]
+    effects: Description | None
+    correlated: bool
+
+
+def columns_of(terms: Iterable[Any], groups: Sequence[str] = ()) -> Columns:
+    """The columns of some of ``formulae``'s terms, sorted, and after them those of ``groups``.
+
+    Examples
+    --------
+    >>> columns = columns_of(parse("y ~ np.log(x) + z:w + (1|g)")[0].common_terms, ["g"])
+    >>> columns.names, sorted(columns.called), sorted(columns.multiplied)
+    (('w', 'x', 'z', 'g'), ['x'], ['w', 'z'])
+    """
+    called: set[str] = set()
+    multiplied: set[str] = set()
+    taken: set[str] = set()
+    for term in terms:
+        parts = getattr(term, "components", ())  # an intercept has none
+        for part in parts:
+            if not isinstance(part, Column):
+                called |= part.var_names
+            if len(parts) > 1:
+                multiplied |= part.var_names
+            taken |= part.var_names
+    literal = {""}  # what formulae names a literal, as the 2 in poly(x, 2)
+    taken, called, multiplied = taken - literal, called - literal, multiplied - literal
+    names = dict.fromkeys([*sorted(taken), *groups])
+    only = frozenset(groups) - taken
+    return Columns(tuple(names), frozenset(called), frozenset(multiplied), only)
+
+
+def fixed_kinds(terms: Iterable[Any]) -> set[str]:
+    """The columns that have to be numbers, or the same categories, in new rows as at the fit."""
+    parts = [part for term in terms for part in getattr(term, "components", ())]
+    return {part.name for part in parts if isinstance(part, Column)}.union(
+        *(columns_in(part.call, read=False) for part in parts if not isinstance(part, Column))
+    )
+
+
+def parse(formula: str, functions: Functions | None = None) -> tuple[Description, list[Bar]]:
+    """Split a formula into its response and fixed part, and its random terms.
+
+    Every formula passes here before anything of it is evaluated: also those of saved fits.
+
+    Parameters
+    ----------
+    formula
+        As in lme4.
+    functions
+        Name to function: those of the user's own that it may call, besides those of `functions`.
+
+    Raises
+    ------
+    TypeError
+        If ``formula`` is not a string.
+    ValueError
+        If it cannot be read; calls a function that is not on the list; has no response, no fixed
+        effect or no group; or has a group named ``residual``.
+
+    Examples
+    --------
+    >>> [bar.group for bar in parse("y ~ x + (1|a/b)")[1]]
+    [('a',), ('a', 'b')]
+    >>> [term.name for term in parse("y ~ x*z - z:x + (1|g)")[0].common_terms]
+    ['Intercept', 'x', 'z']
+    """
+    if not isinstance(formula, str):
+        raise TypeError(f"formula: expected a string, got {type(formula).__name__}")
+    if len(formula) > MOST:
+        raise ValueError(f"formula: expected at most {MOST:,} characters, got {len(formula):,}")
+    given = checked(functions)
+    shown = formula if len(formula) <= LONGEST else f"{formula[:LONGEST]}..."
+    try:
+        tree, rest = _tree(formula)
+        found = _split(tree, rest, shown)
+        return _described(tree, *found, given)
+    except RecursionError as error:
+        raise ValueError(
+            f"formula {shown!r} cannot be read: expected fewer parentheses and operators inside "
+            "one another"
+        ) from error
+
+
+def _tree(formula: str) -> tuple[Any, Token]:
+    """The syntax tree, and the token where it ends."""
+    shown = formula if len(formula) <= LONGEST else f"{formula[:LONGEST]}..."
+    try:
+        parser = Parser(_join_bars(Scanner(formula).scan()))
+        return parser.parse(), parser.peek()
+    except (ParseError, ScanError) as error:
+        raise ValueError(f"formula {shown!r} cannot be read: {error}") from error
+    except (AttributeError, IndexError, TypeError, ValueError) as error:  # formulae stumbled
+        raise ValueError(
+            f"formula {shown!r} cannot be read: expected 'response ~ terms' with names, numbers, "
+            "strings, calls and quotes that are closed"
+        ) from error
+
+
+def _split(tree: Any, rest: Token, shown: str) -> tuple[list[tuple[str, Any]], list[Binary]]:
+    """The summands of the fixed part with their signs, and each ``(effects|group)``."""
+    is_model = isinstance(tree, Binary) and tree.operator.kind == "TILDE"
+    summands, found = [], []
+    for sign, node in signed(tree.right if is_model else tree):
+        inner = node.expression if isinstance(node, Grouping) else None
+        if isinstance(inner, Binary) and inner.operator.kind == "PIPE" and sign == "+":
+            found.append(inner)
+        elif _has_bar(node):
+            raise ValueError(f"formula: expected each (1|group) to be added with +, got {shown!r}")
+        else:
+            summands.append((sign, node))
+    if rest.kind not in ("EOF", "PIPE"):
+        raise ValueError(
+            f"formula {shown!r} cannot be read: expected + between terms, got {rest.lexeme!r}; a "
+            "comparison is written in braces, as {x > 0}"
+        )
+    if not is_model:
+        raise ValueError(f"formula: expected 'response ~ terms', got {shown!r}")
+    check_response(tree.left)
+    if not found or rest.kind == "PIPE":
+        raise ValueError(f"formula: expected at least one (1|group), got {shown!r}")
+    return summands, found
+
+
+def _described(
+    tree: Any, summands: list[tuple[str, Any]], found: list[Binary], functions: Functions
+) -> tuple[Description, list[Bar]]:
+    """What is evaluated, of the parts of a syntax tree."""
+    response = Response(Term(component(tree.left, functions, response=True).component))
+    terms = terms_of(summands, functions)
+    if not terms:
+        raise ValueError("formula: expected at least one fixed effect, got none")
+    bars = [
+        Bar(group, _effects(node.left, functions), node.operator.lexeme != INDEPENDENT)
+        for node in found
+        for group in _groups(node.right)
+    ]
+    if any(bar.group == ("residual",) for bar in bars):
+        raise ValueError("formula: 'residual' is not a legal group name; rename the column")
+    return Description(response, terms), bars
+
+
+def _join_bars(tokens: list[Token]) -> list[Token]:
+    """``formulae`` reads ``||`` as two bars; make them one, which remembers that it was two."""
+    joined: list[Token] = []
+    for token in tokens:
+        if joined and token.lexeme == joined[-1].lexeme == "|":
+            joined[-1] = Token("PIPE", INDEPENDENT)
+        else:
+            joined.append(token)
+    return joined
+
+
+def _effects(left: Any, functions: Functions) -> Description | None:
+    """What varies between groups, or None if it is an intercept alone."""
+    if _has_bar(left):
+        raise ValueError("formula: expected one bar in (effects|group), got more")
+    terms = terms_of(signed(left), functions)
+    if not terms:
+        raise ValueError("formula: expected at least one effect in (effects|group), got none")
+    alone = len(terms) == 1 and isinstance(terms[0], Intercept)
+    return None if alone else Description(None, terms)
+
+
+def _has_bar(node: Any) -> bool:
+    """Whether a ``|`` is left anywhere in the tree."""
+    if isinstance(node, Binary):
+        return node.operator.kind == "PIPE" or _has_bar(node.left) or _has_bar(node.right)
+    return isinstance(node, Grouping) and _has_bar(node.expression)
+
+
+def _groups(node: Any) -> list[tuple[str, ...]]:
+    """Columns of each factor in a grouping expression: ``a/b`` gives ``[(a,), (a, b)]``."""
+    if isinstance(node, Grouping):
+        return _groups(node.expression)
+    if isinstance(node, QuotedName):
+        return [(node.expression.lexeme.strip("`"),)]
+    if isinstance(node, Variable):
+        return [(node.name.lexeme,)]
+    if isinstance(node, Binary) and node.operator.lexeme in (":", "/"):
+        left, right = _groups(node.left), _groups(node.right)
+        if len(right) == 1 and (node.operator.lexeme == "/" or len(left) == 1):
+            crossed = (*left[-1], *right[0])
+            return [*left, crossed] if node.operator.lexeme == "/" else [crossed]
+    raise ValueError("formula: expected a group of the form g, a:b or a/b inside (1|...)")

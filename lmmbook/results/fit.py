@@ -1,0 +1,252 @@
+"""What a fit gives back.
+
+Chapters 04 and 05. The fit is over: these are tables and arrays to read, plot and predict with.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+
+from lmmbook._tensorflow.device import describe_device
+from lmmbook.core.model import LinearMixedEffectModel
+from lmmbook.data.frames import Data
+from lmmbook.formula.design import Design
+from lmmbook.formula.parse.functions import Functions
+from lmmbook.results import criticism, saving
+
+import numpy as np
+import pandas as pd
+
+# Converged: the maximum is within so many standard errors, Monte Carlo error included.
+CLOSE = 0.2
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A fitted model: what `lmmbook.fit` returns. Chapters 04 and 05.
+
+    Attributes
+    ----------
+    parameters
+        Index: parameter name. Columns ``estimate``; ``std_error``, how uncertain the data leave it,
+        from the observed information; ``mcse``, the Monte Carlo standard error: how far another
+        seed may be from it; ``at_boundary``. Errors of an sd are those of its *logarithm*, errors
+        of a correlation those of its Fisher z. NaN for what is fixed or at its boundary.
+    covariance
+        ``[parameters, parameters]``, of the errors of all parameters together; ``std_error`` is the
+        root of its diagonal. It gives the error of a difference, or of any other combination.
+    converged
+        Whether the certificate found every parameter within 0.2 standard errors of the maximum,
+        two Monte Carlo standard errors included.
+    distance
+        The largest distance to the maximum, in standard errors of the parameter, as the certificate
+        found it before the last, short step there.
+    r_hat
+        Split R-hat of the certificate's draws, of the worst score.
+    ess
+        Effective sample size, of the same.
+    effects
+        Factor name to a frame: index the level labels, columns ``mean`` and ``sd`` of the effect
+        given the ratings and the estimates. With slopes, columns ``(effect, "mean")`` and
+        ``(effect, "sd")``.
+    trace
+        One row a sweep: the parameters, ``acceptance``, ``phase`` (``approach``, ``average``,
+        ``draws``).
+    posterior
+        Factor name to ``[draws, levels]`` (with slopes ``[draws, levels, columns]``): draws of the
+        effects, sweep by sweep, the chains of a sweep one after another. At most 1,000, or one a
+        chain if there are more chains; fewer where there are more than 100,000 effects, so that
+        they take no more than 400 MB. They are the draws that the certificate judged, made where
+        the estimates were before that last, short step: ``distance`` standard errors away.
+    design
+        The data as the model has them, and how to make the same of new rows: a `Design`.
+    chains
+        Number of chains.
+
+    Examples
+    --------
+    >>> data, _ = lmm.simulate.crossed(300, {"g": (30, 0.5)}, seed=0)
+    >>> fit = lmm.fit("y ~ x + (1|g)", data, seed=0)
+    >>> fit.converged, list(fit.parameters.index), fit.effects["g"].shape
+    (True, ['Intercept', 'x', 'sd(g)', 'sd(residual)'], (30, 2))
+
+    The standard error of the response expected at x = 2:
+
+    >>> at = np.array([1.0, 2.0])
+    >>> fixed = fit.covariance.iloc[:2, :2].to_numpy()
+    >>> bool(np.sqrt(at @ fixed @ at) > fit.parameters["std_error"]["Intercept"])
+    True
+    """
+
+    parameters: pd.DataFrame
+    covariance: pd.DataFrame
+    converged: bool
+    distance: float
+    r_hat: float
+    ess: float
+    effects: dict[str, pd.DataFrame]
+    trace: pd.DataFrame
+    posterior: dict[str, np.ndarray] = field(repr=False)
+    design: Design = field(repr=False)
+    chains: int
+
+    @property
+    def model(self) -> LinearMixedEffectModel:
+        """The model at the estimates, as a TensorFlow module. Chapter 02.
+
+        It computes in single precision, in units of the data: of a response far from zero it knows
+        seven digits. `predict` knows them all.
+
+        >>> data, _ = lmm.simulate.crossed(300, {"g": (30, 0.5)}, seed=0)
+        >>> fit = lmm.fit("y ~ x + (1|g)", data, seed=0)
+        >>> len(fit.model.trainable_variables)  # fixed effects, log sd of g, log sd of residuals
+        3
+        """
+        model = LinearMixedEffectModel(self.design)
+        model.assign(self.parameters["estimate"])
+        return model
+
+    def predict(self, data: Data, *, missing: str = "raise") -> np.ndarray:
+        """Posterior predictive mean of each row, ``[rows]``; see `criticism.predict`. Chapter 05.
+
+        With ``missing="drop"``, here and in the methods below, rows with a missing value are left
+        out of the result. A warning names the columns where values are missing, and
+        ``data.dropna(subset=[...])`` of these has the rows that the result is for.
+
+        >>> data, _ = lmm.simulate.crossed(300, {"g": (30, 0.5)}, seed=0)
+        >>> fit = lmm.fit("y ~ x + (1|g)", data, seed=0)
+        >>> stranger = fit.predict(data.assign(g=-1))  # of a level that nobody has met
+        >>> stranger.shape, len(set(stranger.round(6)))  # one mean for x = 0, and one for x = 1
+        ((300,), 2)
+        """
+        return criticism.predict(*self._fitted, data, missing)
+
+    def probabilities(
+        self, data: Data, cuts: Sequence[float] | None = None, *, missing: str = "raise"
+    ) -> np.ndarray:
+        """Posterior predictive probabilities, ``[rows, categories]``, or ``[rows, cuts + 1]``
+        between cuts of a response without categories; see `criticism.probabilities`. Chapter 05.
+
+        >>> data, _ = lmm.simulate.crossed(300, {"g": (30, 0.5)}, seed=0)
+        >>> fit = lmm.fit("y ~ x + (1|g)", data, seed=0)
+        >>> chances = fit.probabilities(data, cuts=[2.5, 3.5])  # below, between and above
+        >>> chances.shape, bool(np.allclose(chances.sum(axis=1), 1))
+        ((300, 3), True)
+        """
+        return criticism.probabilities(*self._fitted, data, cuts, missing)
+
+    def draws(self, data: Data, n: int, seed: int, *, missing: str = "raise") -> np.ndarray:
+        """Posterior predictive draws, ``[n, rows]``; see `criticism.draws`. Chapter 05.
+
+        >>> data, _ = lmm.simulate.crossed(300, {"g": (30, 0.5)}, seed=0)
+        >>> fit = lmm.fit("y ~ x + (1|g)", data, seed=0)
+        >>> fit.draws(data, n=5, seed=0).shape
+        (5, 300)
+        """
+        return criticism.draws(*self._fitted, data, n, seed, missing)
+
+    def log_score(self, data: Data, *, missing: str = "raise") -> np.ndarray:
+        """Log predictive density or mass of each row's response, ``[rows]``; see
+        `criticism.log_score`. Chapter 05.
+
+        >>> data, _ = lmm.simulate.crossed(300, {"g": (30, 0.5)}, seed=0)
+        >>> fit = lmm.fit("y ~ x + (1|g)", data, seed=0)
+        >>> nobody = fit.log_score(data.assign(g=-1)).mean()
+        >>> bool(fit.log_score(data).mean() > nobody)  # to know the level helps
+        True
+        """
+        return criticism.log_score(*self._fitted, data, missing)
+
+    def pit(self, data: Data, seed: int, *, missing: str = "raise") -> np.ndarray:
+        """Randomised probability integral transform, ``[rows]``; see `criticism.pit`. Chapter 05.
+
+        >>> data, _ = lmm.simulate.crossed(300, {"g": (30, 0.5)}, seed=0)
+        >>> fit = lmm.fit("y ~ x + (1|g)", data, seed=0)
+        >>> shares = np.histogram(fit.pit(data, seed=0), bins=4, range=(0, 1))[0] / len(data)
+        >>> shares.shape, bool((abs(shares - 0.25) < 0.1).all())
+        ((4,), True)
+        """
+        return criticism.pit(*self._fitted, data, seed, missing)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the fit to one file, for `lmmbook.load`, with all but the rows of its data.
+
+        Chapter 08. An interrupted save leaves an older file as it was. What a killed one left
+        beside it, ``NAME.<32 digits>.part``, goes with the next save of that name. To hand a fit to
+        another process, `pickle` will do, rows and all; it needs the same versions there.
+
+        Raises
+        ------
+        ValueError
+            If the family is `families.Custom`: a file does not hold Python functions.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> data, _ = lmm.simulate.crossed(300, {"g": (30, 0.5)}, seed=0)
+        >>> fit = lmm.fit("y ~ x + (1|g)", data, seed=0)
+        >>> path = os.path.join(tempfile.mkdtemp(), "fit.lmm")
+        >>> fit.save(path)
+        >>> bool((lmm.load(path).predict(data) == fit.predict(data)).all())
+        True
+        """
+        saving.write(path, {f.name: getattr(self, f.name) for f in fields(self)})
+
+    @property
+    def _fitted(self) -> tuple[Design, pd.Series, dict[str, np.ndarray]]:
+        return self.design, self.parameters["estimate"], self.posterior
+
+    def __str__(self) -> str:
+        levels = ", ".join(f"{f.name} {f.levels:,}" for f in self.design.factors)
+        note = self.design.family.note
+        modelled = f"\n  {note}" if note else ""
+        verdict = "Converged" if self.converged else "NOT CONVERGED"
+        scales = {"sd(": "an sd are those of its logarithm", "cor(": "a cor those of its Fisher z"}
+        names = self.parameters.index.str
+        notes = [note for start, note in scales.items() if names.startswith(start).any()]
+        return (
+            f"Linear mixed model fitted by Monte Carlo EM (maximum likelihood)\n"
+            f"  {self.design.formula}\n"
+            f"  {self.design.rows:,} rows; levels: {levels}{modelled}\n"
+            f"  {len(self.trace):,} sweeps, {self.chains} chains. {describe_device()}\n\n"
+            f"{self.parameters.to_string(float_format='{:.4f}'.format)}\n\n"
+            + (f"std_error and mcse of {', of '.join(notes)}.\n" if notes else "")
+            + f"{verdict}: the maximum was found {self.distance:.2g} standard errors away\n"
+            f"(at most {CLOSE}, Monte Carlo error included, counts as converged).\n"
+            "Next: .effects, .predict(data), .draws(data, n, seed), .log_score(data), .trace"
+        )
+
+
+def load(path: str | os.PathLike[str], functions: Functions | None = None) -> Fit:
+    """Read a fit that `Fit.save` wrote; here, it says the same to the last bit. Chapter 08.
+
+    Its ``design`` knows how many rows there were, but not what was in them: there is NaN. Neither
+    loading nor predicting runs code of the file's: its formula can call what any formula can, see
+    `lmmbook.functions`.
+
+    Parameters
+    ----------
+    path
+        Of the file.
+    functions
+        Those of your own that the formula calls, as `lmmbook.fit` had them. An error names them.
+
+    Raises
+    ------
+    ValueError
+        If the file is no fit, is damaged, or has a format newer than this version knows; or the
+        formula has a function that is not known here and not given.
+
+    Examples
+    --------
+    >>> load(os.devnull)
+    Traceback (most recent call last):
+        ...
+    ValueError: /dev/null: expected a file that Fit.save wrote, got File is not a zip file
+    """
+    values = saving.read(path, functions)
+    if values.keys() != {f.name for f in fields(Fit)}:
+        raise ValueError(f"{path}: expected a file that Fit.save wrote, got {sorted(values)} in it")
+    return Fit(**values)
