@@ -93,6 +93,7 @@ lint: $(INSTALLED) ## check style and types
 	$(VENV_PYTHON) -m ruff check --output-format concise .
 	$(VENV_PYTHON) -m ruff format --check .
 	$(VENV_PYTHON) -m mypy lmmbook
+	.venv/bin/lint-imports --no-cache > /dev/null || .venv/bin/lint-imports --no-cache
 
 wheel: $(INSTALLED) ## make dist/lmmbook-*.whl, the package in one file, to upload to Colab
 	@rm -rf build dist

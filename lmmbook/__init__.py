@@ -4,6 +4,7 @@ import sys
 
 from lmmbook._tensorflow import quiet  # noqa: F401  (first: it keeps TensorFlow's start-up quiet)
 from lmmbook import exact, families
+from lmmbook._version import __version__ as __version__
 from lmmbook._tensorflow.device import describe_device
 from lmmbook.book import checks, figures
 from lmmbook.book.checks import check, exercise, say, versions
@@ -26,8 +27,6 @@ sys.modules |= {
     "lmmbook.simulate": simulate,
     "lmmbook.workers": workers,
 }
-
-__version__ = "0.1.0"
 
 __all__ = [
     "COLUMNS",

@@ -13,6 +13,7 @@ from lmmbook.engine.driver import Course
 from lmmbook.engine.fit import fit
 from lmmbook.engine.linear_predictor import linear_predictor, rows_of
 from lmmbook.engine.runner import Engine
+from lmmbook.exact.marginal import Marginal
 from lmmbook.formula import build_design, covariance
 from lmmbook.formula.covariance import parameter_names
 from lmmbook.results.fit import CLOSE, Fit
@@ -113,7 +114,7 @@ def test_fishers_and_louis_identities_hold_in_every_home(name, correlation):
         layout, array, parameters, effects, rows, predictor, home_of(name)
     )
     score = score.numpy().astype(float)
-    size, marginal = score.shape[1], exact.Marginal(design)
+    size, marginal = score.shape[1], Marginal(design)
     units = [has.units.numpy() for has in array.factors]
 
     def log_likelihood(step: np.ndarray) -> float:
@@ -410,7 +411,7 @@ def test_effects_that_are_integrated_out_leave_less_noise():
     parameters = arrays.to_parameters(design, values)
     draws = [u[np.newaxis].astype(float) for u in conditional_draws(design, values, CHAINS, seed=1)]
     along = np.array([[0.5], [1.0]])
-    step, marginal = 1e-4, exact.Marginal(design)
+    step, marginal = 1e-4, Marginal(design)
 
     def log_likelihood(v: float) -> float:
         beta, covariances, _ = covariance.split_values(design, values)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 from lmmbook import exact, families
+from lmmbook.exact import oracle
 from lmmbook.exact.marginal import Marginal
 from lmmbook.exact.theta import Position, lower
 from lmmbook.formula import build_design
@@ -99,7 +100,7 @@ def test_gradient_is_that_of_finite_differences(name):
     formula, data, parameters = case(name)
     design = build_design(formula, data)
     marginal = Marginal(design)
-    beta, covariances, residual_sd = exact._unpack(design, parameters)
+    beta, covariances, residual_sd = oracle._unpack(design, parameters)
     found = marginal.evaluate(beta, covariances, residual_sd)
 
     def value(db=0.0, k=None, dc=0.0, ds=0.0) -> float:
@@ -127,7 +128,7 @@ def test_profiling_takes_the_best_fixed_effects():
     formula, data, parameters = case("covariates")
     design = build_design(formula, data)
     marginal = Marginal(design)
-    _, covariances, residual_sd = exact._unpack(design, parameters)
+    _, covariances, residual_sd = oracle._unpack(design, parameters)
     x, (_, covariance, *_) = design.fixed, dense(design, parameters)
     weighted = np.linalg.solve(covariance, x)
     beta = np.linalg.solve(x.T @ weighted, weighted.T @ design.response)

@@ -6,9 +6,10 @@ from lmmbook import exact, families
 from lmmbook.core import m_step
 from lmmbook.core.model import LinearMixedEffectModel, features_of
 from lmmbook.engine import arrays
-from lmmbook.engine.certificate import louis
+from lmmbook.engine.level_sums import level_sums
 from lmmbook.engine.linear_predictor import linear_predictor, rows_of
 from lmmbook.engine.m_step import closed_form, px
+from lmmbook.exact import oracle
 from lmmbook.exact.marginal import Marginal
 from lmmbook.formula import build_design
 from lmmbook.formula.design import Design
@@ -280,7 +281,7 @@ def test_the_product_of_the_halves_is_unbiased_where_the_square_is_not(tiny_desi
         u = tf.constant(rng.normal(mean, 1.0, (5, 4, 1)), tf.float32)
         # Effects that are 0.7 times as large have a coefficient that is, and the same product.
         scale = tf.constant([[0.7]])
-        _, sums = louis.level_sums(array.factors[0], scale, 0.7 * u)
+        _, sums = level_sums(array.factors[0], scale, 0.7 * u)
         coefficient, product = px.mean_of(layout.factors[0], 4, scale, sums)
         products.append(float(product[0, 0]))
         squares.append((float(coefficient[0]) / 0.7) ** 2)
@@ -306,7 +307,7 @@ def complete_scores(design: Design, effects: list[np.ndarray]) -> np.ndarray:
 @pytest.fixture(scope="module")
 def exact_score(tiny_design) -> np.ndarray:
     """In the fixed effects and log sds."""
-    found = Marginal(tiny_design).evaluate(*exact._unpack(tiny_design, OFF))
+    found = Marginal(tiny_design).evaluate(*oracle._unpack(tiny_design, OFF))
     slopes = [
         (o - e).item() * OFF[f"sd({f.name})"] ** 2
         for f, o, e in zip(tiny_design.factors, found.observed, found.expected, strict=True)

@@ -8,6 +8,7 @@ import lmmbook as lmm
 from lmmbook.data import simulate
 from lmmbook.engine import arrays, linear_predictor, row_sums
 from lmmbook.engine.certificate import louis
+from lmmbook.engine.level_sums import level_sums
 from lmmbook.families.derivatives import derivatives_at, summed, total
 from lmmbook.formula import build_design
 
@@ -199,9 +200,9 @@ def test_shares_of_the_levels_add_up():
     """What the M-step and the certificate need of a factor's levels."""
     s = small("gaussian")
     has, scale, u = s.arrays.factors[0], s.values.scales[0], s.effects[0]
-    _, whole = louis.level_sums(has, scale, u)
+    _, whole = level_sums(has, scale, u)
     parts = [
-        louis.level_sums(has._replace(weights=has.weights[part]), scale, u[part])[1]
+        level_sums(has._replace(weights=has.weights[part]), scale, u[part])[1]
         for part in (slice(0, 11), slice(11, None))
     ]
     for one, *shares in zip(whole, *parts, strict=True):

@@ -193,3 +193,9 @@ def in_blocks(
 
     blocks = -(-count // size)
     return tf.while_loop(lambda i, _: i < blocks, body, (tf.constant(0), zeros))[1]
+
+
+def join(first: tf.Tensor, across: tf.Tensor, last: tf.Tensor) -> tf.Tensor:
+    """A symmetric matrix from its blocks."""
+    top = tf.concat([first, across], axis=1)
+    return tf.concat([top, tf.concat([tf.transpose(across), last], axis=1)], axis=0)

@@ -21,6 +21,7 @@ from itertools import chain
 from typing import Any, cast
 
 from lmmbook import families
+from lmmbook._version import __version__
 from lmmbook.data.labels import from_text
 from lmmbook.formula.dependence import LeftOut
 from lmmbook.formula.design import Design
@@ -56,8 +57,6 @@ def write(path: str | os.PathLike[str], values: dict[str, Any]) -> None:
         Before anything is written, if there is a value among them that only Python knows, as the
         functions of `families.Custom` are.
     """
-    from lmmbook import __version__  # not there yet when this module is imported
-
     arrays: list[np.ndarray] = []
     fit = pack(values | {"design": _parts(values["design"])}, arrays)
     versions = {"lmmbook": __version__} | {name: version(name) for name in PACKAGES}

@@ -34,10 +34,10 @@ from lmmbook.engine.arrays import (
     Parameters,
     inverse,
     one_hot,
-    standardise,
 )
+from lmmbook.engine.level_sums import LevelSums, level_sums
 from lmmbook.engine.linear_predictor import HERE, Where
-from lmmbook.engine.row_sums import ByStretch, likelihood_sums
+from lmmbook.engine.row_sums import ByStretch, join, likelihood_sums
 from lmmbook.families.derivatives import ByRegression
 
 import numpy as np
@@ -113,17 +113,6 @@ def coordinates(layout: Layout) -> int:
     return offsets(layout)[-1] + layout.family.auxiliary
 
 
-class LevelSums(NamedTuple):
-    """Sums over a factor's levels, float64, with x a level's standardised effects: their number;
-    x x' ``[chains, columns, columns]``; weights' x ``[chains, freed, columns]``; and weights'
-    weights ``[freed, freed]``."""
-
-    levels: tf.Tensor
-    second: tf.Tensor
-    weighted: tf.Tensor
-    gram: tf.Tensor
-
-
 def score_and_information(
     layout: Layout,
     arrays: Arrays,
@@ -186,24 +175,6 @@ def _sums_with_means(
     has: FactorArrays, scale: tf.Tensor, u: tf.Tensor
 ) -> tuple[None, LevelSums]:  # fmt: skip
     return level_sums(has._replace(weights=mean_weights(has)), scale, u)
-
-
-def join(first: tf.Tensor, across: tf.Tensor, last: tf.Tensor) -> tf.Tensor:
-    """A symmetric matrix from its blocks."""
-    top = tf.concat([first, across], axis=1)
-    return tf.concat([top, tf.concat([tf.transpose(across), last], axis=1)], axis=0)
-
-
-def level_sums(has: FactorArrays, scale: tf.Tensor, u: tf.Tensor) -> tuple[None, LevelSums]:
-    """What the M-step and the certificate need of effects ``u`` ``[levels, chains, columns]``."""
-    standard = tf.cast(standardise(scale, u), tf.float64)
-    weights = tf.cast(has.weights, tf.float64)
-    return None, LevelSums(
-        tf.constant(u.shape[0], tf.float64),
-        tf.einsum("lci,lcj->cij", standard, standard),
-        tf.einsum("lf,lcj->cfj", weights, standard),
-        tf.matmul(weights, weights, transpose_a=True),
-    )
 
 
 def _prior(

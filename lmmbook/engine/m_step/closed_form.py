@@ -7,10 +7,10 @@ Chapters 04 and 06. The maximum in closed form, with location expansion (PX-EM: 
 from __future__ import annotations
 
 from lmmbook.engine.arrays import Arrays, Layout, Parameters, one_hot
-from lmmbook.engine.certificate import louis
+from lmmbook.engine.level_sums import level_sums
 from lmmbook.engine.linear_predictor import HERE, Where, is_gaussian, shifted
 from lmmbook.engine.m_step import px
-from lmmbook.engine.row_sums import LeftOver, regression_sums
+from lmmbook.engine.row_sums import LeftOver, join, regression_sums
 from lmmbook.families.derivatives import ByRegression
 
 import tensorflow as tf
@@ -54,7 +54,7 @@ def step(
     for k, (of, has, scale, u) in enumerate(
         zip(layout.factors, arrays.factors, parameters.scales, effects, strict=True)
     ):
-        _, found = where.levels(k, louis.level_sums, (), has, scale, u)
+        _, found = where.levels(k, level_sums, (), has, scale, u)
         scale, coefficients = px.step(of, layout.chains, scale, found, gain, expand)
         u, _ = where.levels(k, px.without_mean, (of,), has, u, coefficients)
         # What is folded changes no linear predictor.
@@ -92,7 +92,7 @@ def newton(
     chains' draws, and so is the information. Where the information is not positive, in a direction,
     its size is taken instead: uphill all the same.
     """
-    information = louis.join(sums.own, sums.beside, sums.last)
+    information = join(sums.own, sums.beside, sums.last)
     # In units where every parameter has an information of one.
     unit = tf.math.rsqrt(tf.maximum(tf.abs(tf.linalg.diag_part(information)), 1e-6))
     values, vectors = tf.linalg.eigh(information * unit * unit[:, tf.newaxis])

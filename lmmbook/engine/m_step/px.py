@@ -6,7 +6,7 @@ Chapter 04. Location expansion (PX-EM: Liu, Rubin & Wu 1998). `closed_form` call
 from __future__ import annotations
 
 from lmmbook.engine.arrays import FactorArrays, FactorLayout, one_hot
-from lmmbook.engine.certificate.louis import LevelSums
+from lmmbook.engine.level_sums import LevelSums
 
 import numpy as np
 import tensorflow as tf
