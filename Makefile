@@ -89,11 +89,11 @@ bench-scale: $(INSTALLED) ## time millions of ratings on this CPU (over an hour,
 bench-gpu: $(INSTALLED) ## the same on a GPU, which nobody has done yet; chapter 8 draws it if it is there
 	$(VENV_PYTHON) bench/scale.py --gpu --full --out lmmbook/datasets/scale_gpu.json
 
-lint: $(INSTALLED) ## check style and types
+lint: $(INSTALLED) ## check style, types, and which room imports which
 	$(VENV_PYTHON) -m ruff check --output-format concise .
 	$(VENV_PYTHON) -m ruff format --check .
 	$(VENV_PYTHON) -m mypy lmmbook
-	.venv/bin/lint-imports --no-cache > /dev/null || .venv/bin/lint-imports --no-cache
+	.venv/bin/lint-imports --no-cache --no-logo
 
 wheel: $(INSTALLED) ## make dist/lmmbook-*.whl, the package in one file, to upload to Colab
 	@rm -rf build dist
