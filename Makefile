@@ -136,9 +136,9 @@ $(INSTALLED): requirements.txt pyproject.toml
 _build/executed/%.ipynb: chapters/%.ipynb $(PACKAGE) requirements.txt tools/execute.py | $(INSTALLED)
 	@$(VENV_PYTHON) tools/execute.py --at-once $(JOBS) $<
 
-_build/checked: $(EXECUTED) tests/test_chapters.py $(wildcard tests/conftest.py) | $(INSTALLED)
+_build/checked: $(EXECUTED) tests/pages/test_chapters.py $(wildcard tests/conftest.py) | $(INSTALLED)
 	@rm -f $@
-	$(VENV_PYTHON) -m pytest --quiet tests/test_chapters.py
+	$(VENV_PYTHON) -m pytest --quiet tests/pages/test_chapters.py
 	@touch $@
 
 # Always from nothing: Sphinx gives a page's warnings only when it reads that page, so a second,

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import lmmbook as lmm
+from lmmbook.engine.certificate import certify
 
 import numpy as np
 import pandas as pd
@@ -88,7 +89,7 @@ def compare(fit: lmm.Fit, formula: str, data: pd.DataFrame) -> Record:
 
 def _scaled(name: str, value: float) -> float:
     """On the scale of its standard error."""
-    return float(lmm.certificate.scale_of(name)(value))
+    return float(certify.scale_of(name)(value))
 
 
 def table(records: list[Record]) -> pd.DataFrame:

@@ -20,8 +20,8 @@ import pandas as pd
 import pytest
 
 # Files that take longest begin first: one that began last would keep a single core busy to the end.
-LONGEST = ("test_sharded", "test_certificate", "test_scale", "test_exact", "test_mcem", "test_laws",
-           "test_families_fit", "test_browser", "test_binomial")  # fmt: skip
+LONGEST = ("test_parallel", "test_certify", "test_scale", "test_oracle", "test_fit", "test_laws",
+           "test_fit_families", "test_browser", "test_binomial")  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

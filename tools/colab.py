@@ -161,7 +161,7 @@ def visit(
     chapter: Path, runtime: Runtime, python: Path, git: dict[str, str], wheel: Path | None
 ) -> Visit:
     """Run a chapter from the state that the runtime starts in, and say all that is wrong."""
-    from test_chapters import problems  # the book's own, of tests/
+    from test_chapters import problems  # the book's own, of tests/pages
 
     build = BUILD / runtime.name
     pip(python, "uninstall", "--yes", "lmmbook", "formulae")  # of the chapter before
@@ -229,7 +229,7 @@ def main() -> int:
     if len(wheels) != 1:
         parser.error(f"expected one wheel in dist, as `make wheel` leaves it, found {len(wheels)}")
     os.environ.pop("PYTHONPATH", None)  # it could lead to this repository
-    sys.path.insert(0, str(ROOT / "tests"))
+    sys.path.insert(0, str(ROOT / "tests" / "pages"))
     results = []
     for name in arguments.runtime or names:
         runtime = read_runtime(RUNTIMES / f"{name}.txt")

@@ -2,7 +2,7 @@
 
     python tools/readme.py
 
-README.md is read where nothing is computed, so its numbers are copies. tests/test_chapters.py
+README.md is read where nothing is computed, so its numbers are copies. tests/pages/test_chapters.py
 compares them with the exact maximum.
 """
 

@@ -3,7 +3,8 @@
     python tools/set_url.py https://github.com/someone/lmmbook
 
 The address stands in `_config.yml`, under `repository: url:`; the other files repeat it, since
-a README, a Colab cell and a package's metadata cannot look it up. tests/test_url.py compares.
+a README, a Colab cell and a package's metadata cannot look it up. tests/project/test_url.py
+compares.
 """
 
 from __future__ import annotations

@@ -117,7 +117,7 @@ def fit(
         If a parameter stops being finite.
     RuntimeError
         If another worker of a ``MultiWorkerMirroredStrategy`` is gone, or takes no part for
-        ``lmmbook.engine.parallel.workers.PATIENCE`` seconds; or in a process that was
+        ``lmmbook.workers.PATIENCE`` seconds; or in a process that was
         forked from one where TensorFlow had started, and where it would hang: use "spawn".
 
     Notes

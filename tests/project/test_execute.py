@@ -12,7 +12,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-SCRIPT = Path(__file__).resolve().parent.parent / "tools" / "execute.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "execute.py"
 
 
 def run(

@@ -9,7 +9,7 @@ import nbformat
 import pytest
 from pybtex.database import parse_file
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CHAPTERS = {
     path.name: nbformat.read(path, as_version=4) for path in sorted(ROOT.glob("chapters/*.ipynb"))
 }
@@ -132,7 +132,9 @@ def cited(text: str) -> set[tuple[str, str]]:
 
 
 def in_code(folder: str) -> set[tuple[str, str]]:
-    return {pair for path in ROOT.glob(f"{folder}/*.py") for pair in cited(path.read_text("utf-8"))}
+    return {
+        pair for path in ROOT.glob(f"{folder}/**/*.py") for pair in cited(path.read_text("utf-8"))
+    }
 
 
 @pytest.mark.parametrize("name", CHAPTERS)

@@ -9,6 +9,7 @@ from lmmbook import exact, families
 from lmmbook.engine import fit, program
 from lmmbook.engine.init import start_values
 from lmmbook.engine.runner import Engine
+from lmmbook.exact import oracle
 from lmmbook.formula import build_design
 from lmmbook.results.fit import Fit
 
@@ -37,7 +38,7 @@ def quiet_fit(*arguments, **keywords) -> Fit:
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("error")
         for name in ("fit", "effects", "log_likelihood", "Marginal", "Ascent"):
-            patch.setattr(exact, name, forbidden)
+            patch.setattr(oracle, name, forbidden)
         return lmmbook.fit(*arguments, **keywords)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import lmmbook as lmm
 from lmmbook.engine import fit
 from lmmbook.formula import build_design
-from lmmbook.formula.parse import functions
+from lmmbook.formula.parse import functions, syntax
 from lmmbook.formula.parse.functions import LISTED
 
 import formulae
@@ -149,7 +149,7 @@ def test_what_makes_no_sense_or_no_end_is_one_clear_error(data, place, what):
 def test_a_sum_may_be_long(data):
     many = {f"x{i}": np.random.default_rng(i).normal(size=ROWS) for i in range(1500)}
     formula = f"y ~ {' + '.join([*many, *list(many)[::-1]])} + (1|g)"
-    description, _ = lmm.syntax.parse(formula)
+    description, _ = syntax.parse(formula)
     assert [term.name for term in description.common_terms] == ["Intercept", *many]
 
 

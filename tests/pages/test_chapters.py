@@ -17,7 +17,7 @@ import lmmbook as lmm
 import nbformat
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 CHAPTERS = sorted(path.stem for path in (ROOT / "chapters").glob("*.ipynb"))
 
 # Chapter, title of a check, and the largest tolerance that it may state. A tolerance in Monte Carlo

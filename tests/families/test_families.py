@@ -1,6 +1,6 @@
 """The likelihoods, row by row: against SciPy, statsmodels, differences, and numbers in float64.
 
-Fits with them are in `test_families_fit`.
+Fits with them are in `test_fit_families`.
 """
 
 from __future__ import annotations

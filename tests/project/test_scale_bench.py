@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 BENCH = ROOT / "bench"
 DRAWN = ROOT / "lmmbook" / "datasets" / "scale.json"
 sys.path.insert(0, str(BENCH))

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import lmmbook as lmm
 from lmmbook import families
-from lmmbook.formula import build_design
+from lmmbook.formula import build_design, covariance
 from lmmbook.formula.design import Design
 from lmmbook.results import criticism, predictive
 
@@ -371,7 +371,7 @@ def test_one_pass_at_the_mean_effects_is_too_far_out(name):
     for offset, sign in [(2.0, -1), (-4.0, 1)]:
         data = case.new.assign(o=offset, x=0.0)
         at = case.intercept + offset + np.array([case.posterior["g"][:, 0].mean(), 0.0])
-        _, _, own = lmm.covariance.split_values(case.design, dict(case.estimates))
+        _, _, own = covariance.split_values(case.design, dict(case.estimates))
         if name == "cumulative":
             at = at - THRESHOLDS[case.design.family.anchor]
         plugged_in = case.design.family.mean(at, own)
@@ -487,7 +487,7 @@ def many(name: str) -> tuple[Case, pd.DataFrame]:
     new.loc[::3, "g"] += 100_000  # every third is a stranger
     truth = rng.normal(means, SPREAD)
     truth[::3] = rng.normal(0, PRIOR_SD, len(truth[::3]))
-    _, _, own = lmm.covariance.split_values(design, dict(case.estimates))
+    _, _, own = covariance.split_values(design, dict(case.estimates))
     eta = (case.intercept if not design.family.categories else 0.0) + X * new["x"] + truth
     if name == "cumulative":
         eta = eta - THRESHOLDS[design.family.anchor]

@@ -1,6 +1,6 @@
 """Every page of the built site in a real browser: what it loads, shows, and is like to use.
 
-tests/test_site.py reads the HTML; here Chromium runs it. No browser is ever downloaded: where
+tests/pages/test_site.py reads the HTML; here Chromium runs it. No browser is ever downloaded: where
 none is installed, these tests are skipped, and say so.
 """
 
@@ -22,7 +22,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, Request, Response
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 HTML = ROOT / "_build" / "html"
 AXE = (ROOT / "tests" / "vendor" / "axe.min.js").read_text(encoding="utf-8")
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 TOOL = ROOT / "tools" / "set_url.py"
 NEEDED = ["_config.yml", "README.md", "pyproject.toml", "CITATION.cff"]
 ADDRESS = re.compile(

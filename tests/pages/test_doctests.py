@@ -13,7 +13,7 @@ from lmmbook.data import simulate
 
 import pytest
 
-CHAPTERS = {path.name[:2] for path in Path(__file__).parents[1].glob("chapters/*.ipynb")}
+CHAPTERS = {path.name[:2] for path in Path(__file__).parents[2].glob("chapters/*.ipynb")}
 MODULES = [
     "lmmbook",
     *(found.name for found in pkgutil.walk_packages(lmmbook.__path__, "lmmbook.")),
