@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import time
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -252,8 +253,15 @@ for name in ("g", "h"):
     shift = (u["mean"] - v["mean"]).mean()  # all effects move with the intercept
     assert (np.abs(u["mean"] - v["mean"] - shift) < 5 * mcse).all()
 np.testing.assert_allclose(two.predict(data), one.predict(data), atol=0.2)
+print("answer", two.parameters.to_json(double_precision=15))
 """
 )
+
+
+@cache
+def answer_of_two_devices(family: str, shared: str) -> str:
+    """Compared with one device's and with itself, and then with two processes'."""
+    return run(SAME_ANSWER, family, shared).split("answer ")[1]
 
 
 @pytest.mark.parametrize("shared", ["rows", "chains"])
@@ -261,7 +269,7 @@ np.testing.assert_allclose(two.predict(data), one.predict(data), atol=0.2)
 def test_two_devices_give_the_answer_of_one(family, shared):
     """Within 5 Monte Carlo standard errors, and so do the effects, level by level; the same seed
     gives the same answer."""
-    run(SAME_ANSWER, family, shared)
+    answer_of_two_devices(family, shared)
 
 
 GO_ON = (
@@ -421,34 +429,34 @@ class Pair:
         return [self.said(i).split("answer ")[1] for i in (0, 1)]
 
 
+@cache
+def answers_of_two_processes(
+    family: str, shared: str, folders: pytest.TempPathFactory
+) -> list[str]:
+    """Of a fit that is left alone."""
+    return Pair(folders.mktemp("pair") / "alone", family, shared).answers()
+
+
 @pytest.mark.parametrize("shared", BOTH_WAYS)
 @pytest.mark.parametrize("family", ["gaussian", SLOWER])
-def test_two_processes_have_the_same_answer_and_it_is_that_of_two_devices(family, shared, tmp_path):
+def test_two_processes_have_the_same_answer_and_it_is_that_of_two_devices(
+    family, shared, tmp_path_factory
+):
     """To the last printed digit: they add up the same numbers."""
-    one, two = Pair(tmp_path / "pair", family, shared).answers()
+    one, two = answers_of_two_processes(family, shared, tmp_path_factory)
     assert one == two
-    script = (
-        TWO_DEVICES
-        + DATA
-        + (
-            "share_out(sys.argv[2])\n"
-            "data, _ = crossed(sys.argv[1])\n"
-            "fit = lmm.fit(FORMULA, data, sys.argv[1], seed=1, strategy=strategy)\n"
-            "print(fit.parameters.to_json(double_precision=15))"
-        )
-    )
-    devices, processes = (
-        json.loads(run(script, family, shared)),
-        json.loads(one.split("} ")[0] + "}"),
-    )
+    devices = json.loads(answer_of_two_devices(family, shared))
+    processes = json.loads(one.split("} ")[0] + "}")
     for name, value in devices["estimate"].items():
         assert processes["estimate"][name] == pytest.approx(value, abs=1e-4)
 
 
-def test_a_worker_that_dies_is_reported_and_the_fit_goes_on_when_all_are_started_again(tmp_path):
+def test_a_worker_that_dies_is_reported_and_the_fit_goes_on_when_all_are_started_again(
+    tmp_path, tmp_path_factory
+):
     """The other one says so within a minute, and does not hang; and after a restart both end at the
     answer of a fit that was left alone."""
-    whole = Pair(tmp_path / "whole", "gaussian", "rows").answers()
+    whole = answers_of_two_processes("gaussian", "rows", tmp_path_factory)
     folder = str(tmp_path / "checkpoints")
     pair = Pair(tmp_path / "broken", "gaussian", "rows", folder, slow=0.5)
     limit = time.monotonic() + 200

@@ -21,7 +21,7 @@ MODULES = [
 PUBLIC = {f"lmmbook.{name}": getattr(lmmbook, name) for name in lmmbook.__all__}
 PUBLIC |= {f"lmmbook.exact.{name}": getattr(exact, name) for name in exact.__all__}
 PUBLIC |= {f"lmmbook.families.{name}": getattr(families, name) for name in families.__all__}
-PUBLIC |= {"lmmbook.data.simulate.crossed": simulate.crossed}
+PUBLIC |= {"lmmbook.simulate.crossed": simulate.crossed}
 PUBLIC |= {
     f"lmmbook.Fit.{name}": member
     for name, member in vars(lmmbook.Fit).items()

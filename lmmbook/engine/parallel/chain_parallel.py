@@ -53,7 +53,7 @@ class Program:
     that it gives back, have all chains together."""
 
     def __init__(self, strategy: tf.distribute.Strategy, layout: Layout, whole: Arrays) -> None:
-        self.where = Spread(strategy)
+        self.where = Spread.of(strategy)
         self.chains = layout.chains // strategy.num_replicas_in_sync
         self.layout = layout._replace(chains=self.chains)  # of one device
         if whole.repeated is not None:

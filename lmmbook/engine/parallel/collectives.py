@@ -9,8 +9,8 @@ rows, `chain_parallel` the chains.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache, partial
-from typing import Any
+from functools import cache, lru_cache, partial
+from typing import Any, Self
 
 from lmmbook.engine.linear_predictor import Where
 
@@ -27,6 +27,12 @@ class Devices(Where):
         self.worker = (resolver and resolver.task_id) or 0
         self._compiled = lru_cache(maxsize=None)(_compiled)
         self._graphs: dict[Any, Callable] = {}
+
+    @classmethod
+    @cache
+    def of(cls, strategy: tf.distribute.Strategy, *own: int) -> Self:
+        """One for all fits on a strategy: fits of equal shapes compile once."""
+        return cls(strategy, *own)
 
     def graph(self, function: Callable, *static: Any, **flags: Any) -> Callable:
         """``function(*static, ..., where=self, **flags)`` as one graph, kept."""

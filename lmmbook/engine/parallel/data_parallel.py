@@ -98,7 +98,7 @@ def share_out(
     # Of levels, each gets one at least.
     cuts = np.clip(wanted, np.arange(1, devices), levels - np.arange(devices - 1, 0, -1))
     cuts = [0, *np.maximum.accumulate(cuts), levels]
-    where = Sharded(strategy, shared)
+    where = Sharded.of(strategy, shared)
 
     def shard(device: int, _: int) -> Arrays:
         of_levels = cuts[device : device + 2]
