@@ -19,16 +19,17 @@ import sys
 import lmmbook as lmm
 from lmmbook.data import simulate
 from lmmbook.engine.certificate import louis
-from lmmbook.engine.runner import Engine
+from lmmbook.engine import runner
 from lmmbook.formula import build_design
 import numpy as np
 
+runner.SETTLE = 0  # no draw of that time is kept: it takes time, and no memory
 rows, chains, family = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 factors = {"a": (rows // 25, 0.5), "b": (rows // 500, 0.7), "c": (100, 0.3)}
 thresholds = [2.0, 3.0, 4.0] if family == "cumulative" else None
 data, _ = simulate.crossed(rows, factors, thresholds=thresholds, seed=0)
 design = build_design("y ~ x + (1|a) + (1|b) + (1|c)", data, lmm.families.resolve(family))
-engine = Engine(design, chains, 1000, seed=0)
+engine = runner.Engine(design, chains, 1000, seed=0)
 engine.em("approach", np.ones(1))
 engine.measure(40, np.eye(louis.coordinates(engine.layout)))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
