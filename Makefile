@@ -54,7 +54,7 @@ help: ## list the targets
 setup: $(INSTALLED) ## create .venv with the pinned packages and lmmbook itself
 
 book: ## execute and check the chapters, build the book, say where to open it
-	$(call announce,15 to 20)
+	$(call announce,13 to 20)
 	@$(PARALLEL) _build/built
 	@echo
 	@echo 'The book is built. Open _build/html/index.html'
@@ -65,13 +65,13 @@ course: $(INSTALLED) ## write the chapters without their solutions, for students
 	$(VENV_PYTHON) tools/course_notebooks.py
 
 test: ## check everything but the slow tests, statistical or in a browser
-	$(call announce,50)
+	$(call announce,40)
 	@$(PARALLEL) lint _build/built
 	$(PYTEST) -m 'not slow'
 	$(TOOK)
 
 test-full: ## check everything, slow tests too
-	$(call announce,60 to 70)
+	$(call announce,45 to 65)
 	@$(PARALLEL) lint _build/built
 	$(PYTEST) -m ''
 	$(TOOK)

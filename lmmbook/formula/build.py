@@ -73,7 +73,7 @@ def build_design(
         unknown column, one that is there twice, or of a kind that nothing can be computed with,
         such as dates; a missing or infinite value, no rows, a column with one value or category, a
         response that the family refuses, fixed effects that are linearly dependent, or anything
-        that `lmmbook.formula.factors.build_factors` refuses.
+        that `lmmbook.factors.build_factors` refuses.
     FileNotFoundError, ModuleNotFoundError
         If there is no such file, or no pyarrow, which reads it.
 

@@ -246,3 +246,12 @@ def test_with_slopes_density_and_gradients_are_right(with_slopes):
             variable.assign(start)
             slope = (found[0] - found[1]) / 2e-2
             assert gradient.numpy()[index] == pytest.approx(slope, rel=5e-3, abs=0.05)
+
+
+def test_a_model_starts_at_no_effect_and_sds_of_one(crossed):
+    """As the tutorial's does; what chapters 4 and 7 start from is this."""
+    model = LinearMixedEffectModel(build_design("y ~ x + (1 + x|g) + (1|h)", crossed.data))
+    nought = ["Intercept", "x", "cor(Intercept,x|g)"]
+    assert model.parameters() == {
+        name: 0.0 if name in nought else 1.0 for name in parameter_names(model.design)
+    }
