@@ -1,3 +1,3 @@
-"""The version, which a saved fit names; `pyproject.toml` has it too."""
+"""The version, which a saved fit names, and from where `pyproject.toml` takes it."""
 
 __version__ = "0.1.0"

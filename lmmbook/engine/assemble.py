@@ -41,8 +41,8 @@ def gather(course: Course, design: Design, converged: bool) -> Fit:
         index=pd.Index(names, name="parameter"),
     )
     # Draws are there from the first certificate on; before, the chains' present state is one each.
-    kept = engine.kept
-    if not engine.kept_sweeps:
+    kept = engine.kept.draws
+    if not engine.kept.filled:
         kept = [u.numpy()[np.newaxis] for u in engine.where.together(engine.state.effects)]
     together = pd.DataFrame(np.nan, names, names) if found is None else found.covariance.copy()
     for factor, columns in course.at_boundary:

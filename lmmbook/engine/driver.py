@@ -170,8 +170,9 @@ class Course:
         """A block that looks weak in more directions than are known to be at the boundary."""
         point = self.design, self.engine.parameters
         blocks = [(k, block) for k, f in enumerate(self.design.factors) for block in f.blocks]
+        draws = self.engine.kept.draws
         weak = self.engine.journal.recall(
-            lambda: {"weak": np.array([*boundary.weak_blocks(*point, self.engine.kept).values()])}
+            lambda: {"weak": np.array([*boundary.weak_blocks(*point, draws).values()])}
         )["weak"]
         for block, count in zip(blocks, weak.tolist(), strict=True):
             if count > self.singular.get(block, 0) and block not in self.interior:

@@ -14,6 +14,7 @@ from typing import Any
 from lmmbook.engine import checkpoint, checkpoint_files, init, program
 from lmmbook.engine.arrays import Parameters, from_parameters, on_device, to_parameters
 from lmmbook.engine.certificate import centering, certify, louis
+from lmmbook.engine.kept import Kept
 from lmmbook.engine.linear_predictor import HERE, Where, is_gaussian
 from lmmbook.engine.parallel import chain_parallel, data_parallel
 from lmmbook.engine.parallel.collectives import Devices
@@ -28,8 +29,6 @@ import pandas as pd
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-KEPT = 1000  # draws (sweeps x chains) of the effects that a fit keeps, at most
-KEPT_NUMBERS = 1e8  # that these are, at most: 400 MB
 SETTLE = 40  # sweeps before draws are believed to belong to parameters that were just set
 WATCHED = 10_000_000  # rows x chains that are gone through for what is watched, in a chunk
 ADAPTATION = 0.1  # gain of the step sizes while the parameters move
@@ -49,13 +48,13 @@ class Engine:
     ----------
     arrays, whole
         All that the program is given; and what of it is not rows, on one device.
-    room, kept_sweeps
-        Room for the draws of the last `measure`, and how many sweeps of it are filled.
+    kept
+        The draws of the last `measure` that are kept.
     walk, trace
         A frame a call of the program, one row a sweep: the parameters of the design, and those of
         the data (`coordinates.reported`) with acceptance and phase.
-    measured, watched
-        How many times `measure` was called; and what its ``look`` found, by name.
+    watched
+        What ``look`` found in the draws of the last `measure`, by name.
     """
 
     def __init__(
@@ -92,15 +91,13 @@ class Engine:
         self.sweeps_left, self.max_sweeps, self.calls = max_sweeps, max_sweeps, 0
         self.walk: list[pd.DataFrame] = []
         self.trace: list[pd.DataFrame] = []
-        self.room: list[np.ndarray] = []
-        self.kept_sweeps, self.measured = 0, 0
+        self.kept = Kept(self.layout)
         self.watched: checkpoint.Entry = {}
         devices = 1 if strategy is None else strategy.num_replicas_in_sync
         identity = {} if folder is None else checkpoint.identity_of(design, chains, seed, devices)
         if folder is not None:
-            effects = sum(of.levels * of.columns for of in self.layout.factors)
-            draws = min(max(KEPT, chains) * effects, KEPT_NUMBERS)
-            checkpoint_files.check_room(folder, 4 * (chains * effects + draws))
+            numbers = chains * self.kept.effects + self.kept.numbers_at_most
+            checkpoint_files.check_room(folder, 4 * numbers)
         self.journal = checkpoint.Journal(
             folder, identity, self.where.worker, self.where.smallest
         )  # fmt: skip
@@ -111,13 +108,6 @@ class Engine:
     def parameters(self) -> Parameters:
         """The parameters as they are now."""
         return self.state.parameters
-
-    @property
-    def kept(self) -> list[np.ndarray]:
-        """Draws of the effects at the present parameters, ``[draws, levels, chains, columns]`` a
-        factor: those of the last `measure`, thinned to at most `KEPT` sweeps x chains and
-        `KEPT_NUMBERS`."""
-        return [room[: self.kept_sweeps] for room in self.room]
 
     @property
     def unit(self) -> float:
@@ -157,14 +147,9 @@ class Engine:
         scores, watched = [], []
         information = np.zeros(2 * [louis.coordinates(self.layout)])
         parts = self._parts(np.zeros(SETTLE + draws))
-        sweeps = np.arange(len(parts) * self.chunk).reshape(len(parts), -1)
-        effects = sum(of.levels * of.columns for of in self.layout.factors)
-        most = min(KEPT, KEPT_NUMBERS / effects) / self.chains
-        every = -(-(sweeps.size - SETTLE) // max(1, int(most)))
-        self._make_room(sum((sweeps >= SETTLE) & (sweeps % every == 0)).sum())
-        for part, now in zip(parts, sweeps, strict=True):
-            measured = now >= SETTLE
-            keep = measured & (now % every == 0)
+        settled = (np.arange(len(parts) * self.chunk) >= SETTLE).reshape(len(parts), -1)
+        kept = self.kept.begin(settled, self.journal.restored)
+        for part, measured, keep in zip(parts, settled, kept, strict=True):
             output = self._call("draws", part, measured, keep, home, look)
             if measured.any():
                 scores.append(output["score"][measured])
@@ -173,21 +158,8 @@ class Engine:
         self.watched = {k: np.concatenate([w[k] for w in watched]) for k in watched[0]}
         return certify.certify(
             self.design, self.layout, self.parameters,
-            np.concatenate(scores), information / (sweeps.size - SETTLE), estimated,
+            np.concatenate(scores), information / settled.sum(), estimated,
         )  # fmt: skip
-
-    def _make_room(self, sweeps: int) -> None:
-        """For the draws of a new `measure`, or those of the checkpoint, if they are its."""
-        self.measured, self.kept_sweeps = self.measured + 1, 0
-        self.room = [
-            np.empty((sweeps, of.levels, self.chains, of.columns), np.float32)
-            for of in self.layout.factors
-        ]
-        restored = self.journal.restored
-        if restored and self.measured == restored["measured"]:
-            self.kept_sweeps = len(restored["kept0"])
-            for k, room in enumerate(self.room):
-                room[: self.kept_sweeps] = restored[f"kept{k}"]
 
     def _parts(self, gains: np.ndarray) -> list[np.ndarray]:
         """Gains by chunk, the last one repeated to fill up; refused if too many are left over."""
@@ -220,9 +192,8 @@ class Engine:
     def save(self) -> None:
         """Write a checkpoint, if there is a folder for it."""
         if self.journal.folder is not None:
-            kept = {f"kept{k}": draws for k, draws in enumerate(self.kept)}
             state = checkpoint.to_disk(self.state, self.where)
-            self.journal.save(state | kept | {"measured": np.array(self.measured)})
+            self.journal.save(state | self.kept.to_disk())
 
     def _sweeps(
         self, gains: np.ndarray, measure: np.ndarray, keep: np.ndarray, home: louis.Home,
@@ -239,10 +210,7 @@ class Engine:
             tfp.random.sanitize_seed([self.seed, self.calls]),
         )
         if keep.any():
-            to = self.kept_sweeps + keep.sum()
-            for room, u in zip(self.room, output.effects, strict=True):
-                room[self.kept_sweeps : to] = u.numpy()[keep]
-            self.kept_sweeps = to
+            self.kept.add(output.effects, keep)
         flat = tf.nest.flatten(output.parameters)
         small = {f"parameters{i}": x.numpy() for i, x in enumerate(flat)}
         if measure.any():

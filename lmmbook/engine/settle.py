@@ -33,7 +33,7 @@ NEAREST, FURTHEST = 2.0, 10.0  # times a variance, to the next one that is tried
 def settle(course: Course, block: Block, least: int, draws: int = 200) -> Certificate:
     """Decide whether a block has no variance in ``least`` directions, its smallest ones.
 
-    ``driver.singular`` and ``driver.interior`` say so then; or the budget ends. Returns a
+    ``course.singular`` and ``course.interior`` say so then; or the budget ends. Returns a
     certificate of where the parameters are left.
     """
     engine = course.engine
@@ -68,7 +68,7 @@ def settle(course: Course, block: Block, least: int, draws: int = 200) -> Certif
 def inside(course: Course, block: Block, slope: Slope, before: dict | None) -> bool:
     """Whether the maximum is known to be inside. If so, the parameters are left near there: as they
     were ``before``, or where the slope is about zero. If not, they are left as they are now, and
-    ``driver.turned`` remembers from which variance on it is known to be downhill.
+    ``course.turned`` remembers from which variance on it is known to be downhill.
     """
     engine, along, draws = course.engine, slope.direction[:, np.newaxis], course.draws
     zero, most = engine.values(), engine.unit**2

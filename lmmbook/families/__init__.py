@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lmmbook.families.base import Family, numbers, refuse
+from lmmbook.families.base import Family
 from lmmbook.families.bernoulli import Bernoulli
 from lmmbook.families.binomial import Binomial
 from lmmbook.families.categorical import Categorical
@@ -24,6 +24,7 @@ from lmmbook.families.custom import Custom
 from lmmbook.families.derivatives import Derivatives
 from lmmbook.families.gaussian import Gaussian
 from lmmbook.families.ordered_logistic import OrderedLogistic
+from lmmbook.families.responses import numbers, refuse
 
 import numpy as np
 import pandas as pd

@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lmmbook._notes import note
-from lmmbook._rows import check_finite
 from lmmbook.families.derivatives import ByRegression, Derivatives, derivatives_at, summed
 
 import numpy as np
@@ -177,80 +175,8 @@ class Family:
         return values.get("Intercept"), np.zeros(0)
 
 
-def numbers(response: pd.Series, expected: str = "one numeric column") -> np.ndarray:
-    """``[rows]`` float64, or an error that says what is there instead."""
-    if not pd.api.types.is_numeric_dtype(response.dtype):
-        raise ValueError(
-            f"response: expected {expected}, got {response.dtype} ({response.iloc[0]!r}, ...)"
-        )
-    values = response.to_numpy(float)
-    check_finite(values[:, np.newaxis], [f"response {response.name}"])
-    return values
-
-
-def refuse(response: pd.Series, wrong: np.ndarray, expected: str) -> None:
-    """Raise if any value is wrong, and say which."""
-    if wrong.any():
-        found = response[wrong].unique()[:5].tolist()
-        raise ValueError(f"response: expected {expected}, got {found}")
-
-
-def numeric(categories: tuple[Any, ...]) -> np.ndarray:
-    """``[categories]`` float64.
-
-    Raises
-    ------
-    ValueError
-        If the labels are not numbers: then a response has probabilities, but no mean.
-    """
-    try:
-        return np.array(categories, float)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"expected categories that are numbers, got {list(categories)}; they have no mean, but "
-            "they have .probabilities"
-        ) from error
-
-
 def known(family: Family) -> tuple[Any, ...]:
     """The categories, which `Family.bind` has to have filled in."""
     if family.categories is None:
         raise ValueError(f"{family!r}: expected categories, which bind(response) fills in")
     return family.categories
-
-
-def those_that_occur(categories: list[Any], response: pd.Series, name: str) -> tuple[Any, ...]:
-    """Those of the categories, in their order, that the response has; a warning names the others.
-
-    Raises
-    ------
-    ValueError
-        If fewer than two occur.
-    """
-    found = set(response.unique())
-    occur = [category for category in categories if category in found]
-    never = [category for category in categories if category not in found]
-    if len(occur) < 2:
-        raise ValueError(f"response: expected at least two categories, got {occur}")
-    if never:
-        note(
-            f"response: no row has {_few(never)}; {name} is fitted to the categories that occur, "
-            f"{_few(occur)}, and gives no probability to others"
-        )
-    return tuple(occur)
-
-
-def _few(labels: list[Any]) -> str:
-    return f"{labels[:10]}" + (f" and {len(labels) - 10} more" if len(labels) > 10 else "")
-
-
-def positions_of(categories: tuple[Any, ...], response: pd.Series) -> np.ndarray:
-    """``[rows]``, 0.0, 1.0, ...: where each response stands among the categories."""
-    positions = pd.Index(categories).get_indexer(pd.Index(response.to_numpy()))
-    if (positions < 0).any():
-        found = response[positions < 0].unique()[:5].tolist()
-        raise ValueError(
-            f"response: expected categories {list(categories)}, got {found}; those that did not "
-            "occur in training have no probability, so leave their rows out"
-        )
-    return positions.astype(float)

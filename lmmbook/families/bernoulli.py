@@ -8,8 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lmmbook.families.base import Family, numbers, positions_of
+from lmmbook.families.base import Family
 from lmmbook.families.derivatives import Derivatives
+from lmmbook.families.responses import numbers, positions_of
 
 import numpy as np
 import pandas as pd

@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from lmmbook.families.base import Family, numbers
+from lmmbook.families.base import Family
 from lmmbook.families.bernoulli import Bernoulli, is_number
 from lmmbook.families.derivatives import Derivatives
+from lmmbook.families.responses import numbers
 
 import numpy as np
 import pandas as pd

@@ -14,8 +14,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lmmbook.families.base import Family, known, numeric, positions_of, those_that_occur
+from lmmbook.families.base import Family, known
 from lmmbook.families.derivatives import Derivatives
+from lmmbook.families.responses import numeric, positions_of, those_that_occur
 
 import numpy as np
 import pandas as pd

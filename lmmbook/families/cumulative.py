@@ -12,15 +12,7 @@ from itertools import pairwise
 from typing import Any
 
 from lmmbook.families import thresholds
-from lmmbook.families.base import (
-    Family,
-    known,
-    numbers,
-    numeric,
-    positions_of,
-    refuse,
-    those_that_occur,
-)
+from lmmbook.families.base import Family, known
 from lmmbook.families.derivatives import ByRegression, Derivatives
 from lmmbook.families.ordered_logistic import (
     OrderedLogistic,
@@ -28,6 +20,7 @@ from lmmbook.families.ordered_logistic import (
     log_above_and_below,
     log_of_both,
 )
+from lmmbook.families.responses import numbers, numeric, positions_of, refuse, those_that_occur
 
 import numpy as np
 import pandas as pd

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lmmbook._tensorflow.processes import check_not_forked
-from lmmbook.families.base import Family, numbers, refuse
+from lmmbook.families.base import Family
+from lmmbook.families.responses import numbers, refuse
 
 import numpy as np
 import pandas as pd

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lmmbook.families.base import Family, numbers
+from lmmbook.families.base import Family
 from lmmbook.families.derivatives import Derivatives
+from lmmbook.families.responses import numbers
 
 import numpy as np
 import pandas as pd

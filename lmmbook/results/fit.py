@@ -19,8 +19,7 @@ from lmmbook.results import criticism, saving
 import numpy as np
 import pandas as pd
 
-# Converged: the maximum is within so many standard errors, Monte Carlo error included.
-CLOSE = 0.2
+CLOSE = 0.2  # standard errors from the maximum, Monte Carlo error included: converged
 
 
 @dataclass(frozen=True)

@@ -249,7 +249,7 @@ def test_with_slopes_density_and_gradients_are_right(with_slopes):
 
 
 def test_a_model_starts_at_no_effect_and_sds_of_one(crossed):
-    """As the tutorial's does; what chapters 4 and 7 start from is this."""
+    """The sds as the tutorial's do."""
     model = LinearMixedEffectModel(build_design("y ~ x + (1 + x|g) + (1|h)", crossed.data))
     nought = ["Intercept", "x", "cor(Intercept,x|g)"]
     assert model.parameters() == {

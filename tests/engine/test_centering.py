@@ -84,9 +84,8 @@ def test_no_other_home_knows_less():
     layout, array = arrays.on_device(design, 2)
     products = centering.products_of(design, layout)
     parameters = arrays.to_parameters(design, values)
-    best = centering.least_means(
-        layout, array, products, parameters
-    )  # the residual's variance is 1
+    # The residual's variance is 1.
+    best = centering.least_means(layout, array, products, parameters)
     nothing = louis.as_written(layout).standardised
 
     def known(means: list[np.ndarray]) -> np.ndarray:

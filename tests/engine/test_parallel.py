@@ -232,12 +232,25 @@ SAME_ANSWER = (
     TWO_DEVICES
     + DATA
     + """
+from lmmbook.engine.parallel import collectives
+
+compiled, compile_ = [], collectives._compiled
+
+
+def noted(*function):
+    compiled.append(compile_(*function))
+    return compiled[-1]
+
+
+collectives._compiled = noted
 family, shared = sys.argv[1:]
 share_out(shared)
 data, truth = crossed(family)
 one = lmm.fit(FORMULA, data, family, seed=1)
 two = lmm.fit(FORMULA, data, family, seed=1, strategy=strategy)
+traced = [function.experimental_get_tracing_count() for function in compiled]
 again = lmm.fit(FORMULA, data, family, seed=1, strategy=strategy)
+assert traced and [f.experimental_get_tracing_count() for f in compiled] == traced
 pd.testing.assert_frame_equal(two.parameters, again.parameters)
 assert one.converged and two.converged
 a, b = one.parameters, two.parameters
@@ -269,7 +282,7 @@ def answer_of_two_devices(family: str, shared: str) -> str:
 @pytest.mark.parametrize("family", ["gaussian", SLOWER])
 def test_two_devices_give_the_answer_of_one(family, shared):
     """Within 5 Monte Carlo standard errors, and so do the effects, level by level; the same seed
-    gives the same answer."""
+    gives the same answer, and nothing is compiled for it again."""
     answer_of_two_devices(family, shared)
 
 

@@ -9,7 +9,7 @@ rows, `chain_parallel` the chains.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache, lru_cache, partial
+from functools import lru_cache, partial
 from typing import Any, Self
 
 from lmmbook.engine.linear_predictor import Where
@@ -29,7 +29,7 @@ class Devices(Where):
         self._graphs: dict[Any, Callable] = {}
 
     @classmethod
-    @cache
+    @lru_cache(maxsize=2)  # those of another strategy may go
     def of(cls, strategy: tf.distribute.Strategy, *own: int) -> Self:
         """One for all fits on a strategy: fits of equal shapes compile once."""
         return cls(strategy, *own)
