@@ -65,7 +65,7 @@ course: $(INSTALLED) ## write the chapters without their solutions, for students
 	$(VENV_PYTHON) tools/course_notebooks.py
 
 test: ## check everything but the slow tests, statistical or in a browser
-	$(call announce,40)
+	$(call announce,30)
 	@$(PARALLEL) lint _build/built
 	$(PYTEST) -m 'not slow'
 	$(TOOK)
