@@ -2,6 +2,8 @@
 #
 #   .venv -> _build/executed/*.ipynb -> _build/checked -> _build/built (the site in _build/html)
 #
+# Beside it, out of the package's imports: _build/house/*.svg, which the site has in it.
+#
 # Each arrow is a file rule, so a second run does only what is out of date.
 
 PYTHON ?= python3
@@ -40,6 +42,7 @@ EXECUTED := $(patsubst chapters/%.ipynb,_build/executed/%.ipynb,$(CHAPTERS))
 
 # All that a chapter's outputs depend on, besides the chapter itself: the package with its data.
 PACKAGE := $(shell find lmmbook -type f -not -name '*.pyc' 2>/dev/null)
+HOUSE := _build/house/lmmbook.svg _build/house/lmmbook.engine.svg
 SITE_SOURCES := $(wildcard *.md references.bib _config.yml _toc.yml) \
 	$(shell find _ext _static _vendor -type f -not -name '*.pyc' 2>/dev/null)
 
@@ -141,9 +144,13 @@ _build/checked: $(EXECUTED) tests/pages/test_chapters.py $(wildcard tests/confte
 	$(VENV_PYTHON) -m pytest --quiet tests/pages/test_chapters.py
 	@touch $@
 
+_build/house/%.svg: tools/house.py pyproject.toml $(PACKAGE) | $(INSTALLED)
+	@mkdir -p $(@D)
+	@$(VENV_PYTHON) tools/house.py $* > $@
+
 # Always from nothing: Sphinx gives a page's warnings only when it reads that page, so a second,
 # incremental build would pass over what stopped the first.
-_build/built: _build/checked $(EXECUTED) $(SITE_SOURCES) | $(INSTALLED)
+_build/built: _build/checked $(EXECUTED) $(HOUSE) $(SITE_SOURCES) | $(INSTALLED)
 	@rm -rf $@ _build/html _build/.doctrees _build/jupyter_execute
 	.venv/bin/jupyter-book build --quiet -W -n --keep-going . > /dev/null
 	@test -f _build/html/index.html
