@@ -31,6 +31,9 @@ sys.path.insert(0, str(ROOT / "_ext"))
 import chapter_times  # noqa: E402
 import lmmbook_book as extension  # noqa: E402  (it is found only now)
 
+sys.path.insert(0, str(ROOT / "tools"))
+import house  # noqa: E402
+
 
 @pytest.fixture(scope="session")
 def pages() -> dict[Path, BeautifulSoup]:
@@ -161,6 +164,24 @@ def test_every_image_has_alt_text(pages: dict[Path, BeautifulSoup]) -> None:
         if not attribute(tag, "alt").strip()
     ]
     assert bare == []
+
+
+def test_every_drawing_in_a_page_has_a_name_and_a_description(
+    pages: dict[Path, BeautifulSoup],
+) -> None:
+    """A drawing is part of the HTML; those of the house are as the tool has just drawn them."""
+    told = []
+    for path, page in pages.items():
+        for drawing in (page.find("article") or page).find_all("svg"):
+            assert attribute(drawing, "role") == "img", path
+            words = [
+                page.find(id=attribute(drawing, f"aria-{how}"))
+                for how in ("labelledby", "describedby")
+            ]
+            assert all(tag and tag.get_text().strip() for tag in words), path
+            told.append(words[1].get_text())
+    packages = ["lmmbook", "lmmbook.engine"]
+    assert told == [house.told(house.floors(p), house.drawn(house.imports(p))) for p in packages]
 
 
 def test_figures_are_left_alone_in_dark_mode(pages: dict[Path, BeautifulSoup]) -> None:
