@@ -61,17 +61,18 @@ def least_information(data: Data, theta: Theta, curvature: list[Tensor]) -> Para
 
 def complete_log_density(data: Data, theta: Theta, u: Effects, held: Parametrisation) -> LogProb:
     """``log p(y, u | theta + change)`` of one draw, ``[levels]`` a factor, of a change of theta."""
-    sizes = [x.shape[0] for x in theta]
     Zu = [data.to_rows(k, u_k)[:, tf.newaxis] for k, u_k in enumerate(u)]
-    start = data.offset + tf.linalg.matvec(data.X, theta.beta)[:, tf.newaxis]
-    X = data.X - tf.add_n([data.to_rows(k, C) for k, C in enumerate(held.C)])
+    start = data.offset + data.X @ theta.beta[:, tf.newaxis]
+    X = data.X - sum(data.to_rows(k, C) for k, C in enumerate(held.C))
 
-    def at(change: Tensor) -> Tensor:  # [coordinates]
+    def at(change: Tensor) -> Tensor:
+        sizes = [x.shape[0] for x in theta]
         beta, log_sigma, auxiliary = tf.split(change, sizes)
         by = tf.exp(held.a * log_sigma)  # what u is multiplied by
-        eta = start + tf.linalg.matvec(X, beta)[:, tf.newaxis]
-        eta += tf.add_n([by[k] * Zu_k for k, Zu_k in enumerate(Zu)])
-        total = tf.reduce_sum(data.log_density(eta, theta.auxiliary + auxiliary))
+        eta = start + X @ beta[:, tf.newaxis]
+        eta += sum(by[k] * Zu_k for k, Zu_k in enumerate(Zu))
+        rows = data.log_density(eta, theta.auxiliary + auxiliary)
+        total = tf.reduce_sum(rows)
         sigma = tf.exp(theta.log_sigma + log_sigma)
         for k, u_k in enumerate(u):
             prior = tfp.distributions.Normal(0.0, sigma[k])
@@ -130,9 +131,8 @@ def certify(design: Design, theta: Theta, score: np.ndarray, J: np.ndarray) -> C
     table["mcse"] = np.sqrt(np.diag(D @ np.cov(batches.T) @ D.T) / len(batches))
     table["std_error"] = np.sqrt(np.diag(D @ I @ D.T))
     away = table["step"].abs() / table["std_error"]  # NaN for an sd that is fixed
-    reach = away + 2 * table["mcse"] / table["std_error"]
-    step = np.pad(step, (0, size - free))
-    return Certificate(table, float(away.max()), bool(reach.max() <= CLOSE), step)
+    converged = bool((away + 2 * table["mcse"] / table["std_error"]).max() <= CLOSE)
+    return Certificate(table, float(away.max()), converged, np.pad(step, (0, size - free)))
 
 
 def jacobian(design: Design, theta: Theta) -> np.ndarray:

@@ -6,8 +6,8 @@ side: all effects jointly (`run`), or, much faster, a factor's levels as a batch
 
 from __future__ import annotations
 
+from lmmbook._tensorflow import randomness
 from lmmbook._tensorflow.processes import check_not_forked
-from lmmbook._tensorflow.randomness import fast_random, normal, split_seed, uniform
 from lmmbook.core.model import Data, Effects, LogProb, Tensor, Theta
 from lmmbook.families.gaussian import Gaussian
 from lmmbook.formula.invariances.directions import Translation
@@ -31,12 +31,12 @@ def run(
     and its gradient, and after an M-step the old ones belong to the old parameters.
     """
     check_not_forked("e_step.run")
-    seeds = split_seed(seed)
-    step = step_size * uniform([], 0.8, 1.2, seed=seeds[0])
+    seeds = randomness.split_seed(seed)
+    step = step_size * randomness.uniform([], 0.8, 1.2, seed=seeds[0])
     hmc = tfp.mcmc.HamiltonianMonteCarlo(
         target_log_prob, [step * scale for scale in scales], num_leapfrog_steps
     )
-    with fast_random():
+    with randomness.fast_random():
         draws, log_ratio = tfp.mcmc.sample_chain(
             num_steps, effects, kernel=hmc, trace_fn=lambda _, r: r.log_accept_ratio, seed=seeds[1]
         )
@@ -61,7 +61,7 @@ def sweep(
     ``curvature`` as from `curvatures`. Returns u, its eta, and the mean acceptance probability.
     """
     u, accepted = list(u), []
-    seeds = split_seed(seed, n=len(u) + len(data.moves))
+    seeds = randomness.split_seed(seed, n=len(u) + len(data.moves))
     for k in range(len(u)):
         u[k], eta, probability = update_levels(data, theta, k, u[k], eta, curvature[k], seeds[k])
         accepted.append(probability)
@@ -78,14 +78,14 @@ def update_levels(
     Given the other factors its levels are independent: log density and accept decisions are
     ``[levels, chains]``. Returns new u, its eta, and the mean acceptance probability.
     """
-    seeds = split_seed(seed)
-    # On a normal target HMC's path is a circle: in conditional sds, time is
-    # its angle.
-    angle = np.pi / 2 / LEAPFROG_STEPS * uniform([], 0.8, 1.2, seed=seeds[0])
+    seeds = randomness.split_seed(seed)
+    # In conditional sds a normal target's path is a circle, time its angle.
+    jitter = randomness.uniform([], 0.8, 1.2, seed=seeds[0])
+    angle = jitter * np.pi / 2 / LEAPFROG_STEPS
     step = angle * conditional_sd(theta, k, curvature)
     target = level_log_density(data, theta, k, u, eta)
     hmc = tfp.mcmc.HamiltonianMonteCarlo(target, step, LEAPFROG_STEPS)
-    with fast_random():
+    with randomness.fast_random():
         moved, results = hmc.one_step(u, hmc.bootstrap_results(u), seed=seeds[1])
     eta += data.to_rows(k, moved - u)
     return moved, eta, acceptance(results.log_accept_ratio)
@@ -132,9 +132,11 @@ def curvatures(data: Data, theta: Theta, eta: Tensor) -> list[Tensor]:
     W is minus the second derivative of a row's log density in eta, averaged over the chains. While
     draws are kept it must not change: steps that depend on where chains are draw from another law.
     """
-    derivative = tfp.math.value_and_gradient  # of sums over the rows
-    first = lambda at: derivative(lambda x: data.log_density(x, theta.auxiliary), at)[1]  # noqa: E731
-    second = derivative(first, eta)[1]
+
+    def slope(at: Tensor) -> Tensor:  # of each row
+        return tfp.math.value_and_gradient(lambda x: data.log_density(x, theta.auxiliary), at)[1]
+
+    second = tfp.math.value_and_gradient(slope, eta)[1]
     weight = tf.maximum(-tf.reduce_mean(second, axis=1, keepdims=True), 0.0)
     return [data.to_levels(k, weight) for k in range(len(data.levels))]
 
@@ -156,7 +158,7 @@ def group_move(theta: Theta, move: Translation, u: Effects, seed: Tensor) -> lis
         precision += weight * members.astype(np.float32)
         sums = tf.math.unsorted_segment_sum(u[k], groups, move.groups)
         pull -= sign * weight * sums
-    noise = normal([move.groups, u[0].shape[1]], seed=seed)
+    noise = randomness.normal([move.groups, u[0].shape[1]], seed=seed)
     d = pull / precision + tf.math.rsqrt(precision) * noise
     for k, groups, sign in sides:
         u[k] += sign * tf.gather(d, groups)

@@ -13,6 +13,7 @@ from lmmbook.families.gaussian import Gaussian
 
 import numpy as np
 import tensorflow as tf
+import tensorflow_probability as tfp
 import tf_keras
 
 SHRINK = 0.25  # the least fraction that an M-step leaves of a variance: EM climbs back slowly
@@ -138,9 +139,6 @@ def gradient_and_hessian(function: LogProb, size: int) -> tuple[Tensor, Tensor]:
     at = tf.zeros([size])
     with tf.GradientTape(persistent=True) as outer:
         outer.watch(at)
-        with tf.GradientTape() as inner:
-            inner.watch(at)
-            value = function(at)
-        entries = tf.unstack(inner.gradient(value, at))
+        entries = tf.unstack(tfp.math.value_and_gradient(function, at)[1])
     rows = [outer.gradient(g, at, unconnected_gradients="zero") for g in entries]
     return tf.stack(entries), tf.stack(rows)

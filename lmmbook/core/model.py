@@ -55,10 +55,9 @@ class LinearMixedEffectModel(tf.Module):
         check_not_forked("LinearMixedEffectModel")
         super().__init__(name="linear_mixed_effect_model")
         self.design, self.family = design, design.family
-        self.factors = design.factors
         self.beta = tf.Variable(tf.zeros(len(design.fixed_names)), name="beta")
         # For each factor and block an sd, or for several columns the root of their covariance.
-        self.scales = [[_scale(f, block) for block in f.blocks] for f in self.factors]
+        self.scales = [[_scale(f, block) for block in f.blocks] for f in self.design.factors]
         if isinstance(self.family, Gaussian):
             self.residual_sd: Any = self.family.sd or _positive("sd(residual)")
         else:
@@ -73,7 +72,7 @@ class LinearMixedEffectModel(tf.Module):
         ``[rows]``. Chains come first here, ``[chains, levels, columns]``, as TFP wants them.
         """
         check_not_forked("LinearMixedEffectModel")
-        both = zip(self.scales, self.factors, strict=True)
+        both = zip(self.scales, self.design.factors, strict=True)
         random_effects = [_prior(scales, factor.levels) for scales, factor in both]
 
         def ratings(*latest_first: Tensor) -> tfd.Distribution:
@@ -93,14 +92,14 @@ class LinearMixedEffectModel(tf.Module):
         """``[chains, rows]`` from effects of shape ``[chains, levels, columns]``."""
         terms = [
             tf.reduce_sum(tf.gather(u, features[f.name], axis=-2) * features[f"z({f.name})"], -1)
-            for u, f in zip(effects, self.factors, strict=True)
+            for u, f in zip(effects, self.design.factors, strict=True)
         ]
         return features["offset"] + tf.linalg.matvec(features["fixed"], self.beta) + tf.add_n(terms)
 
     def parameters(self) -> dict[str, float]:
         """Name to value, in the order of every table of this package."""
-        matrices = [np.zeros((len(factor.effects),) * 2) for factor in self.factors]
-        for factor, scales, matrix in zip(self.factors, self.scales, matrices, strict=True):
+        matrices = [np.zeros((len(factor.effects),) * 2) for factor in self.design.factors]
+        for factor, scales, matrix in zip(self.design.factors, self.scales, matrices, strict=True):
             for block, scale in zip(factor.blocks, scales, strict=True):
                 lower = np.atleast_2d(tf.convert_to_tensor(scale).numpy().astype(float))
                 matrix[np.ix_(block, block)] = lower @ lower.T
@@ -114,7 +113,7 @@ class LinearMixedEffectModel(tf.Module):
         values = self.parameters() | dict(parameters)
         beta, matrices, auxiliary = covariance.split_values(self.design, values)
         self.beta.assign(beta.astype(np.float32))
-        for factor, scales, matrix in zip(self.factors, self.scales, matrices, strict=True):
+        for factor, scales, matrix in zip(self.design.factors, self.scales, matrices, strict=True):
             for block, scale in zip(factor.blocks, scales, strict=True):
                 lower = np.linalg.cholesky(matrix[np.ix_(block, block)]).astype(np.float32)
                 scale.assign(lower if len(block) > 1 else lower[0, 0])

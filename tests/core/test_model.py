@@ -115,7 +115,7 @@ def published_joint(model: LinearMixedEffectModel, features) -> tfd.Distribution
     """The tutorial's fault: ``sd * ones`` is computed here, once, and forgets its variable."""
     random_effects = [
         tfd.Independent(tfd.Normal(0.0, sd * tf.ones([factor.levels, 1])), 2)
-        for [sd], factor in zip(model.scales, model.factors, strict=True)
+        for [sd], factor in zip(model.scales, model.design.factors, strict=True)
     ]
 
     def ratings(*latest_first):

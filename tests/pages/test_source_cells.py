@@ -41,7 +41,7 @@ def test_hints_and_docstrings_are_left_out_and_comments_stay():
     assert constant.startswith("LEAPFROG_STEPS = 2  # ")
     assert lines[2] == "def update_levels(data, theta, k, u, eta, curvature, seed):"
     assert '"""' not in shown
-    assert any(line.startswith("    # On a normal target") for line in lines)
+    assert any(line.startswith("    # In conditional sds") for line in lines)
     assert max(map(len, lines)) <= 76
 
 
