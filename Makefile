@@ -12,6 +12,10 @@ PYTHON ?= python3
 # rest of _build.
 export LMMBOOK_CACHE ?= $(CURDIR)/_build/cache
 
+# One thread of linear algebra each: chapters and tests run side by side, and OpenBLAS's threads
+# wait for each other in loops that take the core from the others (`exact.fit` 4 times slower).
+export OPENBLAS_NUM_THREADS ?= 1
+
 # So many chapters at a time, and files of tests. Pages say so beside their times.
 ifndef JOBS
 JOBS := $(or $(shell $(PYTHON) tools/jobs.py),1)
