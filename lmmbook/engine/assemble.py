@@ -43,7 +43,7 @@ def gather(course: Course, design: Design, converged: bool) -> Fit:
     # Draws are there from the first certificate on; before, the chains' present state is one each.
     kept = engine.kept.draws
     if not engine.kept.filled:
-        kept = [u.numpy()[np.newaxis] for u in engine.where.together(engine.state.effects)]
+        kept = [u.numpy()[np.newaxis] for u in engine.placement.together(engine.state.effects)]
     together = pd.DataFrame(np.nan, names, names) if found is None else found.covariance.copy()
     for factor, columns in course.at_boundary:
         of = design.factors[factor]

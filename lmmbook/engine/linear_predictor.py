@@ -5,8 +5,9 @@ on the device.
 
 There may be millions of rows, shared out among devices. So whatever goes through all rows, or all
 levels, is a function that returns two things: what *stays* where they are, and *sums*, which are
-small. It is called by way of a `Where`, which adds up the sums of all devices. Here is the one of a
-single device, `HERE`, with nothing to add; `data_parallel` and `chain_parallel` have others.
+small. It is called by way of a `Placement`, which adds up the sums of all devices. Here is that of
+a single device, `SINGLE_DEVICE`, with nothing to add; `data_parallel` and `chain_parallel` have
+others.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ import tensorflow as tf
 SMALL_MOVE = 0.01
 
 
-class Where:
-    """Where rows and levels are: all of them on one device.
+class Placement:
+    """The placement of rows and levels: all of them on one device.
 
     `rows` and `levels` call ``function(*static, *tensors)``, which returns what stays and what is
     summed.
@@ -67,7 +68,7 @@ class Where:
         return number
 
 
-HERE = Where()
+SINGLE_DEVICE = Placement()
 
 
 def either(flag: tf.Tensor | bool, yes: Callable, no: Callable) -> Any:
@@ -174,7 +175,7 @@ def curvatures(
     parameters: Parameters,
     rows: tuple[tf.Tensor, ...],
     predictor: tf.Tensor,
-    where: Where = HERE,
+    placement: Placement = SINGLE_DEVICE,
 ) -> list[tf.Tensor]:
     """What a level's rows tell about its effects: ``[levels, columns, columns]`` a factor.
 
@@ -183,14 +184,14 @@ def curvatures(
     others it depends on where they are; it only shapes HMC's steps, so a guess will do, as long as
     it stays the same while draws are kept.
     """
-    static: tuple = (layout, where.shared)
+    static: tuple = (layout, placement.shared)
     if is_gaussian(layout):
         return [
-            where.levels(k, _known_curvature, (), has.cross, parameters)[0]
+            placement.levels(k, _known_curvature, (), has.cross, parameters)[0]
             for k, has in enumerate(arrays.factors)
         ]
-    stay, found = where.rows(_curvatures, static, arrays, parameters, rows, predictor)
-    return [stay if k == where.shared else found[k] for k in range(len(arrays.factors))]
+    stay, found = placement.rows(_curvatures, static, arrays, parameters, rows, predictor)
+    return [stay if k == placement.shared else found[k] for k in range(len(arrays.factors))]
 
 
 def _known_curvature(cross: tf.Tensor, parameters: Parameters) -> tuple[tf.Tensor, None]:

@@ -16,8 +16,8 @@ from lmmbook.engine.arrays import Arrays, Layout, Parameters
 from lmmbook.engine.certificate import louis
 from lmmbook.engine.e_step import adaptation, block_hmc
 from lmmbook.engine.linear_predictor import (
-    HERE,
-    Where,
+    SINGLE_DEVICE,
+    Placement,
     curvatures,
     either,
     is_gaussian,
@@ -85,21 +85,21 @@ def one_sweep(
     moving: tf.Tensor | bool,
     measured: tf.Tensor | bool,
     parents_too: tf.Tensor | bool,
-    where: Where = HERE,
+    placement: Placement = SINGLE_DEVICE,
 ) -> tuple[State, tuple[tf.Tensor, ...], tf.Tensor, Output]:
     """A sweep, and an M-step if ``moving``; also returns ``rows`` and ``predictor`` as they then
     are."""
     curvature = state.curvature
     if is_gaussian(layout):  # it costs nothing, and belongs to the parameters
-        curvature = curvatures(layout, arrays, state.parameters, rows, predictor, where)
+        curvature = curvatures(layout, arrays, state.parameters, rows, predictor, placement)
     drawn = block_hmc.sweep(
         layout, arrays, state.parameters, state.effects, rows, predictor, curvature,
-        state.step_sizes, seed, parents_too, where,
+        state.step_sizes, seed, parents_too, placement,
     )  # fmt: skip
     score, information = either(
         measured,
         lambda: louis.score_and_information(
-            layout, arrays, state.parameters, drawn.effects, rows, drawn.predictor, home, where
+            layout, arrays, state.parameters, drawn.effects, rows, drawn.predictor, home, placement
         ),
         lambda: no_score(layout),
     )
@@ -107,17 +107,17 @@ def one_sweep(
     def m_step_and_rows():  # type: ignore[no-untyped-def]
         moved = closed_form.step(
             layout, arrays, state.parameters, drawn.effects, rows, drawn.predictor, gain,
-            where=where,
+            placement=placement,
         )  # fmt: skip
-        return *moved, where.rows(rows_again, (layout,), arrays, moved[0])[0]
+        return *moved, placement.rows(rows_again, (layout,), arrays, moved[0])[0]
 
     parameters, effects, predictor, rows = either(
         moving,
         m_step_and_rows,
         lambda: (state.parameters, drawn.effects, drawn.predictor, rows),
     )
-    steps = adaptation.adapt(state.step_sizes, drawn.acceptance, step_gain, where)
-    acceptance = adaptation.mean_acceptance(drawn.acceptance, where)
+    steps = adaptation.adapt(state.step_sizes, drawn.acceptance, step_gain, placement)
+    acceptance = adaptation.mean_acceptance(drawn.acceptance, placement)
     output = Output(parameters, acceptance, drawn.effects, score, information)
     return State(parameters, effects, steps, curvature), rows, predictor, output
 
@@ -128,14 +128,16 @@ def no_score(layout: Layout) -> tuple[tf.Tensor, tf.Tensor]:
     return zeros(layout.chains, size), zeros(size, size)
 
 
-def start(layout: Layout, arrays: Arrays, parameters: Parameters, where: Where = HERE) -> State:
+def start(
+    layout: Layout, arrays: Arrays, parameters: Parameters, placement: Placement = SINGLE_DEVICE
+) -> State:
     """What a fit starts from: these parameters, effects of zero, and the longest steps."""
     begun = [
-        where.levels(k, _of_factor, (layout.chains, of.columns), has.cross)[0]
+        placement.levels(k, _of_factor, (layout.chains, of.columns), has.cross)[0]
         for k, (of, has) in enumerate(zip(layout.factors, arrays.factors, strict=True))
     ]
     effects, steps = (list(x) for x in zip(*begun, strict=True))
-    state, _, _ = begin(layout, arrays, State(parameters, effects, steps, []), True, where)
+    state, _, _ = begin(layout, arrays, State(parameters, effects, steps, []), True, placement)
     return state
 
 
@@ -146,9 +148,9 @@ def _of_factor(
     return (tf.zeros([levels, chains, columns]), adaptation.longest(levels)), None
 
 
-def information(arrays: Arrays, state: State, where: Where = HERE) -> tf.Tensor:
+def information(arrays: Arrays, state: State, placement: Placement = SINGLE_DEVICE) -> tf.Tensor:
     """Of a row, mean: what it tells about its linear predictor."""
-    _, sums = where.levels(0, _told, (), state.curvature[0], arrays.factors[0].cross)
+    _, sums = placement.levels(0, _told, (), state.curvature[0], arrays.factors[0].cross)
     return sums[0] / sums[1]
 
 
@@ -163,17 +165,17 @@ def begin(
     arrays: Arrays,
     state: State,
     refresh: tf.Tensor | bool,
-    where: Where = HERE,
+    placement: Placement = SINGLE_DEVICE,
 ) -> tuple[State, tuple[tf.Tensor, ...], tf.Tensor]:
     """What a chunk begins with: rows, predictor, and, if ``refresh``, the curvature there.
 
     Once a chunk while parameters move. Frozen with them, for then draws are kept.
     """
-    rows, _ = where.rows(rows_again, (layout,), arrays, state.parameters)
-    predictor, _ = where.rows(_predictor, (), arrays, state.parameters, state.effects)
+    rows, _ = placement.rows(rows_again, (layout,), arrays, state.parameters)
+    predictor, _ = placement.rows(_predictor, (), arrays, state.parameters, state.effects)
     curvature = either(
         refresh,
-        lambda: curvatures(layout, arrays, state.parameters, rows, predictor, where),
+        lambda: curvatures(layout, arrays, state.parameters, rows, predictor, placement),
         lambda: state.curvature,
     )
     return state._replace(curvature=curvature), rows, predictor
@@ -182,7 +184,7 @@ def begin(
 def rows_again(
     layout: Layout, arrays: Arrays, parameters: Parameters
 ) -> tuple[tuple[tf.Tensor, ...], None]:
-    """`linear_predictor.rows_of`, to be called by way of a `linear_predictor.Where`."""
+    """`linear_predictor.rows_of`, to be called by way of a `linear_predictor.Placement`."""
     return rows_of(layout, arrays, parameters), None
 
 

@@ -1,7 +1,7 @@
 """Sums over rows: all that the M-step and the certificate need of them.
 
 Chapters 04 and 08. There may be a hundred million numbers to add, so every sum is in double
-precision. The functions are called by way of a `linear_predictor.Where`.
+precision. The functions are called by way of a `linear_predictor.Placement`.
 """
 
 from __future__ import annotations

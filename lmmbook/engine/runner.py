@@ -15,7 +15,7 @@ from lmmbook.engine import checkpoint, checkpoint_files, init, program
 from lmmbook.engine.arrays import Parameters, from_parameters, on_device, to_parameters
 from lmmbook.engine.certificate import centering, certify, louis
 from lmmbook.engine.kept import Kept
-from lmmbook.engine.linear_predictor import HERE, Where, is_gaussian
+from lmmbook.engine.linear_predictor import SINGLE_DEVICE, Placement, is_gaussian
 from lmmbook.engine.parallel import chain_parallel, data_parallel
 from lmmbook.engine.parallel.collectives import Devices
 from lmmbook.engine.parallel.workers import Watch
@@ -71,19 +71,19 @@ class Engine:
         self.watch = watch or Watch(None)
         self.design, self.chains, self.seed = design, chains, seed
         self.progress = progress or Progress(False)
-        self.where: Where = HERE
+        self.placement: Placement = SINGLE_DEVICE
         if strategy is None or chain_parallel.suits(strategy, design.rows, chains):
             self.layout, self.arrays = on_device(design, chains)
             self.whole, self.program = self.arrays, program.compiled(self.layout)
             if strategy is not None:
-                self.where = Devices(strategy)
+                self.placement = Devices(strategy)
                 self.program = chain_parallel.Program(strategy, self.layout, self.arrays)
         else:
             with tf.device("CPU:0"):  # no single device need have room for all rows
                 self.layout, whole = on_device(design, chains)
-            self.where, self.arrays = data_parallel.share_out(strategy, self.layout, whole)
+            self.placement, self.arrays = data_parallel.share_out(strategy, self.layout, whole)
             self.whole = data_parallel.without_rows(whole)
-            self.program = data_parallel.Program(self.layout, self.where)
+            self.program = data_parallel.Program(self.layout, self.placement)
         self.products = centering.products_of(design, self.layout)
         self.chunk = program.sweeps_of(self.layout)
         parameters = to_parameters(design, init.start_values(design))
@@ -99,10 +99,10 @@ class Engine:
             numbers = chains * self.kept.effects + self.kept.numbers_at_most
             checkpoint_files.check_room(folder, 4 * numbers)
         self.journal = checkpoint.Journal(
-            folder, identity, self.where.worker, self.where.smallest
+            folder, identity, self.placement.worker, self.placement.smallest
         )  # fmt: skip
         if self.journal.restored:
-            self.state = checkpoint.from_disk(self.state, self.journal.restored, self.where)
+            self.state = checkpoint.from_disk(self.state, self.journal.restored, self.placement)
 
     @property
     def parameters(self) -> Parameters:
@@ -121,7 +121,7 @@ class Engine:
 
     def _graph(self, function: Callable, *static: Any) -> Callable:
         """As one graph, which several devices need."""
-        return tf.function(partial(function, *static, where=self.where), autograph=False)
+        return tf.function(partial(function, *static, placement=self.placement), autograph=False)
 
     def set(self, values: Mapping[str, Any]) -> None:
         """Put named values in place of the parameters."""
@@ -192,7 +192,7 @@ class Engine:
     def save(self) -> None:
         """Write a checkpoint, if there is a folder for it."""
         if self.journal.folder is not None:
-            state = checkpoint.to_disk(self.state, self.where)
+            state = checkpoint.to_disk(self.state, self.placement)
             self.journal.save(state | self.kept.to_disk())
 
     def _sweeps(

@@ -36,7 +36,7 @@ from lmmbook.engine.arrays import (
     one_hot,
 )
 from lmmbook.engine.level_sums import LevelSums, level_sums
-from lmmbook.engine.linear_predictor import HERE, Where
+from lmmbook.engine.linear_predictor import SINGLE_DEVICE, Placement
 from lmmbook.engine.row_sums import ByStretch, join, likelihood_sums
 from lmmbook.families.derivatives import ByRegression
 
@@ -121,13 +121,13 @@ def score_and_information(
     rows: tuple[tf.Tensor, ...],
     predictor: tf.Tensor,
     home: Home,
-    where: Where = HERE,
+    placement: Placement = SINGLE_DEVICE,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Gradient ``[chains, coordinates]`` and mean negative Hessian ``[coordinates, coordinates]``.
 
     Of log p(ratings, effects), the effects centred as ``home`` says, at each chain's draw. float64.
     """
-    _, (regression, stretch) = where.rows(
+    _, (regression, stretch) = placement.rows(
         in_likelihood, (layout,), arrays, parameters, effects, rows, predictor, home
     )
     begins, size = offsets(layout), coordinates(layout)
@@ -145,7 +145,7 @@ def score_and_information(
     for k, (of, has, scale) in enumerate(
         zip(layout.factors, arrays.factors, parameters.scales, strict=True)
     ):
-        _, sums = where.levels(k, _sums_with_means, (), has, scale, effects[k])
+        _, sums = placement.levels(k, _sums_with_means, (), has, scale, effects[k])
         s, h = _prior(of, has.units, scale, sums, home.means[k], home.standardised[k])
         positions = [*range(layout.fixed), *range(begins[k], begins[k + 1])]
         place = tf.cast(one_hot(positions, size), tf.float64)

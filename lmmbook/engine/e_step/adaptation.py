@@ -6,7 +6,7 @@ Chapter 03.
 from __future__ import annotations
 
 from lmmbook.engine.arrays import Layout
-from lmmbook.engine.linear_predictor import HERE, Where
+from lmmbook.engine.linear_predictor import SINGLE_DEVICE, Placement
 
 import numpy as np
 import tensorflow as tf
@@ -32,23 +32,23 @@ def adapt(
     step_sizes: list[tf.Tensor],
     acceptance: list[tf.Tensor],
     gain: tf.Tensor,
-    where: Where = HERE,
+    placement: Placement = SINGLE_DEVICE,
 ) -> list[tf.Tensor]:
     """Robbins-Monro, level by level: shorten the steps where too few are accepted, up to a limit.
 
     Both are lists of ``[levels]``.
     """
     pairs = enumerate(zip(step_sizes, acceptance, strict=True))
-    return [where.levels(k, _adapted, (), *pair, gain)[0] for k, pair in pairs]
+    return [placement.levels(k, _adapted, (), *pair, gain)[0] for k, pair in pairs]
 
 
 def _adapted(step: tf.Tensor, accepted: tf.Tensor, gain: tf.Tensor) -> tuple[tf.Tensor, None]:
     return tf.minimum(step * tf.exp(gain * (accepted - TARGET_ACCEPTANCE)), LONGEST_STEP), None
 
 
-def mean_acceptance(acceptance: list[tf.Tensor], where: Where = HERE) -> tf.Tensor:
+def mean_acceptance(acceptance: list[tf.Tensor], placement: Placement = SINGLE_DEVICE) -> tf.Tensor:
     """Mean over the factors, whatever their levels."""
-    sums = [where.levels(k, _sum_and_count, (), a)[1] for k, a in enumerate(acceptance)]
+    sums = [placement.levels(k, _sum_and_count, (), a)[1] for k, a in enumerate(acceptance)]
     return tf.reduce_mean([total / count for total, count in sums])
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from lmmbook._tensorflow.randomness import normal
 from lmmbook.engine.arrays import Arrays, Layout, Parameters, inverse
-from lmmbook.engine.linear_predictor import HERE, Where
+from lmmbook.engine.linear_predictor import SINGLE_DEVICE, Placement
 
 import tensorflow as tf
 
@@ -26,7 +26,7 @@ def translate(
     t: int,
     effects: list[tf.Tensor],
     seed: tf.Tensor,
-    where: Where = HERE,
+    placement: Placement = SINGLE_DEVICE,
 ) -> list[tf.Tensor]:
     """Draw along translation t: add d to one factor's effects, take it from another's.
 
@@ -38,13 +38,13 @@ def translate(
     sides = list(zip((inner, outer), arrays.translations[t], strict=True))
     for (k, column), moves in sides:
         row = inverse(parameters.scales[k])[column]  # of the prior's precision
-        _, found = where.levels(k, _sums, (groups,), *moves, effects[k], row)
+        _, found = placement.levels(k, _sums, (groups,), *moves, effects[k], row)
         precision += row[column] * found[0]
         pull -= found[1]
     noise = normal([groups, layout.chains], seed=seed)
     d = pull / precision + tf.math.rsqrt(precision) * noise  # [groups, chains]
     for (k, column), moves in sides:
-        effects[k], _ = where.levels(k, _moved, (column,), *moves, effects[k], d)
+        effects[k], _ = placement.levels(k, _moved, (column,), *moves, effects[k], d)
     return effects
 
 

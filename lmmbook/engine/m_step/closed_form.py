@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from lmmbook.engine.arrays import Arrays, Layout, Parameters, one_hot
 from lmmbook.engine.level_sums import level_sums
-from lmmbook.engine.linear_predictor import HERE, Where, is_gaussian, shifted
+from lmmbook.engine.linear_predictor import SINGLE_DEVICE, Placement, is_gaussian, shifted
 from lmmbook.engine.m_step import px
 from lmmbook.engine.row_sums import LeftOver, join, regression_sums
 from lmmbook.families.derivatives import ByRegression
@@ -28,7 +28,7 @@ def step(
     predictor: tf.Tensor,
     gain: tf.Tensor,
     expand: bool = True,
-    where: Where = HERE,
+    placement: Placement = SINGLE_DEVICE,
 ) -> tuple[Parameters, list[tf.Tensor], tf.Tensor]:
     """The M-step: new parameters, and effects and ``predictor`` to match.
 
@@ -44,19 +44,19 @@ def step(
     changes, so the effects stay draws from where they were. Without it this is plain EM.
 
     Effects are ``[levels, chains, columns]``, ``predictor`` is ``[rows, chains]``, and ``rows``
-    belong to the old parameters, as in `block_hmc.sweep`. ``where`` says where the rows are.
+    belong to the old parameters, as in `block_hmc.sweep`. ``placement`` says where the rows are.
     """
-    _, sums = where.rows(regression_sums, (layout,), arrays, parameters, rows, predictor)
+    _, sums = placement.rows(regression_sums, (layout,), arrays, parameters, rows, predictor)
     regression = least_squares if is_gaussian(layout) else newton
     change, auxiliary = regression(layout, arrays.gram, parameters, sums, gain)
-    predictor, _ = where.rows(shifted, (), arrays, predictor, change)
+    predictor, _ = placement.rows(shifted, (), arrays, predictor, change)
     beta, scales, moved = parameters.beta + change, [], []
     for k, (of, has, scale, u) in enumerate(
         zip(layout.factors, arrays.factors, parameters.scales, effects, strict=True)
     ):
-        _, found = where.levels(k, level_sums, (), has, scale, u)
+        _, found = placement.levels(k, level_sums, (), has, scale, u)
         scale, coefficients = px.step(of, layout.chains, scale, found, gain, expand)
-        u, _ = where.levels(k, px.without_mean, (of,), has, u, coefficients)
+        u, _ = placement.levels(k, px.without_mean, (of,), has, u, coefficients)
         # What is folded changes no linear predictor.
         beta += tf.linalg.matvec(one_hot(of.freed_fixed, layout.fixed), coefficients, True)
         scales.append(scale)

@@ -47,8 +47,8 @@ class Sharded(Devices):
 class Program:
     """As `program.compiled`, on the devices of a strategy."""
 
-    def __init__(self, layout: Layout, where: Sharded) -> None:
-        self.layout, self.where = layout, where
+    def __init__(self, layout: Layout, placement: Sharded) -> None:
+        self.layout, self.placement = layout, placement
 
     def __call__(
         self, arrays: Arrays, state: program.State, gains: tf.Tensor, measure: tf.Tensor,
@@ -56,11 +56,11 @@ class Program:
     ) -> tuple[program.State, program.Output]:  # fmt: skip
         """The same arguments and results. Effects are brought together where draws are measured;
         elsewhere there are none among the results."""
-        begin = self.where.graph(program.begin, self.layout, refresh=bool(step_gain > 0))
+        begin = self.placement.graph(program.begin, self.layout, refresh=bool(step_gain > 0))
         state, rows, predictor = begin(arrays, state)
         outputs, together = [], bool(tf.reduce_any(measure))
         for i, own_seed in enumerate(split_seed(seed, n=len(gains))):
-            sweep = self.where.graph(
+            sweep = self.placement.graph(
                 program.one_sweep,
                 self.layout,
                 moving=bool(gains[i] > 0),
@@ -70,7 +70,7 @@ class Program:
             state, rows, predictor, output = sweep(
                 arrays, state, rows, predictor, gains[i], step_gain, home, own_seed
             )
-            effects = self.where.together(output.effects) if together else []
+            effects = self.placement.together(output.effects) if together else []
             outputs.append(output._replace(effects=effects))
         return state, tf.nest.map_structure(lambda *x: tf.stack(x), *outputs)
 
@@ -98,14 +98,14 @@ def share_out(
     # Of levels, each gets one at least.
     cuts = np.clip(wanted, np.arange(1, devices), levels - np.arange(devices - 1, 0, -1))
     cuts = [0, *np.maximum.accumulate(cuts), levels]
-    where = Sharded.of(strategy, shared)
+    placement = Sharded.of(strategy, shared)
 
     def shard(device: int, _: int) -> Arrays:
         of_levels = cuts[device : device + 2]
         of_rows = slice(*np.searchsorted(codes, of_levels))
         return _shard(layout, whole, shared, device, slice(*of_levels), of_rows)
 
-    arrays = where.placed(shard)
+    arrays = placement.placed(shard)
     # What is not shared out is here once, and not once a device.
     factors, translations = [], []
     for k, (has, of) in enumerate(zip(arrays.factors, whole.factors, strict=True)):
@@ -116,7 +116,7 @@ def share_out(
     for t, (inner, outer, _) in enumerate(layout.translations):
         sides = zip((inner, outer), arrays.translations[t], whole.translations[t], strict=True)
         translations.append(tuple(own if k == shared else all_ for (k, _), own, all_ in sides))
-    return where, arrays._replace(gram=whole.gram, factors=factors, translations=translations)
+    return placement, arrays._replace(gram=whole.gram, factors=factors, translations=translations)
 
 
 def _shard(
