@@ -72,7 +72,7 @@ class Arrays(NamedTuple):
     family but the Gaussian, both with a last axis [2] for successes and trials; ``offset`` [rows],
     or [1] where all are equal; ``fixed`` [rows, fixed]; ``gram`` [fixed, fixed] float64, X'X; one
     `FactorArrays` a factor; per translation, for its inner and its outer factor, ``(groups,
-    slopes)``, each [levels]: which component of d moves a level's effect, and how far; ``shard``,
+    slopes)``, each [levels]: which component of d moves a level's effect, and how far; ``replica``,
     which of several devices this is (`collectives`), or 0."""
 
     response: tf.Tensor
@@ -82,7 +82,7 @@ class Arrays(NamedTuple):
     gram: tf.Tensor
     factors: list[FactorArrays]
     translations: list[tuple[tuple[tf.Tensor, tf.Tensor], ...]]
-    shard: tf.Tensor
+    replica: tf.Tensor
 
 
 class Parameters(NamedTuple):

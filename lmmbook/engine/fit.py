@@ -88,8 +88,9 @@ def fit(
         To use several devices: ``tf.distribute.MirroredStrategy()``, or
         ``MultiWorkerMirroredStrategy()`` where every host runs this same call, after
         ``lmmbook.workers.meet()``, which gives up on a host that never comes. Up to
-        `chain_parallel.FEW_ROWS` rows the chains are shared out, if each device gets equally many
-        and at least two; else the rows, by the levels of the largest factor (`data_parallel`).
+        `chain_parallel.FEW_ROWS` rows the fit is chain parallel, if each device gets equally many
+        chains and at least two; else data parallel: devices share out the rows, by the levels of
+        the largest factor (`data_parallel`).
     checkpoint
         A folder. About once a minute all that the fit has done so far is written there, and the
         same call goes on from there, to the same answer as if it had not been broken off. It may

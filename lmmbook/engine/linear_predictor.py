@@ -3,7 +3,7 @@
 Chapters 03, 06 and 08. What `block_hmc`, `closed_form` and `louis` need of a likelihood, for arrays
 on the device.
 
-There may be millions of rows, shared out among devices. So whatever goes through all rows, or all
+There may be millions of rows, on several devices. So whatever goes through all rows, or all
 levels, is a function that returns two things: what *stays* where they are, and *sums*, which are
 small. It is called by way of a `Placement`, which adds up the sums of all devices. Here is that of
 a single device, `SINGLE_DEVICE`, with nothing to add; `data_parallel` and `chain_parallel` have

@@ -1,4 +1,4 @@
-"""One fit on several devices, which share out its rows or its chains: the same sums, the same
+"""One fit on several devices, data parallel (rows) or chain parallel: the same sums, the same
 answer, and a clear end if one is gone.
 
 TensorFlow is told of its devices before it starts. So each test here is a script of its own, run
@@ -178,7 +178,7 @@ alone = program.compiled(made.layout)
 information = []
 for device in (0, 1):
     chains = slice(2 * device, 2 * device + 2)
-    own = arrays.on_device(design, 2)[1]._replace(shard=tf.constant(device))
+    own = arrays.on_device(design, 2)[1]._replace(replica=tf.constant(device))
     begun = state._replace(effects=[u[:, chains] for u in effects])
     own_seed = randomness.fold_in(seed, device)
     then, found = alone(own, begun, gains, measure, still, home, own_seed)

@@ -138,7 +138,7 @@ def test_a_device_has_the_trials_of_its_own_rows():
     few = OnDevice.of("p(k, n) ~ x + (1|g)", rows(), Binomial())
     codes = few.arrays.factors[0].codes.numpy()
     own = slice(*np.searchsorted(codes, [2, 5]))
-    part = data_parallel._shard(few.layout, few.arrays, 0, 1, slice(2, 5), own)
+    part = data_parallel._of_replica(few.layout, few.arrays, 0, 1, slice(2, 5), own)
     parameters = arrays.Parameters(tf.constant([0.2, 0.5]), [tf.constant([[0.7]])], NONE)
     of_all, of_part = (rows_of(few.layout, x, parameters) for x in (few.arrays, part))
     for whole, some in zip(of_all, of_part, strict=True):

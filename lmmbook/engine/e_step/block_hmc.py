@@ -105,7 +105,7 @@ def updated(
 ) -> tuple[tuple[tf.Tensor, tf.Tensor, tf.Tensor], None]:  # fmt: skip
     """`update` of factor k: its new effects, the predictor that belongs to them, acceptance."""
     if placement is SINGLE_DEVICE:  # other devices have other levels, and need other random numbers
-        seed = fold_in(seed, arrays.shard)
+        seed = fold_in(seed, arrays.replica)
     new, accepted = update(
         layout, arrays, parameters, k, u, rows, predictor, curvature, step_sizes, seed, placement
     )

@@ -1,9 +1,9 @@
-"""One fit on several devices: chains shared out, each device with all rows.
+"""Chain parallel: one fit on several devices, each with all rows and some of the chains.
 
 Chapter 08. Chains ask nothing of each other while the parameters are frozen, so then every device
 goes through a whole chunk of sweeps by itself. Between two M-steps they say what their chains
 found: a few numbers, whose mean over the devices is that of all chains. So where all rows fit on
-every device this needs far less talk than shared-out rows (`data_parallel`).
+every device this needs far less talk than to share out the rows (`data_parallel`).
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ FEW_ROWS = 500_000  # that every device has room and time for
 
 
 def suits(strategy: tf.distribute.Strategy, rows: int, chains: int) -> bool:
-    """Whether to share out the chains, and not the rows: the rows are few, and every device gets
-    as many chains, two at least, so that it can multiply the means of two halves (`px`)."""
+    """Whether a fit is chain parallel, not data parallel: the rows are few, and every device gets as
+    many chains, two at least, so that it can multiply the means of two halves (`px`)."""
     devices = strategy.num_replicas_in_sync
     return rows <= FEW_ROWS and chains % devices == 0 and chains >= 2 * devices
 
 
-class Spread(Devices):
-    """All rows and levels on each device of a strategy, for chains of its own.
+class ChainParallel(Devices):
+    """Chain parallel: all rows and levels on each device of a strategy, for chains of its own.
 
     What the M-step asks for are means over chains, or has chains as an axis over which it takes the
     mean. Either way the mean over devices is what it needs.
@@ -53,12 +53,14 @@ class Program:
     that it gives back, have all chains together."""
 
     def __init__(self, strategy: tf.distribute.Strategy, layout: Layout, whole: Arrays) -> None:
-        self.placement = Spread.of(strategy)
+        self.placement = ChainParallel.of(strategy)
         self.chains = layout.chains // strategy.num_replicas_in_sync
         self.layout = layout._replace(chains=self.chains)  # of one device
         if whole.repeated is not None:
             whole = whole._replace(repeated=tf.repeat(whole.response, self.chains, axis=0))
-        placed = self.placement.placed(lambda device, _: whole._replace(shard=tf.constant(device)))
+        placed = self.placement.placed(
+            lambda device, _: whole._replace(replica=tf.constant(device))
+        )
         self.arrays = placed._replace(gram=whole.gram)  # small, and not asked of a device
 
     def __call__(
@@ -104,7 +106,7 @@ class Program:
 
 def _frozen(
     layout: Layout, arrays: Arrays, state: program.State, gains: tf.Tensor, measure: tf.Tensor,
-    home: louis.Home, seed: tf.Tensor, placement: Spread,
+    home: louis.Home, seed: tf.Tensor, placement: ChainParallel,
 ) -> tuple[Any, Any]:  # fmt: skip
     """A chunk of sweeps with frozen parameters."""
     return placement.rows(_own_chunk, (layout,), arrays, state, gains, measure, home, seed)
@@ -115,7 +117,7 @@ def _own_chunk(
     home: louis.Home, seed: tf.Tensor,
 ) -> tuple[Any, Any]:  # fmt: skip
     """The same for one device's chains: effects, draws and scores; and what all have a share in."""
-    seed = fold_in(seed, arrays.shard)
+    seed = fold_in(seed, arrays.replica)
     still = tf.constant(0.0)
     state, output = program.chunk(layout, arrays, state, gains, measure, still, home, seed)
     own = state.effects, output.effects, output.score
@@ -124,7 +126,8 @@ def _own_chunk(
 
 def _em_sweep(
     layout: Layout, arrays: Arrays, state: program.State, rows: Any, predictor: Any,
-    gain: tf.Tensor, step_gain: tf.Tensor, seed: tf.Tensor, parents_too: bool, placement: Spread,
+    gain: tf.Tensor, step_gain: tf.Tensor, seed: tf.Tensor, parents_too: bool,
+    placement: ChainParallel,
 ) -> tuple[program.State, Any, Any, program.Output]:  # fmt: skip
     """A sweep of all chains and an M-step, as `program.one_sweep`."""
     (effects, predictor), acceptance = placement.rows(
@@ -147,7 +150,7 @@ def _own_sweep(
 ) -> tuple[Any, list[tf.Tensor]]:  # fmt: skip
     """A sweep of one device's chains: effects and predictor; and the acceptance."""
     # Other chains need other random numbers.
-    seed = fold_in(seed, arrays.shard)
+    seed = fold_in(seed, arrays.replica)
     curvature, at = state.curvature, state.parameters
     if is_gaussian(layout):
         curvature = curvatures(layout, arrays, at, rows, predictor)

@@ -1,4 +1,4 @@
-"""Values and compiled pieces on several devices: what both ways to share out a fit are made of.
+"""Values and compiled pieces on several devices, for chain parallel and data parallel fits.
 
 Chapter 08. A collective sum cannot be part of a program that XLA compiles. So on several devices a
 sweep is an ordinary TensorFlow graph, which calls a compiled piece on every device, adds up what

@@ -1,4 +1,4 @@
-"""One fit on several devices: rows shared out by the levels of the largest factor.
+"""Data parallel: one fit on several devices, which share out the rows by the largest factor.
 
 Chapter 08. A student's ratings say all that they say about that student on one device, if they lie
 there together. So the largest factor's effects live with their rows, and are updated without asking
@@ -22,8 +22,8 @@ import numpy as np
 import tensorflow as tf
 
 
-class Sharded(Devices):
-    """Rows on all devices of a strategy, factor ``shared`` with them."""
+class DataParallel(Devices):
+    """Rows on all devices of a strategy, the levels of factor ``shared`` with them."""
 
     def __init__(self, strategy: tf.distribute.Strategy, shared: int) -> None:
         super().__init__(strategy)
@@ -47,7 +47,7 @@ class Sharded(Devices):
 class Program:
     """As `program.compiled`, on the devices of a strategy."""
 
-    def __init__(self, layout: Layout, placement: Sharded) -> None:
+    def __init__(self, layout: Layout, placement: DataParallel) -> None:
         self.layout, self.placement = layout, placement
 
     def __call__(
@@ -77,7 +77,7 @@ class Program:
 
 def share_out(
     strategy: tf.distribute.Strategy, layout: Layout, whole: Arrays
-) -> tuple[Sharded, Arrays]:
+) -> tuple[DataParallel, Arrays]:
     """The rows shared out, about as many to each device: their arrays hold one value a device
     wherever they hold rows, or levels of the shared factor.
 
@@ -98,14 +98,14 @@ def share_out(
     # Of levels, each gets one at least.
     cuts = np.clip(wanted, np.arange(1, devices), levels - np.arange(devices - 1, 0, -1))
     cuts = [0, *np.maximum.accumulate(cuts), levels]
-    placement = Sharded.of(strategy, shared)
+    placement = DataParallel.of(strategy, shared)
 
-    def shard(device: int, _: int) -> Arrays:
+    def replica(device: int, _: int) -> Arrays:
         of_levels = cuts[device : device + 2]
         of_rows = slice(*np.searchsorted(codes, of_levels))
-        return _shard(layout, whole, shared, device, slice(*of_levels), of_rows)
+        return _of_replica(layout, whole, shared, device, slice(*of_levels), of_rows)
 
-    arrays = placement.placed(shard)
+    arrays = placement.placed(replica)
     # What is not shared out is here once, and not once a device.
     factors, translations = [], []
     for k, (has, of) in enumerate(zip(arrays.factors, whole.factors, strict=True)):
@@ -119,8 +119,8 @@ def share_out(
     return placement, arrays._replace(gram=whole.gram, factors=factors, translations=translations)
 
 
-def _shard(
-    layout: Layout, whole: Arrays, shared: int, shard: int, levels: slice, rows: slice
+def _of_replica(
+    layout: Layout, whole: Arrays, shared: int, replica: int, levels: slice, rows: slice
 ) -> Arrays:
     """The arrays of one device: some rows, and the levels of the shared factor that they are of."""
     factors = []
@@ -149,7 +149,7 @@ def _shard(
         whole.gram,
         factors,
         translations,
-        tf.constant(shard),
+        tf.constant(replica),
     )
 
 
