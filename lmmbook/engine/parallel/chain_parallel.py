@@ -26,8 +26,8 @@ FEW_ROWS = 500_000  # that every device has room and time for
 
 
 def suits(strategy: tf.distribute.Strategy, rows: int, chains: int) -> bool:
-    """Whether a fit is chain parallel, not data parallel: the rows are few, and every device gets as
-    many chains, two at least, so that it can multiply the means of two halves (`px`)."""
+    """Whether a fit is chain parallel, not data parallel: the rows are few, and every device gets
+    as many chains, two at least, so that it can multiply the means of two halves (`px`)."""
     devices = strategy.num_replicas_in_sync
     return rows <= FEW_ROWS and chains % devices == 0 and chains >= 2 * devices
 
