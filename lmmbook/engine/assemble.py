@@ -1,4 +1,4 @@
-"""A fit's tables and arrays, from where its course ended.
+"""The result of a fit: tables and arrays, from where its `Driver` ended.
 
 Chapter 04. `driver` leaves parameters and draws on the device; a `Fit` holds what people read.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from lmmbook.engine.certificate import boundary
 from lmmbook.engine.certificate.boundary import AT_ONCE
-from lmmbook.engine.driver import Course
+from lmmbook.engine.driver import Driver
 from lmmbook.formula import covariance
 from lmmbook.formula.design import Design
 from lmmbook.formula.invariances import coordinates
@@ -18,17 +18,17 @@ import pandas as pd
 import tensorflow as tf
 
 
-def gather(course: Course, design: Design, converged: bool) -> Fit:
-    """Put a `Fit` of ``design``, as the data have it, together from where a `Course` ended."""
-    engine, found = course.engine, course.found
+def assemble(driver: Driver, design: Design, converged: bool) -> Fit:
+    """The `Fit` of ``design``, as the data have it, from where a `Driver` ended."""
+    engine, found = driver.engine, driver.found
     beta, *scales, auxiliary = (np.asarray(x, float) for x in tf.nest.flatten(engine.parameters))
     covariances = [lower @ lower.T for lower in scales]
-    for k, block in course.at_boundary:  # tried at next to nothing, and found to be nothing
-        count = course.singular[k, block]
-        singular = boundary.flattened(course.design, engine.parameters, (k, block), count, 0.0)
+    for k, block in driver.at_boundary:  # tried at next to nothing, and found to be nothing
+        count = driver.singular[k, block]
+        singular = boundary.flattened(driver.design, engine.parameters, (k, block), count, 0.0)
         place = np.ix_(block, block)
         covariances[k][place] = singular[place]
-    values = coordinates.reported(course.design, beta, covariances, auxiliary)
+    values = coordinates.reported(driver.design, beta, covariances, auxiliary)
     names = list(values)
     nothing = pd.Series(np.nan, names)
     table = pd.DataFrame(
@@ -45,7 +45,7 @@ def gather(course: Course, design: Design, converged: bool) -> Fit:
     if not engine.kept.filled:
         kept = [u.numpy()[np.newaxis] for u in engine.placement.together(engine.state.effects)]
     together = pd.DataFrame(np.nan, names, names) if found is None else found.covariance.copy()
-    for factor, columns in course.at_boundary:
+    for factor, columns in driver.at_boundary:
         of = design.factors[factor]
         own = covariance.names_of_block(of, columns)
         table.loc[own, ["std_error", "mcse"]] = np.nan
@@ -56,11 +56,11 @@ def gather(course: Course, design: Design, converged: bool) -> Fit:
     posterior, effects = {}, {}
     for k, (of, draws) in enumerate(zip(design.factors, kept, strict=True)):
         flat = np.moveaxis(draws, 2, 1).reshape(-1, of.levels, len(of.effects))  # a copy
-        flat = coordinates.effects_reported(course.design, k, flat)
+        flat = coordinates.effects_reported(driver.design, k, flat)
         effects[of.name] = _summary(of.labels, of.name, of.effects, flat)
         posterior[of.name] = flat[..., 0] if of.intercept_only else flat
     return Fit(
-        table, together, converged, course.distance,
+        table, together, converged, driver.distance,
         np.nan if found is None else found.r_hat, np.nan if found is None else found.ess,
         effects, pd.concat(engine.trace, ignore_index=True), posterior, design, engine.chains,
     )  # fmt: skip

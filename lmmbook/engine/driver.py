@@ -1,4 +1,4 @@
-"""The course of a fit: what to do next, and when it is done.
+"""The schedule of a fit: what to do next, and when it is done.
 
 Chapter 04. `fit` says it in words; here it is in code.
 """
@@ -25,7 +25,7 @@ LONGEST_STEP = 0.5  # a Newton step changes the logarithm of no sd by more
 FAR = 1.0  # standard errors; from further away, the Newton step is only a direction
 
 
-class Course:
+class Driver:
     """Drives an `Engine` to the maximum.
 
     Attributes
@@ -65,7 +65,7 @@ class Course:
 
     def run(self) -> None:
         """Go on until converged. Raises `runner.OutOfBudget` if the budget ends first."""
-        self.climb()
+        self.saem()
         found = self.measure(DRAWS)
         while True:
             if block := self.unsettled():
@@ -78,8 +78,12 @@ class Course:
                 break
         self.take(found.step)  # it is short: what is left is Monte Carlo error
 
-    def climb(self) -> None:
-        """Approach and average: the mean of the last two thirds of the iterates stays."""
+    def saem(self) -> None:
+        """Stochastic approximation EM: M-steps with gain 1, then with gains that fall.
+
+        The mean of the last two thirds of the iterates with falling gains stays (Polyak's and
+        Ruppert's average).
+        """
         self.engine.em("approach", APPROACH)
         tail = self.engine.em("average", AVERAGE)
         self.engine.set(dict(tail.iloc[len(tail) // 3 :].mean()))
@@ -119,7 +123,7 @@ class Course:
             self.advance(found)
         unclear = not found.definite and self.draws > DRAWS
         if found.indefinite or unclear or FAR < found.distance < math.inf:
-            return self.climb_and_measure(2 * self.draws)
+            return self.saem_and_measure(2 * self.draws)
         return self.measure(2 * self.draws)
 
     def advance(self, found: certify.Certificate) -> None:
@@ -127,9 +131,9 @@ class Course:
         longest = np.abs(found.step[self.engine.layout.fixed :]).max(initial=0.0)
         self.take(found.step / max(1.0, longest / LONGEST_STEP))
 
-    def climb_and_measure(self, draws: int) -> certify.Certificate:
-        """One after the other."""
-        self.climb()
+    def saem_and_measure(self, draws: int) -> certify.Certificate:
+        """EM iterations, and then a certificate of where they led."""
+        self.saem()
         return self.measure(draws)
 
     def take(self, step: np.ndarray) -> None:

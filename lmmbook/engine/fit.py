@@ -1,7 +1,7 @@
 """Monte Carlo EM: `fit`, what a user calls.
 
 Chapter 04. An iteration is an E-step, one sweep of HMC over the random effects, and an M-step, new
-parameters. The course of a fit:
+parameters. The schedule of a fit:
 
 1. *approach*: full M-steps. They forget the start, and then fluctuate.
 2. *average*: M-steps with a falling gain (SAEM), and the mean of the iterates.
@@ -21,8 +21,8 @@ from lmmbook._tensorflow import compile_cache
 from lmmbook._tensorflow.processes import check_not_forked
 from lmmbook.data.frames import Data
 from lmmbook.engine import checkpoint_files, verdict
-from lmmbook.engine.assemble import gather
-from lmmbook.engine.driver import FEWEST_SWEEPS, Course
+from lmmbook.engine.assemble import assemble
+from lmmbook.engine.driver import FEWEST_SWEEPS, Driver
 from lmmbook.engine.parallel.workers import Watch
 from lmmbook.engine.progress import Progress
 from lmmbook.engine.runner import Engine, OutOfBudget
@@ -157,10 +157,10 @@ def fit(
     shown, watch = Progress(progress), Watch(strategy)
     try:
         with watch:
-            course = Course(
+            driver = Driver(
                 Engine(inner, chains, max_sweeps, seed, shown, strategy, checkpoint, watch)
             )
-            reason = _run(course)
+            reason = _run(driver)
     except GONE as error:
         if strategy is None:
             raise
@@ -170,19 +170,19 @@ def fit(
         compile_cache.publish()
     if reason and not none:
         warnings.warn(f"lmmbook.fit has not converged: {reason}", stacklevel=2)
-    return gather(course, design, converged=reason is None and none is None)
+    return assemble(driver, design, converged=reason is None and none is None)
 
 
-def _run(course: Course) -> str | None:
+def _run(driver: Driver) -> str | None:
     """Run it, and say what kept it from converging, if anything did."""
     try:
-        course.run()
+        driver.run()
     except OutOfBudget:
-        course.engine.save()
-        return verdict.missing(course)
+        driver.engine.save()
+        return verdict.missing(driver)
     except KeyboardInterrupt:
         return "it was interrupted"
-    course.engine.save()
+    driver.engine.save()
     return None
 
 

@@ -9,7 +9,7 @@ from lmmbook import exact, families
 from lmmbook.data import simulate
 from lmmbook.engine import arrays
 from lmmbook.engine.certificate import boundary, certify, louis
-from lmmbook.engine.driver import Course
+from lmmbook.engine.driver import Driver
 from lmmbook.engine.fit import fit
 from lmmbook.engine.linear_predictor import linear_predictor, rows_of
 from lmmbook.engine.runner import Engine
@@ -446,7 +446,7 @@ def test_a_variance_whose_maximum_is_zero_is_reported_as_such():
 def test_the_mean_of_the_last_two_thirds_stays():
     """Of 120 iterates that are counted from 0."""
 
-    class Climbing:
+    class Counted:
         def em(self, phase: str, gains: np.ndarray) -> pd.DataFrame:
             assert phase == ("approach" if (gains == 1).all() else "average")
             return pd.DataFrame({"a": np.arange(len(gains)), "acceptance": 1.0, "phase": 0})
@@ -454,10 +454,10 @@ def test_the_mean_of_the_last_two_thirds_stays():
         def set(self, values: dict[str, float]) -> None:
             self.values = values
 
-    course = Course.__new__(Course)
-    course.engine = Climbing()
-    course.climb()
-    assert course.engine.values["a"] == pytest.approx(np.arange(40, 120).mean())
+    driver = Driver.__new__(Driver)
+    driver.engine = Counted()
+    driver.saem()
+    assert driver.engine.values["a"] == pytest.approx(np.arange(40, 120).mean())
 
 
 # Singular covariances of slopes
@@ -530,15 +530,15 @@ def test_a_singular_covariance_can_be_turned():
     design, losses = build_design(formula, data), []
     wrong = truth.parameters["estimate"].to_dict() | {"sd(x|g)": 0.05, "cor(Intercept,x|g)": 1.0}
     for seed in range(3):
-        course = Course(Engine(design, 64, 10_000, seed))
-        course.singular[0, (0, 1)] = 1
-        course.engine.set(wrong)
-        found = course.measure(200)
+        driver = Driver(Engine(design, 64, 10_000, seed))
+        driver.singular[0, (0, 1)] = 1
+        driver.engine.set(wrong)
+        found = driver.measure(200)
         assert found.distance > 1
         while not found.converged:  # its budget is finite
-            found = course.improve(found)
-        course.take(found.step)  # the last, short one, as in a fit
-        reached = exact.log_likelihood(formula, data, course.engine.values())
+            found = driver.improve(found)
+        driver.take(found.step)  # the last, short one, as in a fit
+        reached = exact.log_likelihood(formula, data, driver.engine.values())
         losses.append(truth.log_likelihood - reached)
     assert np.mean(losses) < 0.02
 
