@@ -29,7 +29,7 @@ import pandas as pd
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-SETTLE = 40  # sweeps before draws are believed to belong to parameters that were just set
+WARMUP = 40  # sweeps before draws are believed to belong to parameters that were just set
 WATCHED = 10_000_000  # rows x chains that are gone through for what is watched, in a chunk
 ADAPTATION = 0.1  # gain of the step sizes while the parameters move
 
@@ -139,17 +139,17 @@ class Engine:
     def measure(
         self, draws: int, estimated: np.ndarray, look: Look | None = None
     ) -> certify.Certificate:
-        """Freeze the parameters, sweep until the draws have settled, make ``draws`` more sweeps,
-        and judge the parameters by them. What ``look`` finds in the draws is in ``watched``."""
+        """Freeze the parameters, warm up, make ``draws`` more sweeps, and judge the parameters by
+        them. What ``look`` finds in the draws is in ``watched``."""
         home = centering.choose_homes(
             self.layout, self.whole, self.products, self.parameters, self.unit**2, estimated
         )  # fmt: skip
         scores, watched = [], []
         information = np.zeros(2 * [louis.coordinates(self.layout)])
-        parts = self._parts(np.zeros(SETTLE + draws))
-        settled = (np.arange(len(parts) * self.chunk) >= SETTLE).reshape(len(parts), -1)
-        kept = self.kept.begin(settled, self.journal.restored)
-        for part, measured, keep in zip(parts, settled, kept, strict=True):
+        parts = self._parts(np.zeros(WARMUP + draws))
+        warmed_up = (np.arange(len(parts) * self.chunk) >= WARMUP).reshape(len(parts), -1)
+        kept = self.kept.begin(warmed_up, self.journal.restored)
+        for part, measured, keep in zip(parts, warmed_up, kept, strict=True):
             output = self._call("draws", part, measured, keep, home, look)
             if measured.any():
                 scores.append(output["score"][measured])
@@ -158,7 +158,7 @@ class Engine:
         self.watched = {k: np.concatenate([w[k] for w in watched]) for k in watched[0]}
         return certify.certify(
             self.design, self.layout, self.parameters,
-            np.concatenate(scores), information / settled.sum(), estimated,
+            np.concatenate(scores), information / warmed_up.sum(), estimated,
         )  # fmt: skip
 
     def _parts(self, gains: np.ndarray) -> list[np.ndarray]:
