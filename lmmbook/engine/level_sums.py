@@ -14,8 +14,8 @@ import tensorflow as tf
 
 class LevelSums(NamedTuple):
     """Sums over a factor's levels, float64, with x a level's standardised effects: their number;
-    x x' ``[chains, columns, columns]``; weights' x ``[chains, freed, columns]``; and weights'
-    weights ``[freed, freed]``."""
+    x x' ``[chains, columns, columns]``; weights' x ``[chains, expanded, columns]``; and weights'
+    weights ``[expanded, expanded]``."""
 
     levels: tf.Tensor
     second: tf.Tensor

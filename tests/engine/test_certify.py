@@ -59,7 +59,7 @@ HOMES = {
 
 def home_of(name: str) -> louis.Home:
     first, second, standardised = HOMES[name]
-    means = [np.zeros((5, 3)), np.zeros((2, 3))]  # [freed + columns, fixed]
+    means = [np.zeros((5, 3)), np.zeros((2, 3))]  # [expanded + columns, fixed]
     if first is None:
         rng = np.random.default_rng(0)
         means = [rng.normal(0, 0.3, m.shape) for m in means]

@@ -96,7 +96,7 @@ SAME_SUMS = (
 from lmmbook.engine import row_sums
 from lmmbook.engine.e_step import block_hmc
 from lmmbook.engine.parallel import data_parallel
-from lmmbook.engine.e_step.group_moves import translate
+from lmmbook.engine.e_step.group_moves import group_move
 
 placement, shares = data_parallel.share_out(strategy, layout, whole)
 assert placement.shared == 0
@@ -123,8 +123,8 @@ def everything(arrays_, effects_, placement):
         tf.fill([25], 0.7), seed, placement,
     )
     there = effects_
-    for t in range(len(layout.translations)):
-        there = translate(layout, arrays_, values, t, there, seed + t, placement)
+    for t in range(len(layout.group_moves)):
+        there = group_move(layout, arrays_, values, t, there, seed + t, placement)
     small = sums, score, moved[0], moved[1][1:], state.curvature[1:], u, there[1:]
     return small, (moved[1][0], there[0])
 
@@ -134,7 +134,7 @@ one = tf.function(alone, autograph=False)(whole, effects)
 both = partial(everything, placement=placement)
 two = tf.function(both, autograph=False)(shares, [own, *effects[1:]])
 two = two[0], [tf.concat(placement.parts(x), axis=0) for x in two[1]]
-assert len(layout.translations) >= 4
+assert len(layout.group_moves) >= 4
 for a, b in zip(tf.nest.flatten(one), tf.nest.flatten(two), strict=True):
     a, b = np.asarray(a), np.asarray(b)
     np.testing.assert_allclose(b, a, rtol=2e-5, atol=2e-5 * np.abs(a).max(initial=0))

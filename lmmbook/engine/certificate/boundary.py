@@ -209,7 +209,7 @@ def _by_children(
     """``[draws, chains]`` for each factor nested in factor k, along one column of its effects."""
     found: list[np.ndarray] = []
     levels = design.factors[k].levels
-    for t in directions.translations(design):
+    for t in directions.group_moves(design):
         inner, a = t.inner
         if t.outer != (k, column) or t.groups != levels:
             continue

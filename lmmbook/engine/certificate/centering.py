@@ -62,7 +62,7 @@ def products_of(design: Design, layout: Layout) -> np.ndarray:
 
 def lone(of: FactorLayout) -> list[int]:
     """The columns of a factor in which no fixed effect can be taken over."""
-    return [j for j in range(of.columns) if j not in of.freed_columns]
+    return [j for j in range(of.columns) if j not in of.expanded_columns]
 
 
 def least_means(
@@ -82,8 +82,8 @@ def least_means(
     end = layout.fixed
     for of, has, scale in zip(layout.factors, arrays.factors, parameters.scales, strict=True):
         alone = lone(of)
-        chosen = [*range(len(of.freed_columns)), *(len(of.freed_columns) + j for j in alone)]
-        places += [*of.freed_fixed, *range(end, end + len(alone))]
+        chosen = [*range(len(of.expanded_columns)), *(len(of.expanded_columns) + j for j in alone)]
+        places += [*of.expanded_fixed, *range(end, end + len(alone))]
         end += len(alone)
         sizes.append((len(louis.mean_columns(of)), chosen))
         weights = louis.mean_weights(has).numpy().astype(float)[:, chosen]

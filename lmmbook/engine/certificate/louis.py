@@ -47,8 +47,8 @@ import tensorflow as tf
 class Home(NamedTuple):
     """Where each parameter lives; numbers, so that a program serves all choices.
 
-    ``means``, per factor ``[freed + columns, fixed]``: what a fixed effect of one adds to the mean
-    of its effects, as coefficients of the covariates that the factor can take over, and of a
+    ``means``, per factor ``[expanded + columns, fixed]``: what a fixed effect of one adds to the
+    mean of its effects, as coefficients of the covariates that the factor can take over, and of a
     constant for each column (see `means_of`). What this does to the ratings is taken away from the
     fixed effect's column in the likelihood. ``standardised``, per factor ``[stretches,
     stretches]``: the part of a stretch that is in the likelihood, zeros for none and the identity
@@ -68,12 +68,12 @@ def as_written(layout: Layout) -> Home:
 
 
 def mean_columns(of: FactorLayout) -> tuple[int, ...]:
-    """``[freed + columns]``: which column of a factor each coefficient of `Home.means` is of."""
-    return (*of.freed_columns, *range(of.columns))
+    """``[expanded + columns]``: which column of a factor each coefficient of `Home.means` is of."""
+    return (*of.expanded_columns, *range(of.columns))
 
 
 def mean_weights(has: FactorArrays) -> tf.Tensor:
-    """``[levels, freed + columns]``: what it is multiplied by in each level."""
+    """``[levels, expanded + columns]``: what it is multiplied by in each level."""
     levels, columns = has.cross.shape[:2]
     return tf.concat([has.weights, tf.ones([levels, columns])], axis=1)
 

@@ -20,7 +20,7 @@ from typing import NamedTuple
 from lmmbook._tensorflow.randomness import fast_random, fold_in, split_seed, uniform
 from lmmbook.engine.arrays import Arrays, Layout, Parameters, standardise
 from lmmbook.engine.e_step.adaptation import LEAPFROG_STEPS
-from lmmbook.engine.e_step.group_moves import is_parent, translate
+from lmmbook.engine.e_step.group_moves import group_move, is_parent
 from lmmbook.engine.linear_predictor import (
     SINGLE_DEVICE,
     Placement,
@@ -77,7 +77,7 @@ def sweep(
     where levels are well known, they move such a factor as far as HMC does, at no cost.
     """
     effects, acceptance = list(effects), []
-    seeds = split_seed(seed, n=len(effects) + len(layout.translations))
+    seeds = split_seed(seed, n=len(effects) + len(layout.group_moves))
     for k in range(len(effects)):
         steps = curvature[k], step_sizes[k], seeds.pop()
         given: tuple = arrays, parameters, effects[k], rows, predictor, *steps
@@ -93,8 +93,8 @@ def sweep(
         done = either(parents_too if is_parent(layout, k) else True, by_hmc, left_alone)
         effects[k], predictor, accepted = done
         acceptance.append(accepted)
-    for t in range(len(layout.translations)):
-        effects = translate(layout, arrays, parameters, t, effects, seeds.pop(), placement)
+    for t in range(len(layout.group_moves)):
+        effects = group_move(layout, arrays, parameters, t, effects, seeds.pop(), placement)
     return Sweep(effects, predictor, acceptance)
 
 

@@ -1,4 +1,4 @@
-"""Exact draws along the directions that ratings cannot see; `directions` finds them.
+"""Group moves: exact draws along the directions that ratings cannot see; `directions` finds them.
 
 Chapter 03.
 """
@@ -15,11 +15,11 @@ import tensorflow as tf
 def is_parent(layout: Layout, k: int) -> bool:
     """Whether each column of factor k has another factor nested in it, level by level."""
     levels, columns = layout.factors[k].levels, layout.factors[k].columns
-    nested = {outer for _, outer, groups in layout.translations if groups == levels > 1}
+    nested = {outer for _, outer, groups in layout.group_moves if groups == levels > 1}
     return all((k, column) in nested for column in range(columns))
 
 
-def translate(
+def group_move(
     layout: Layout,
     arrays: Arrays,
     parameters: Parameters,
@@ -28,14 +28,18 @@ def translate(
     seed: tf.Tensor,
     placement: Placement = SINGLE_DEVICE,
 ) -> list[tf.Tensor]:
-    """Draw along translation t: add d to one factor's effects, take it from another's.
+    """Group move t (Liu & Sabatti 2000): add d to one factor's effects, take it from another's.
 
-    No linear predictor changes, so the ratings have no say: given everything else, d is normal, by
-    the priors alone, for any likelihood. We draw it exactly, one d a group and chain.
+    No linear predictor changes, so the ratings have no say: given everything else, the density of d
+    is proportional to ``p(u_outer + d) p(u_inner - w d)``, by the priors alone, for any likelihood.
+    (A shift has a Jacobian of one.) With S_jj an entry of a factor's prior precision, S_j its row,
+    and s_l how far an effect moves with d, that is ``d ~ Normal(pull / precision, 1 / precision)``,
+    ``precision = sum s_l^2 S_jj`` and ``pull = -sum s_l S_j u_l``, summed over both factors' levels
+    in the group. We draw it exactly, one d a group and chain.
     """
-    inner, outer, groups = layout.translations[t]
+    inner, outer, groups = layout.group_moves[t]
     effects, precision, pull = list(effects), 0.0, 0.0
-    sides = list(zip((inner, outer), arrays.translations[t], strict=True))
+    sides = list(zip((inner, outer), arrays.group_moves[t], strict=True))
     for (k, column), moves in sides:
         row = inverse(parameters.scales[k])[column]  # of the prior's precision
         _, found = placement.levels(k, _sums, (groups,), *moves, effects[k], row)

@@ -38,10 +38,11 @@ def step(
     ``gain`` in 0 to 1 is how far to go towards the maximum: 1 is EM, smaller values average over
     iterations (stochastic approximation: Delyon, Lavielle & Moulines 1999).
 
-    With ``expand`` each factor's effects may have a mean during the M-step: one coefficient for
-    every fixed effect that is constant within its levels (the intercept always is). The mean is
-    then folded away, into those fixed effects and out of the random ones. No linear predictor
-    changes, so the effects stay draws from where they were. Without it this is plain EM.
+    With ``expand`` each factor's effects may have a mean during the M-step, u ~ Normal(W a, Σ): one
+    coefficient a for every fixed effect that is constant within its levels (the intercept always
+    is), with its values W. The mean is then folded away, ``beta += a`` and ``u -= W a``. No
+    linear predictor changes, so the effects stay draws from where they were. Without it this is
+    plain EM.
 
     Effects are ``[levels, chains, columns]``, ``predictor`` is ``[rows, chains]``, and ``rows``
     belong to the old parameters, as in `block_hmc.sweep`. ``placement`` says where the rows are.
@@ -58,7 +59,7 @@ def step(
         scale, coefficients = px.step(of, layout.chains, scale, found, gain, expand)
         u, _ = placement.levels(k, px.without_mean, (of,), has, u, coefficients)
         # What is folded changes no linear predictor.
-        beta += tf.linalg.matvec(one_hot(of.freed_fixed, layout.fixed), coefficients, True)
+        beta += tf.linalg.matvec(one_hot(of.expanded_fixed, layout.fixed), coefficients, True)
         scales.append(scale)
         moved.append(u)
     return Parameters(beta, scales, auxiliary), moved, predictor

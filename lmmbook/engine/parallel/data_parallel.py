@@ -107,16 +107,16 @@ def share_out(
 
     arrays = placement.placed(replica)
     # What is not shared out is here once, and not once a device.
-    factors, translations = [], []
+    factors, group_moves = [], []
     for k, (has, of) in enumerate(zip(arrays.factors, whole.factors, strict=True)):
         once = {"units": of.units}
         if k != shared:
             once |= {"cross": of.cross, "weights": of.weights}
         factors.append(has._replace(**once))
-    for t, (inner, outer, _) in enumerate(layout.translations):
-        sides = zip((inner, outer), arrays.translations[t], whole.translations[t], strict=True)
-        translations.append(tuple(own if k == shared else all_ for (k, _), own, all_ in sides))
-    return placement, arrays._replace(gram=whole.gram, factors=factors, translations=translations)
+    for t, (inner, outer, _) in enumerate(layout.group_moves):
+        sides = zip((inner, outer), arrays.group_moves[t], whole.group_moves[t], strict=True)
+        group_moves.append(tuple(own if k == shared else all_ for (k, _), own, all_ in sides))
+    return placement, arrays._replace(gram=whole.gram, factors=factors, group_moves=group_moves)
 
 
 def _of_replica(
@@ -131,12 +131,12 @@ def _of_replica(
             own = {"cross": has.cross[levels], "weights": has.weights[levels]}
             has = has._replace(codes=codes, **own)
         factors.append(has)
-    translations = [
+    group_moves = [
         tuple(
             tuple(x[levels] for x in moves) if k == shared else moves
-            for (k, _), moves in zip((inner, outer), whole.translations[t], strict=True)
+            for (k, _), moves in zip((inner, outer), whole.group_moves[t], strict=True)
         )
-        for t, (inner, outer, _) in enumerate(layout.translations)
+        for t, (inner, outer, _) in enumerate(layout.group_moves)
     ]
     repeated, chains = whole.repeated, layout.chains
     if repeated is not None:
@@ -148,7 +148,7 @@ def _of_replica(
         whole.fixed[rows],
         whole.gram,
         factors,
-        translations,
+        group_moves,
         tf.constant(replica),
     )
 

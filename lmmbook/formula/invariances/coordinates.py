@@ -178,7 +178,7 @@ def _fixed(design: Design) -> tuple[np.ndarray, np.ndarray]:
     """Inner columns ``[rows, fixed]`` and their map, for a design whose factors are inner ones.
 
     A column that is constant within a factor's levels has a home among its effects
-    (`directions.freed`), and stays so: of it, only columns of the same kind are taken away.
+    (`directions.expanded`), and stays so: of it, only columns of the same kind are taken away.
     """
     columns, first = centred(design.fixed, design.fixed_names)
     products = gram(columns)
@@ -194,7 +194,7 @@ def _homes(design: Design) -> list[set[tuple[int, int]]]:
     """For each fixed column, the factors and their columns that can take it over."""
     homes: list[set[tuple[int, int]]] = [set() for _ in design.fixed_names]
     for k, factor in enumerate(design.factors):
-        found = directions.freed(design, factor)
+        found = directions.expanded(design, factor)
         for c, j in zip(found.fixed, found.columns, strict=True):
             homes[c].add((k, j))
     return homes
