@@ -60,7 +60,7 @@ class Output(NamedTuple):
 
 
 Program = Callable[
-    [Arrays, State, tf.Tensor, tf.Tensor, tf.Tensor, louis.Home, tf.Tensor],
+    [Arrays, State, tf.Tensor, tf.Tensor, tf.Tensor, louis.Parametrisation, tf.Tensor],
     tuple[State, Output],
 ]
 
@@ -80,7 +80,7 @@ def one_sweep(
     predictor: tf.Tensor,
     gain: tf.Tensor,
     step_gain: tf.Tensor,
-    home: louis.Home,
+    parametrisation: louis.Parametrisation,
     seed: tf.Tensor,
     moving: tf.Tensor | bool,
     measured: tf.Tensor | bool,
@@ -99,7 +99,14 @@ def one_sweep(
     score, information = either(
         measured,
         lambda: louis.score_and_information(
-            layout, arrays, state.parameters, drawn.effects, rows, drawn.predictor, home, placement
+            layout,
+            arrays,
+            state.parameters,
+            drawn.effects,
+            rows,
+            drawn.predictor,
+            parametrisation,
+            placement,
         ),
         lambda: no_score(layout),
     )
@@ -196,12 +203,12 @@ def _predictor(
 
 def chunk(
     layout: Layout, arrays: Arrays, state: State, gains: tf.Tensor, measure: tf.Tensor,
-    step_gain: tf.Tensor, home: louis.Home, seed: tf.Tensor,
+    step_gain: tf.Tensor, parametrisation: louis.Parametrisation, seed: tf.Tensor,
 ) -> tuple[State, Output]:  # fmt: skip
     """As many sweeps as there are gains.
 
     ``gains`` [sweeps] and ``measure`` [sweeps] (booleans) say what each sweep is for,
-    ``step_gain`` is the gain of the step sizes, ``home`` as in `louis`.
+    ``step_gain`` is the gain of the step sizes, ``parametrisation`` as in `louis`.
     """
     sweeps = gains.shape[0]
     state, rows, predictor = begin(layout, arrays, state, step_gain > 0)
@@ -213,7 +220,7 @@ def chunk(
 
     def body(i, state, rows, predictor, outputs):  # type: ignore[no-untyped-def]
         state, rows, predictor, output = one_sweep(
-            layout, arrays, state, rows, predictor, gains[i], step_gain, home, seeds[i],
+            layout, arrays, state, rows, predictor, gains[i], step_gain, parametrisation, seeds[i],
             moving=gains[i] > 0,
             measured=measure[i],
             parents_too=True if is_gaussian(layout) else tf.equal(i % PARENTS_EVERY, 0),

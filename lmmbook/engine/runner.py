@@ -129,11 +129,11 @@ class Engine:
 
     def em(self, phase: str, gains: np.ndarray) -> pd.DataFrame:
         """EM iterations, a sweep and an M-step each, with these gains; returns where they were."""
-        home = louis.as_written(self.layout)  # the program asks for one; not used here
+        parametrisation = louis.as_written(self.layout)  # the program asks for one; not used here
         never = np.zeros(self.chunk, bool)
         before = len(self.walk)
         for part in self._parts(gains):
-            self._call(phase, part, never, never, home)
+            self._call(phase, part, never, never, parametrisation)
         return pd.concat(self.walk[before:], ignore_index=True)
 
     def measure(
@@ -141,7 +141,7 @@ class Engine:
     ) -> certify.Certificate:
         """Freeze the parameters, warm up, make ``draws`` more sweeps, and judge the parameters by
         them. What ``look`` finds in the draws is in ``watched``."""
-        home = centering.choose_homes(
+        parametrisation = centering.choose_parametrisation(
             self.layout, self.whole, self.products, self.parameters, self.unit**2, estimated
         )  # fmt: skip
         scores, watched = [], []
@@ -150,7 +150,7 @@ class Engine:
         warmed_up = (np.arange(len(parts) * self.chunk) >= WARMUP).reshape(len(parts), -1)
         kept = self.kept.begin(warmed_up, self.journal.restored)
         for part, measured, keep in zip(parts, warmed_up, kept, strict=True):
-            output = self._call("draws", part, measured, keep, home, look)
+            output = self._call("draws", part, measured, keep, parametrisation, look)
             if measured.any():
                 scores.append(output["score"][measured])
                 information += output["information"].sum(0)
@@ -171,10 +171,12 @@ class Engine:
 
     def _call(
         self, phase: str, gains: np.ndarray, measure: np.ndarray, keep: np.ndarray,
-        home: louis.Home, look: Look | None = None,
+        parametrisation: louis.Parametrisation, look: Look | None = None,
     ) -> checkpoint.Entry:  # fmt: skip
         """One chunk, on the device or from the checkpoint; what it gave back."""
-        entry = self.journal.recall(lambda: self._sweeps(gains, measure, keep, home, look))
+        entry = self.journal.recall(
+            lambda: self._sweeps(gains, measure, keep, parametrisation, look)
+        )
         shapes = self.state.parameters
         flat = [entry[f"parameters{i}"] for i in range(len(tf.nest.flatten(shapes)))]
         parameters = tf.nest.pack_sequence_as(shapes, flat)
@@ -196,8 +198,8 @@ class Engine:
             self.journal.save(state | self.kept.to_disk())
 
     def _sweeps(
-        self, gains: np.ndarray, measure: np.ndarray, keep: np.ndarray, home: louis.Home,
-        look: Look | None,
+        self, gains: np.ndarray, measure: np.ndarray, keep: np.ndarray,
+        parametrisation: louis.Parametrisation, look: Look | None,
     ) -> checkpoint.Entry:  # fmt: skip
         """One chunk on the device."""
         self.state, output = self.program(
@@ -206,7 +208,7 @@ class Engine:
             tf.constant(gains),
             tf.constant(measure),
             tf.constant(ADAPTATION if gains.any() else 0.0, tf.float32),
-            home,
+            parametrisation,
             tfp.random.sanitize_seed([self.seed, self.calls]),
         )
         if keep.any():

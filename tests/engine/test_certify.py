@@ -44,7 +44,7 @@ def sloped() -> tuple[str, pd.DataFrame, dict[str, float]]:
 
 # Which fixed effects (Intercept, x, age) live in the mean of a factor's effects, and to what extent
 # (the rest is in the likelihood); which factors are standardised.
-HOMES = {
+PARAMETRISATIONS = {
     "as written": ([0, 0, 0], [0], [0, 0]),
     "fixed effects in the effects": ([0, 1, 1], [1], [0, 0]),
     "all in one factor": ([1, 1, 1], [0], [0, 0]),
@@ -57,8 +57,8 @@ HOMES = {
 }
 
 
-def home_of(name: str) -> louis.Home:
-    first, second, standardised = HOMES[name]
+def parametrisation_of(name: str) -> louis.Parametrisation:
+    first, second, standardised = PARAMETRISATIONS[name]
     means = [np.zeros((5, 3)), np.zeros((2, 3))]  # [expanded + columns, fixed]
     if first is None:
         rng = np.random.default_rng(0)
@@ -70,17 +70,20 @@ def home_of(name: str) -> louis.Home:
         parts = [np.random.default_rng(1).normal(0.5, 0.3, (size, size)) for size in sizes]
     else:
         parts = [s * np.eye(size) for s, size in zip(standardised, sizes, strict=True)]
-    return louis.Home(
+    return louis.Parametrisation(
         *([tf.constant(x, tf.float32) for x in of_each] for of_each in (means, parts))
     )
 
 
-def stretched(layout, parameters, units, home, step):
+def stretched(layout, parameters, units, parametrisation, step):
     """Covariances stretched by I + S: what `louis` takes the derivatives of."""
     begins = louis.offsets(layout)
     covariances = []
     for k, scale in enumerate(parameters.scales):
-        own, part = step[begins[k] : begins[k + 1]], home.standardised[k].numpy().astype(float)
+        own, part = (
+            step[begins[k] : begins[k + 1]],
+            parametrisation.standardised[k].numpy().astype(float),
+        )
         root = scale.numpy()
         for entries in (own - part @ own, part @ own):  # in the prior, then in the likelihood
             stretch = np.tensordot(entries, louis.basis(layout.factors[k]), 1)
@@ -90,14 +93,14 @@ def stretched(layout, parameters, units, home, step):
     return beta, covariances, float(parameters.residual_sd) * np.exp(step[-1])
 
 
-# Where a correlation is near 1, the complete data know too much in the prior: no home there.
-CASES = [(name, 0.5) for name in HOMES] + [
-    (name, 0.999) for name in HOMES if HOMES[name][2] and HOMES[name][2][0] == 1
+# Where a correlation is near 1, the complete data know too much about the prior: not centred.
+CASES = [(name, 0.5) for name in PARAMETRISATIONS] + [
+    (name, 0.999) for name, (*_, part) in PARAMETRISATIONS.items() if part and part[0] == 1
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "correlation"), CASES)
-def test_fishers_and_louis_identities_hold_in_every_home(name, correlation):
+def test_fishers_and_louis_identities_hold_in_every_parametrisation(name, correlation):
     """Exact draws: mean score and information against differences of the exact log-likelihood.
 
     Scores within 5 Monte Carlo standard errors. The information within 5 times sqrt(2 / chains) of
@@ -111,14 +114,16 @@ def test_fishers_and_louis_identities_hold_in_every_home(name, correlation):
     rows = rows_of(layout, array, parameters)
     predictor = linear_predictor(array, parameters, effects)
     score, information = louis.score_and_information(
-        layout, array, parameters, effects, rows, predictor, home_of(name)
+        layout, array, parameters, effects, rows, predictor, parametrisation_of(name)
     )
     score = score.numpy().astype(float)
     size, marginal = score.shape[1], Marginal(design)
     units = [has.units.numpy() for has in array.factors]
 
     def log_likelihood(step: np.ndarray) -> float:
-        return marginal.evaluate(*stretched(layout, parameters, units, home_of(name), step)).value
+        return marginal.evaluate(
+            *stretched(layout, parameters, units, parametrisation_of(name), step)
+        ).value
 
     h = 1e-3 * np.eye(size)
     truth = np.array([(log_likelihood(e) - log_likelihood(-e)) / 2e-3 for e in h])

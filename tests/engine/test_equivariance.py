@@ -247,14 +247,15 @@ def test_an_offset_is_brought_near_zero(family):
 
 
 def test_columns_of_a_level_stay_so():
-    """A group's covariate keeps its home among the group's effects, and takes none of the rows'."""
+    """A group's covariate stays one that the group's effects can take over, and takes none of the
+    rows'."""
     level = 1.7e9 + np.random.default_rng(1).normal(size=20)[DATA["g"]]
     data = DATA.assign(level=level, near=level + 0.01 * DATA["w"])
     inner = coordinates.inner(build_design("y ~ near + level + (1|g)", data))
-    homes = coordinates._homes(inner)
-    assert homes == [{(0, 0)}, set(), {(0, 0)}]
+    takers = coordinates._takers(inner)
+    assert takers == [{(0, 0)}, set(), {(0, 0)}]
     far = coordinates.inner(build_design("y ~ x + (x|g)", DATA.assign(x=1e7 + DATA["x"])))
-    assert coordinates._homes(far) == [{(0, 0)}, {(0, 1)}]
+    assert coordinates._takers(far) == [{(0, 0)}, {(0, 1)}]
 
 
 @pytest.mark.parametrize("kind", ["int64", "float32", "Int64"])

@@ -106,8 +106,8 @@ assert sum(rows_on) == 3000 and sum(levels_on) == 300, (rows_on, levels_on)
 assert min(rows_on) > 1300, rows_on
 cuts = np.cumsum([0, *levels_on])
 own = placement.whole([effects[0][a:b] for a, b in zip(cuts[:-1], cuts[1:])])
-home = louis.as_written(layout)
-home = home._replace(standardised=[tf.eye(len(part)) for part in home.standardised])
+written = louis.as_written(layout)
+parametrisation = written._replace(standardised=[tf.eye(len(x)) for x in written.standardised])
 seed = tf.constant([3, 4])
 
 
@@ -116,7 +116,7 @@ def everything(arrays_, effects_, placement):
     state, rows, at = program.begin(layout, arrays_, state, True, placement)
     _, sums = placement.rows(row_sums.regression_sums, (layout,), arrays_, values, rows, at)
     given = layout, arrays_, values, effects_, rows, at
-    score = louis.score_and_information(*given, home, placement)
+    score = louis.score_and_information(*given, parametrisation, placement)
     moved = closed_form.step(*given, tf.constant(0.7), placement=placement)
     u, _ = block_hmc.update(
         layout, arrays_, values, 1, effects_[1], rows, at, state.curvature[1],
@@ -171,9 +171,9 @@ def close(a, b):
 # Frozen parameters: each device has the chains that it would have alone.
 state = program.State(values, effects, adaptation.longest_steps(layout), [])
 state, *_ = tf.function(partial(program.begin, layout), autograph=False)(whole, state, True)
-home, seed = louis.as_written(layout), tf.constant([3, 4])
+parametrisation, seed = louis.as_written(layout), tf.constant([3, 4])
 gains, measure, still = tf.zeros([4]), tf.fill([4], True), tf.constant(0.0)
-after, output = made(whole, state, gains, measure, still, home, seed)
+after, output = made(whole, state, gains, measure, still, parametrisation, seed)
 alone = program.compiled(made.layout)
 information = []
 for device in (0, 1):
@@ -181,7 +181,7 @@ for device in (0, 1):
     own = arrays.on_device(design, 2)[1]._replace(replica=tf.constant(device))
     begun = state._replace(effects=[u[:, chains] for u in effects])
     own_seed = randomness.fold_in(seed, device)
-    then, found = alone(own, begun, gains, measure, still, home, own_seed)
+    then, found = alone(own, begun, gains, measure, still, parametrisation, own_seed)
     close(found.effects, [u[:, :, chains] for u in output.effects])
     close(then.effects, [u[:, chains] for u in after.effects])
     close(found.score, output.score[:, chains])
@@ -211,7 +211,8 @@ close(one[1], [tf.gather(made.placement.gathered(u, axis=1), order, axis=1) for 
 
 # An EM iteration: chains that begin alike part, on one device as on two.
 same = state._replace(effects=[tf.repeat(u[:, :1], 4, axis=1) for u in effects])
-after, output = made(whole, same, tf.ones([4]), tf.fill([4], False), tf.constant(0.1), home, seed)
+unmeasured = tf.fill([4], False)
+after, output = made(whole, same, tf.ones([4]), unmeasured, tf.constant(0.1), parametrisation, seed)
 for u in after.effects:
     left = (u - tf.reduce_mean(u, axis=1, keepdims=True)).numpy()[:, :, 0].T
     for a in range(4):

@@ -142,12 +142,12 @@ def small(family: str, chains: int = 4) -> SimpleNamespace:
 
 def everything(s: SimpleNamespace, standardised: float) -> list[np.ndarray]:
     """The M-step's sums and the certificate's score and information."""
-    home = louis.as_written(s.layout)
-    parts = [standardised * tf.eye(len(part)) for part in home.standardised]
-    home = home._replace(standardised=parts)
+    parametrisation = louis.as_written(s.layout)
+    parts = [standardised * tf.eye(len(part)) for part in parametrisation.standardised]
+    parametrisation = parametrisation._replace(standardised=parts)
     given = s.layout, s.arrays, s.values
     _, sums = row_sums.regression_sums(*given, s.rows, s.at)
-    found = louis.score_and_information(*given, s.effects, s.rows, s.at, home)
+    found = louis.score_and_information(*given, s.effects, s.rows, s.at, parametrisation)
     return [x.numpy() for x in tf.nest.flatten((sums, found))]
 
 

@@ -1,7 +1,7 @@
-"""The home of each parameter: the centring in which the complete data know least about it.
+"""The parametrisation in which the complete data know least about each parameter.
 
 Chapter 04. The less the complete data know, the less is to be taken away for the missing effects,
-and the less noise there is. See `louis` for what the homes are.
+and the less noise there is. `louis` says which parametrisations there are.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ import numpy as np
 import tensorflow as tf
 from scipy import linalg
 
-ENOUGH = 0.1  # observed / complete information; with so much left, a home is good
+ENOUGH = 0.1  # observed / complete information; with so much, a parametrisation is good
 ROUNDING = 1e-12
 
 
-def choose_homes(
+def choose_parametrisation(
     layout: Layout,
     arrays: Arrays,
     products: np.ndarray,
     parameters: Parameters,
     variance: float,
     estimated: np.ndarray,
-) -> louis.Home:
-    """For each parameter the home where the complete data know least about it.
+) -> louis.Parametrisation:
+    """The parametrisation in which the complete data know least about each parameter.
 
     ``products`` as from `products_of`; ``variance`` is the residual's, or what is like it (the
     square of `Engine.unit`): a choice needs no more. ``estimated`` [coordinates, free] are the
@@ -41,7 +41,7 @@ def choose_homes(
         kept = own[:, np.abs(own).max(0) > 0]
         standardised.append(least_part(of, has, np.asarray(scale, float), variance, kept))
     means = least_means(layout, arrays, products / variance, parameters)
-    return louis.Home(
+    return louis.Parametrisation(
         *([tf.constant(x, tf.float32) for x in of_each] for of_each in (means, standardised))
     )
 
@@ -68,7 +68,7 @@ def lone(of: FactorLayout) -> list[int]:
 def least_means(
     layout: Layout, arrays: Arrays, products: np.ndarray, parameters: Parameters
 ) -> list[np.ndarray]:
-    """`louis.Home.means`, those with which the complete data know least.
+    """`louis.Parametrisation.means`, those with which the complete data know least.
 
     With a mean ``F t`` of effects beside a fixed effect's column x, they know
 
@@ -107,7 +107,7 @@ def least_means(
 def least_part(
     of: FactorLayout, has: FactorArrays, scale: np.ndarray, variance: float, kept: np.ndarray
 ) -> np.ndarray:
-    """`louis.Home.standardised`, that with which the complete data know least.
+    """`louis.Parametrisation.standardised`, that with which the complete data know least.
 
     Where a part P of a stretch is in the likelihood, they know (I - P)' A (I - P) + P' B P, of what
     A they know in the prior and B in the likelihood. P = (A + B)^-1 A makes that the smallest, in

@@ -4,14 +4,20 @@ Chapter 04. Fisher's identity: the gradient of log p(ratings) is the mean, over 
 effects, of the gradient of log p(ratings, effects). Louis (1982): its negative Hessian is the mean
 of the complete data's, minus the covariance of the gradients.
 
-Both hold under any *centring* of the effects, and the noise is least where the complete data know
-least about a parameter. So every parameter has a home:
+Both hold under any *parametrisation* of the effects (Papaspiliopoulos, Roberts & Sköld 2007), and
+the noise is least where the complete data know least about a parameter. So every parameter has its
+own:
 
-- a fixed effect lives in the likelihood, or it can be the mean of a factor's effects instead, to
-  the extent that a mean of theirs does to the ratings what the fixed effect does;
-- a covariance lives in the prior of its effects, or (``standardised``) scales standardised effects
-  in the likelihood, or in part here, in part there. The likelihood is for small variances, of which
-  the prior knows too much.
+- a fixed effect stands in the likelihood (*non-centred*), or it is the mean of a factor's effects
+  instead (*centred*), to the extent that a mean of theirs does to the ratings what the fixed effect
+  does;
+- a covariance stands in the prior of its effects (*centred*), or scales standardised effects in the
+  likelihood (*non-centred*, ``standardised``), or in part the one, in part the other (*partially
+  non-centred*). Non-centred is for small variances, of which the prior knows too much.
+
+For one factor with an intercept beta, a scale L, LL' = Σ, and v ~ Normal(0, I):
+
+    centred  u ~ Normal(beta, Σ), y ~ u;    non-centred  y ~ beta + L v.
 
 Parameters are counted off in local coordinates: the fixed effects; for each factor the entries of a
 stretch S, with ``covariance <- (I + S) covariance (I + S)'`` (where a part of S is in the
@@ -44,8 +50,10 @@ import numpy as np
 import tensorflow as tf
 
 
-class Home(NamedTuple):
-    """Where each parameter lives; numbers, so that a program serves all choices.
+class Parametrisation(NamedTuple):
+    """A centred, non-centred or partially non-centred parametrisation of each parameter.
+
+    Numbers, so that a program serves all choices.
 
     ``means``, per factor ``[expanded + columns, fixed]``: what a fixed effect of one adds to the
     mean of its effects, as coefficients of the covariates that the factor can take over, and of a
@@ -59,16 +67,17 @@ class Home(NamedTuple):
     standardised: list[tf.Tensor]
 
 
-def as_written(layout: Layout) -> Home:
-    """Fixed effects in the likelihood, covariances in the prior."""
-    return Home(
+def as_written(layout: Layout) -> Parametrisation:
+    """As the formula is written: fixed effects in the likelihood (non-centred), covariances in the
+    prior (centred)."""
+    return Parametrisation(
         [tf.zeros([len(mean_columns(of)), layout.fixed]) for of in layout.factors],
         [tf.zeros(2 * [len(basis(of))]) for of in layout.factors],
     )
 
 
 def mean_columns(of: FactorLayout) -> tuple[int, ...]:
-    """``[expanded + columns]``: which column of a factor each coefficient of `Home.means` is of."""
+    """``[expanded + columns]``: which column of a factor each coefficient of the `means` is of."""
     return (*of.expanded_columns, *range(of.columns))
 
 
@@ -120,22 +129,25 @@ def score_and_information(
     effects: list[tf.Tensor],
     rows: tuple[tf.Tensor, ...],
     predictor: tf.Tensor,
-    home: Home,
+    parametrisation: Parametrisation,
     placement: Placement = SINGLE_DEVICE,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Gradient ``[chains, coordinates]`` and mean negative Hessian ``[coordinates, coordinates]``.
 
-    Of log p(ratings, effects), the effects centred as ``home`` says, at each chain's draw. float64.
+    Of log p(ratings, effects), in this ``parametrisation``, at each chain's draw. float64.
     """
     _, (regression, stretch) = placement.rows(
-        in_likelihood, (layout,), arrays, parameters, effects, rows, predictor, home
+        in_likelihood, (layout,), arrays, parameters, effects, rows, predictor, parametrisation
     )
     begins, size = offsets(layout), coordinates(layout)
     by_fixed, by_auxiliary = tf.split(
         regression.gradient, [layout.fixed, layout.family.auxiliary], 1
     )
     part = tf.linalg.LinearOperatorBlockDiag(
-        [tf.linalg.LinearOperatorFullMatrix(tf.cast(s, tf.float64)) for s in home.standardised]
+        [
+            tf.linalg.LinearOperatorFullMatrix(tf.cast(s, tf.float64))
+            for s in parametrisation.standardised
+        ]
     ).to_dense()
     score = tf.concat([by_fixed, stretch.gradient @ part, by_auxiliary], axis=1)
     aside, among = (tf.matmul(part, x, transpose_a=True) for x in (stretch.aside, stretch.among))
@@ -146,7 +158,9 @@ def score_and_information(
         zip(layout.factors, arrays.factors, parameters.scales, strict=True)
     ):
         _, sums = placement.levels(k, _sums_with_means, (), has, scale, effects[k])
-        s, h = _prior(of, has.units, scale, sums, home.means[k], home.standardised[k])
+        s, h = _prior(
+            of, has.units, scale, sums, parametrisation.means[k], parametrisation.standardised[k]
+        )
         positions = [*range(layout.fixed), *range(begins[k], begins[k + 1])]
         place = tf.cast(one_hot(positions, size), tf.float64)
         score += tf.matmul(s, place)
@@ -161,13 +175,13 @@ def in_likelihood(
     effects: list[tf.Tensor],
     rows: tuple[tf.Tensor, ...],
     predictor: tf.Tensor,
-    home: Home,
+    parametrisation: Parametrisation,
 ) -> tuple[None, tuple[ByRegression, ByStretch]]:
     """The part of log p(ratings given effects), as `row_sums.likelihood_sums`."""
     of_each = list(zip(layout.factors, arrays.factors, strict=True))
-    means = [means_of(*both, m) for both, m in zip(of_each, home.means, strict=True)]
+    means = [means_of(*both, m) for both, m in zip(of_each, parametrisation.means, strict=True)]
     own = [stretches(of, has.units) for of, has in of_each]
-    asked = [tf.cast(tf.reduce_any(part != 0), tf.float32) for part in home.standardised]
+    asked = [tf.cast(tf.reduce_any(part != 0), tf.float32) for part in parametrisation.standardised]
     return likelihood_sums(layout, arrays, parameters, effects, rows, predictor, means, own, asked)
 
 

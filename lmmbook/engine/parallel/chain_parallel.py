@@ -65,7 +65,7 @@ class Program:
 
     def __call__(
         self, arrays: Arrays, state: program.State, gains: tf.Tensor, measure: tf.Tensor,
-        step_gain: tf.Tensor, home: louis.Home, seed: tf.Tensor,
+        step_gain: tf.Tensor, parametrisation: louis.Parametrisation, seed: tf.Tensor,
     ) -> tuple[program.State, program.Output]:  # fmt: skip
         """The same arguments and results; draws and scores only where no parameter moves. The
         ``arrays`` are on the devices already, and not looked at."""
@@ -74,7 +74,7 @@ class Program:
             return self._moving(parts, gains, step_gain, seed)
         frozen = self.placement.graph(_frozen, self.layout)
         (effects, draws, score), (acceptance, information) = frozen(
-            self.arrays, parts, gains, measure, home, seed
+            self.arrays, parts, gains, measure, parametrisation, seed
         )
         same = tf.nest.map_structure(lambda x: tf.stack([x] * len(gains)), state.parameters)
         draws = [self.placement.gathered(u, axis=2) for u in draws]
@@ -106,20 +106,24 @@ class Program:
 
 def _frozen(
     layout: Layout, arrays: Arrays, state: program.State, gains: tf.Tensor, measure: tf.Tensor,
-    home: louis.Home, seed: tf.Tensor, placement: ChainParallel,
+    parametrisation: louis.Parametrisation, seed: tf.Tensor, placement: ChainParallel,
 ) -> tuple[Any, Any]:  # fmt: skip
     """A chunk of sweeps with frozen parameters."""
-    return placement.rows(_own_chunk, (layout,), arrays, state, gains, measure, home, seed)
+    return placement.rows(
+        _own_chunk, (layout,), arrays, state, gains, measure, parametrisation, seed
+    )
 
 
 def _own_chunk(
     layout: Layout, arrays: Arrays, state: program.State, gains: tf.Tensor, measure: tf.Tensor,
-    home: louis.Home, seed: tf.Tensor,
+    parametrisation: louis.Parametrisation, seed: tf.Tensor,
 ) -> tuple[Any, Any]:  # fmt: skip
     """The same for one device's chains: effects, draws and scores; and what all have a share in."""
     seed = fold_in(seed, arrays.replica)
     still = tf.constant(0.0)
-    state, output = program.chunk(layout, arrays, state, gains, measure, still, home, seed)
+    state, output = program.chunk(
+        layout, arrays, state, gains, measure, still, parametrisation, seed
+    )
     own = state.effects, output.effects, output.score
     return own, (output.acceptance, output.information)
 

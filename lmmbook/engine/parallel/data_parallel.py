@@ -52,7 +52,7 @@ class Program:
 
     def __call__(
         self, arrays: Arrays, state: program.State, gains: tf.Tensor, measure: tf.Tensor,
-        step_gain: tf.Tensor, home: louis.Home, seed: tf.Tensor,
+        step_gain: tf.Tensor, parametrisation: louis.Parametrisation, seed: tf.Tensor,
     ) -> tuple[program.State, program.Output]:  # fmt: skip
         """The same arguments and results. Effects are brought together where draws are measured;
         elsewhere there are none among the results."""
@@ -68,7 +68,7 @@ class Program:
                 parents_too=is_gaussian(self.layout) or i % program.PARENTS_EVERY == 0,
             )
             state, rows, predictor, output = sweep(
-                arrays, state, rows, predictor, gains[i], step_gain, home, own_seed
+                arrays, state, rows, predictor, gains[i], step_gain, parametrisation, own_seed
             )
             effects = self.placement.together(output.effects) if together else []
             outputs.append(output._replace(effects=effects))

@@ -177,27 +177,27 @@ def _within_blocks(factor: Factor) -> tuple[Factor, np.ndarray]:
 def _fixed(design: Design) -> tuple[np.ndarray, np.ndarray]:
     """Inner columns ``[rows, fixed]`` and their map, for a design whose factors are inner ones.
 
-    A column that is constant within a factor's levels has a home among its effects
+    A column that is constant within a factor's levels can be taken over by its effects
     (`directions.expanded`), and stays so: of it, only columns of the same kind are taken away.
     """
     columns, first = centred(design.fixed, design.fixed_names)
     products = gram(columns)
     by = orthogonal(products, np.ones_like(products, dtype=bool))
     if not is_identity(by):
-        homes = _homes(replace(design, fixed=columns))
-        by = orthogonal(products, np.array([[own <= other for other in homes] for own in homes]))
+        takers = _takers(replace(design, fixed=columns))
+        by = orthogonal(products, np.array([[own <= other for other in takers] for own in takers]))
     by = by @ scaling(by.T @ products @ by)
     return columns if is_identity(by) else columns @ by, first @ by
 
 
-def _homes(design: Design) -> list[set[tuple[int, int]]]:
+def _takers(design: Design) -> list[set[tuple[int, int]]]:
     """For each fixed column, the factors and their columns that can take it over."""
-    homes: list[set[tuple[int, int]]] = [set() for _ in design.fixed_names]
+    takers: list[set[tuple[int, int]]] = [set() for _ in design.fixed_names]
     for k, factor in enumerate(design.factors):
         found = directions.expanded(design, factor)
         for c, j in zip(found.fixed, found.columns, strict=True):
-            homes[c].add((k, j))
-    return homes
+            takers[c].add((k, j))
+    return takers
 
 
 def _rows(
