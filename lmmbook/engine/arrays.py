@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-STRETCH = 2**16  # rows
+PART_ROWS = 2**16  # that have a running total of their own, at least
 
 
 class FactorLayout(NamedTuple):
@@ -205,14 +205,16 @@ def sum_by_level(values: tf.Tensor, codes: tf.Tensor, levels: int) -> tf.Tensor:
 
     TensorFlow keeps a running total for each level, and in single precision that forgets what is
     small beside it: over five million rows, enough to matter. So where levels are few we keep
-    several, one for each stretch of rows, and add those up in double precision.
+    several, one for each part of the rows, and add those up in double precision.
     """
     rows = values.shape[0]
-    parts = max(1, min(rows // STRETCH, rows // (8 * levels)))  # no more than an eighth of the rows
+    parts = max(
+        1, min(rows // PART_ROWS, rows // (8 * levels))
+    )  # no more than an eighth of the rows
     if parts == 1:
         return tf.math.unsorted_segment_sum(values, codes, levels)
-    stretch = tf.range(rows) // -(-rows // parts)
-    totals = tf.math.unsorted_segment_sum(values, codes + levels * stretch, levels * parts)
+    part = tf.range(rows) // -(-rows // parts)
+    totals = tf.math.unsorted_segment_sum(values, codes + levels * part, levels * parts)
     totals = tf.reshape(tf.cast(totals, tf.float64), [parts, levels, *values.shape[1:]])
     return tf.cast(tf.reduce_sum(totals, axis=0), values.dtype)
 

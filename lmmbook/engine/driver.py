@@ -148,8 +148,8 @@ class Driver:
         free = np.eye(louis.coordinates(layout))
         columns = [free[:, : layout.fixed]]
         for k, of in enumerate(layout.factors):
-            # A stretch n n' along a direction n without variance changes nothing.
-            idle = np.vstack([np.zeros((0, len(louis.basis(of)))), *self._idle(k)])
+            # A tangent S = n n' along a direction n without variance changes nothing.
+            idle = np.vstack([np.zeros((0, len(louis.tangent_basis(of)))), *self._idle(k)])
             place = free[:, begins[k] : begins[k + 1]]
             columns.append(place @ linalg.null_space(idle) if len(idle) else place)
         if layout.family.estimated:
@@ -157,7 +157,7 @@ class Driver:
         return np.hstack(columns)
 
     def _idle(self, k: int) -> list[np.ndarray]:
-        """Coordinates of the stretches of factor k that change nothing."""
+        """Tangent coordinates of factor k along which its covariance does not change."""
         of, found = self.engine.layout.factors[k], []
         entries = [p for b in of.blocks for p in combinations_with_replacement(b, 2)]
         for block, count in self.singular.items():

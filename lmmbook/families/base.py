@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lmmbook.families.derivatives import ByRegression, Derivatives, derivatives_at, summed
+from lmmbook.families.derivatives import Derivatives, RegressionSums, derivatives_at, summed
 
 import numpy as np
 import pandas as pd
@@ -132,7 +132,7 @@ class Family:
         auxiliary: tf.Tensor,
         fixed: tf.Tensor,
         counted: tf.Tensor,
-    ) -> ByRegression:
+    ) -> RegressionSums:
         """`derivatives` summed over rows, for the M-step and the certificate.
 
         ``predictor`` is ``[rows, chains]``, ``fixed`` ``[rows, fixed]``; ``counted`` [rows] is 1

@@ -13,7 +13,7 @@ from typing import Any
 
 from lmmbook.families import thresholds
 from lmmbook.families.base import Family, known
-from lmmbook.families.derivatives import ByRegression, Derivatives
+from lmmbook.families.derivatives import Derivatives, RegressionSums
 from lmmbook.families.ordered_logistic import (
     OrderedLogistic,
     bounds,
@@ -154,7 +154,7 @@ class Cumulative(Family):
         auxiliary: tf.Tensor,
         fixed: tf.Tensor,
         counted: tf.Tensor,
-    ) -> ByRegression:
+    ) -> RegressionSums:
         """As `Family.summed`, by category: a row knows only the two thresholds around it. That is a
         handful of numbers, where derivatives in the parameters of ten categories would be 54."""
         chains, categories = predictor.shape[1], self.auxiliary + 2
@@ -184,7 +184,7 @@ class Cumulative(Family):
         across = tf.matmul(fixed_a[:-1] + fixed_b[1:], moves, transpose_a=True)
         weights = (curve_a + curve_b)[:, tf.newaxis]
         by_fixed = tf.matmul(first, fixed, transpose_a=True)
-        return ByRegression(
+        return RegressionSums(
             tf.concat([tf.cast(by_fixed, tf.float64), tf.matmul(slope, moves, True)], axis=1),
             tf.cast(tf.matmul(fixed, weights * fixed, transpose_a=True), tf.float64),
             -across,

@@ -109,7 +109,7 @@ def test_no_other_parametrisation_knows_less():
     assert least[0, 0] < 0.1 * as_written[0, 0]
 
 
-def test_a_stretch_is_in_part_here_in_part_there():
+def test_a_covariance_is_partially_non_centred():
     """A singular covariance that can be turned: of all of it the complete data know little neither
     centred nor non-centred, but partially non-centred they do."""
     design = build_design("y ~ 1 + (z|g)", ten_groups(20.0))
@@ -117,7 +117,7 @@ def test_a_stretch_is_in_part_here_in_part_there():
     units = array.factors[0].units.numpy()
     root = units @ np.array([[13.0, 0.0], [0.7, 1e-4]])  # as of z, less its mean
     of, has, scale = layout.factors[0], array.factors[0], np.linalg.cholesky(root @ root.T)
-    kept = np.eye(3)[:, :2]  # but for the stretch of what has no variance
+    kept = np.eye(3)[:, :2]  # but for the tangent along which there is no variance
     observed, prior, likelihood = centering.what_is_left(of, has, scale, 1.0, np.eye(3))
     part = centering.least_part(of, has, scale, 1.0, kept)
     rest = np.eye(3) - part

@@ -53,7 +53,7 @@ PARAMETRISATIONS = {
     "both standardised": ([0, 0, 0], [0], [1, 1]),
     "standardised, with means": ([0.6, 0.3, 0.9], [0.3], [1, 1]),
     "any": (None, None, [1, 0]),
-    "any, and a part of each stretch": (None, None, None),
+    "any, and a part of each tangent": (None, None, None),
 }
 
 
@@ -65,7 +65,7 @@ def parametrisation_of(name: str) -> louis.Parametrisation:
         means = [rng.normal(0, 0.3, m.shape) for m in means]
     else:
         means[0][:3], means[1][0, 0] = np.diag(first), second[0]
-    sizes = 3, 1  # stretches
+    sizes = 3, 1  # tangents
     if standardised is None:
         parts = [np.random.default_rng(1).normal(0.5, 0.3, (size, size)) for size in sizes]
     else:
@@ -75,8 +75,8 @@ def parametrisation_of(name: str) -> louis.Parametrisation:
     )
 
 
-def stretched(layout, parameters, units, parametrisation, step):
-    """Covariances stretched by I + S: what `louis` takes the derivatives of."""
+def moved_by(layout, parameters, units, parametrisation, step):
+    """Covariances moved by I + S: what `louis` takes the derivatives of."""
     begins = louis.offsets(layout)
     covariances = []
     for k, scale in enumerate(parameters.scales):
@@ -86,8 +86,8 @@ def stretched(layout, parameters, units, parametrisation, step):
         )
         root = scale.numpy()
         for entries in (own - part @ own, part @ own):  # in the prior, then in the likelihood
-            stretch = np.tensordot(entries, louis.basis(layout.factors[k]), 1)
-            root = root + units[k] @ stretch @ np.linalg.solve(units[k], root)
+            tangent = np.tensordot(entries, louis.tangent_basis(layout.factors[k]), 1)
+            root = root + units[k] @ tangent @ np.linalg.solve(units[k], root)
         covariances.append(root @ root.T)
     beta = parameters.beta.numpy() + step[: layout.fixed]
     return beta, covariances, float(parameters.residual_sd) * np.exp(step[-1])
@@ -122,7 +122,7 @@ def test_fishers_and_louis_identities_hold_in_every_parametrisation(name, correl
 
     def log_likelihood(step: np.ndarray) -> float:
         return marginal.evaluate(
-            *stretched(layout, parameters, units, parametrisation_of(name), step)
+            *moved_by(layout, parameters, units, parametrisation_of(name), step)
         ).value
 
     h = 1e-3 * np.eye(size)

@@ -93,7 +93,7 @@ def test_m_step_statistics_at_ten_million_rows_are_those_of_double_precision(lar
     p = 1 / (1 + np.exp(-large.at.numpy().astype(float)))
     gradient = (y[:, np.newaxis] - p).T @ x
     information = x.T @ (x * (p * (1 - p)).mean(1)[:, np.newaxis])
-    np.testing.assert_allclose(found.own, information, rtol=1e-6)
+    np.testing.assert_allclose(found.beta_beta, information, rtol=1e-6)
     away = np.abs(found.gradient - gradient) / np.sqrt(np.diag(information))
     assert np.max(away) < 1e-3
 

@@ -104,9 +104,9 @@ class OnDevice(NamedTuple):
             self.layout, 0, self.arrays, parameters, rows, predictor
         )
         _, sums = row_sums.regression_sums(*given, rows, predictor)
-        means, stretches = [tf.zeros([8, 2, 1])], [tf.ones([1, 1, 1], tf.float64)]
+        means, tangents = [tf.zeros([8, 2, 1])], [tf.ones([1, 1, 1], tf.float64)]
         certificate = row_sums.likelihood_sums(
-            *given, effects, rows, predictor, means, stretches, [tf.constant(1.0)]
+            *given, effects, rows, predictor, means, tangents, [tf.constant(1.0)]
         )[1]
         told = curvatures(*given, rows, predictor)
         total = tf.reduce_sum(tf.cast(value, tf.float64), axis=0)

@@ -109,9 +109,9 @@ def least_part(
 ) -> np.ndarray:
     """`louis.Parametrisation.standardised`, that with which the complete data know least.
 
-    Where a part P of a stretch is in the likelihood, they know (I - P)' A (I - P) + P' B P, of what
-    A they know in the prior and B in the likelihood. P = (A + B)^-1 A makes that the smallest, in
-    every direction. ``kept`` [stretches, free] are the directions to look at.
+    Where a part P of a tangent S is in the likelihood, they know (I - P)' A (I - P) + P' B P, of
+    what A they know in the prior and B in the likelihood. P = (A + B)^-1 A makes that the smallest,
+    in every direction. ``kept`` [tangents, free] are the directions to look at.
     """
     left = what_is_left(of, has, scale, variance, np.eye(len(kept)))
     # Standardising costs as much as all else that is measured: only where it is needed.
@@ -129,13 +129,13 @@ def what_is_left(
     """Information on a covariance, ``[free, free]``: observed, in the prior, in the likelihood.
 
     Roughly: for a factor on its own, with levels that are all like their average. ``kept``
-    [stretches, free] are the directions to look at. With Σ the covariance, C a level's Z'Z /
-    variance and A = SΣ + ΣS' what a stretch S adds to Σ, a level's information is
+    [tangents, free] are the directions to look at. With Σ the covariance, C a level's Z'Z /
+    variance and A = SΣ + ΣS' what a tangent S adds to Σ, a level's information is
 
         tr(P A P A) / 2 in the prior, P = Σ^-1;  tr(S'C S Σ) in the likelihood;
         tr(Q A Q A) / 2 observed, with Q = (I + CΣ)^-1 C what the ratings leave certain.
     """
-    own = np.tensordot(kept.T, np.asarray(louis.stretches(of, has.units), float), 1)
+    own = np.tensordot(kept.T, np.asarray(louis.tangents(of, has.units), float), 1)
     sigma = scale @ scale.T
     told = np.asarray(has.cross, float).mean(0) / variance
     added = own @ sigma

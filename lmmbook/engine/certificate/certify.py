@@ -219,14 +219,15 @@ def move(
 ) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
     """``(beta, covariances, auxiliary)`` after a step in local coordinates, in float64.
 
-    A covariance is stretched by exp(S), to first order I + S, and stays one however long the step.
+    ``Σ <- exp(S) Σ exp(S)'``, with S the step in tangent coordinates (`louis`): to first order
+    I + S, and Σ stays a covariance however long the step.
     """
     begins = louis.offsets(layout)
     units = [directions.units(factor) for factor in design.factors]
     covariances = []
     for k, (of, scale) in enumerate(zip(layout.factors, parameters.scales, strict=True)):
-        stretch = np.tensordot(step[begins[k] : begins[k + 1]], louis.basis(of), 1)
-        values, vectors = np.linalg.eigh(stretch)
+        tangent = np.tensordot(step[begins[k] : begins[k + 1]], louis.tangent_basis(of), 1)
+        values, vectors = np.linalg.eigh(tangent)
         by = units[k] @ (vectors * np.exp(values)) @ vectors.T @ np.linalg.inv(units[k])
         root = by @ np.asarray(scale, float)
         covariances.append(root @ root.T)

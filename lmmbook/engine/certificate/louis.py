@@ -19,12 +19,15 @@ For one factor with an intercept beta, a scale L, LL' = Σ, and v ~ Normal(0, I)
 
     centred  u ~ Normal(beta, Σ), y ~ u;    non-centred  y ~ beta + L v.
 
-Parameters are counted off in local coordinates: the fixed effects; for each factor the entries of a
-stretch S, with ``covariance <- (I + S) covariance (I + S)'`` (where a part of S is in the
-likelihood and a part in the prior, I + S is the product of theirs, in this order); the family's
-auxiliary parameters. S is symmetric where effects are measured in `FactorArrays.units`. For a lone
-intercept it is the change of log sd. A covariance that is singular stays so, and can still be
-turned.
+Parameters are counted off in local coordinates: the fixed effects; for each factor the *tangent
+coordinates* of its covariance, sigma, which are the entries of a matrix S; the family's auxiliary
+parameters. The covariance is a point on a surface, and S a direction along it:
+
+    Σ <- (I + S) Σ (I + S)'    or exp(S) Σ exp(S)', the same to first order.
+
+(Where a part of S is in the likelihood and a part in the prior, I + S is the product of theirs, in
+this order.) S is symmetric where effects are measured in `FactorArrays.units`. For a lone intercept
+it is the change of log sd. A covariance that is singular stays so, and can still be turned.
 """
 
 from __future__ import annotations
@@ -43,8 +46,8 @@ from lmmbook.engine.arrays import (
 )
 from lmmbook.engine.level_sums import LevelSums, level_sums
 from lmmbook.engine.linear_predictor import SINGLE_DEVICE, Placement
-from lmmbook.engine.row_sums import ByStretch, join, likelihood_sums
-from lmmbook.families.derivatives import ByRegression
+from lmmbook.engine.row_sums import TangentSums, join, likelihood_sums
+from lmmbook.families.derivatives import RegressionSums
 
 import numpy as np
 import tensorflow as tf
@@ -58,9 +61,8 @@ class Parametrisation(NamedTuple):
     ``means``, per factor ``[expanded + columns, fixed]``: what a fixed effect of one adds to the
     mean of its effects, as coefficients of the covariates that the factor can take over, and of a
     constant for each column (see `means_of`). What this does to the ratings is taken away from the
-    fixed effect's column in the likelihood. ``standardised``, per factor ``[stretches,
-    stretches]``: the part of a stretch that is in the likelihood, zeros for none and the identity
-    for all.
+    fixed effect's column in the likelihood. ``standardised``, per factor ``[tangents,
+    tangents]``: the part of S that is in the likelihood, zeros for none and the identity for all.
     """
 
     means: list[tf.Tensor]
@@ -72,7 +74,7 @@ def as_written(layout: Layout) -> Parametrisation:
     prior (centred)."""
     return Parametrisation(
         [tf.zeros([len(mean_columns(of)), layout.fixed]) for of in layout.factors],
-        [tf.zeros(2 * [len(basis(of))]) for of in layout.factors],
+        [tf.zeros(2 * [len(tangent_basis(of))]) for of in layout.factors],
     )
 
 
@@ -93,8 +95,9 @@ def means_of(of: FactorLayout, has: FactorArrays, means: tf.Tensor) -> tf.Tensor
     return tf.einsum("lm,mf,mj->lfj", mean_weights(has), means, place)
 
 
-def basis(of: FactorLayout) -> np.ndarray:
-    """Entries of a stretch, ``[entries, columns, columns]``: symmetric, one (pair) each."""
+def tangent_basis(of: FactorLayout) -> np.ndarray:
+    """A basis of the matrices S, ``[tangents, columns, columns]``: one entry each, or a symmetric
+    pair."""
     matrices = []
     for block in of.blocks:
         for a, b in combinations_with_replacement(block, 2):
@@ -104,16 +107,16 @@ def basis(of: FactorLayout) -> np.ndarray:
     return np.array(matrices)
 
 
-def stretches(of: FactorLayout, units: tf.Tensor) -> tf.Tensor:
-    """The same in the units of effects, ``[entries, columns, columns]`` float64: what multiplies
+def tangents(of: FactorLayout, units: tf.Tensor) -> tf.Tensor:
+    """The same in the units of effects, ``[tangents, columns, columns]`` float64: what multiplies
     them."""
     inverse = tf.linalg.triangular_solve(units, tf.eye(of.columns, dtype=tf.float64), lower=False)
-    return units @ tf.constant(basis(of), tf.float64) @ inverse
+    return units @ tf.constant(tangent_basis(of), tf.float64) @ inverse
 
 
 def offsets(layout: Layout) -> list[int]:
-    """Where each factor's stretch begins among the coordinates; last, where the auxiliary do."""
-    sizes = [len(basis(of)) for of in layout.factors]
+    """Where each factor's tangent coordinates begin; last, where the auxiliary do."""
+    sizes = [len(tangent_basis(of)) for of in layout.factors]
     return [int(n) for n in layout.fixed + np.cumsum([0, *sizes])]
 
 
@@ -136,7 +139,7 @@ def score_and_information(
 
     Of log p(ratings, effects), in this ``parametrisation``, at each chain's draw. float64.
     """
-    _, (regression, stretch) = placement.rows(
+    _, (regression, tangent) = placement.rows(
         in_likelihood, (layout,), arrays, parameters, effects, rows, predictor, parametrisation
     )
     begins, size = offsets(layout), coordinates(layout)
@@ -149,11 +152,13 @@ def score_and_information(
             for s in parametrisation.standardised
         ]
     ).to_dense()
-    score = tf.concat([by_fixed, stretch.gradient @ part, by_auxiliary], axis=1)
-    aside, among = (tf.matmul(part, x, transpose_a=True) for x in (stretch.aside, stretch.among))
-    beside = tf.concat([regression.beside, aside], axis=0)
-    own = join(regression.own, stretch.mixed @ part, among @ part)
-    information = join(own, beside, regression.last)
+    score = tf.concat([by_fixed, tangent.gradient @ part, by_auxiliary], axis=1)
+    sigma_auxiliary, sigma_sigma = (
+        tf.matmul(part, x, transpose_a=True) for x in (tangent.sigma_auxiliary, tangent.sigma_sigma)
+    )
+    with_auxiliary = tf.concat([regression.beta_auxiliary, sigma_auxiliary], axis=0)
+    of_both = join(regression.beta_beta, tangent.beta_sigma @ part, sigma_sigma @ part)
+    information = join(of_both, with_auxiliary, regression.auxiliary_auxiliary)
     for k, (of, has, scale) in enumerate(
         zip(layout.factors, arrays.factors, parameters.scales, strict=True)
     ):
@@ -176,13 +181,15 @@ def in_likelihood(
     rows: tuple[tf.Tensor, ...],
     predictor: tf.Tensor,
     parametrisation: Parametrisation,
-) -> tuple[None, tuple[ByRegression, ByStretch]]:
+) -> tuple[None, tuple[RegressionSums, TangentSums]]:
     """The part of log p(ratings given effects), as `row_sums.likelihood_sums`."""
     of_each = list(zip(layout.factors, arrays.factors, strict=True))
     means = [means_of(*both, m) for both, m in zip(of_each, parametrisation.means, strict=True)]
-    own = [stretches(of, has.units) for of, has in of_each]
+    basis = [tangents(of, has.units) for of, has in of_each]
     asked = [tf.cast(tf.reduce_any(part != 0), tf.float32) for part in parametrisation.standardised]
-    return likelihood_sums(layout, arrays, parameters, effects, rows, predictor, means, own, asked)
+    return likelihood_sums(
+        layout, arrays, parameters, effects, rows, predictor, means, basis, asked
+    )
 
 
 def _sums_with_means(
@@ -199,34 +206,34 @@ def _prior(
     means: tf.Tensor,
     standardised: tf.Tensor,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """The part of log p(effects) of one factor, in ``[fixed, then stretch]`` coordinates.
+    """The part of log p(effects) of one factor, in the coordinates ``[fixed, then tangent]``.
 
     With x = scale^-1 u and G = scale^-1 S scale, u changes no more than x' (I + G + ...) x does:
     d log p = tr(G (xx' - I)), and so on to second order.
     """
     scale, means, standardised = (tf.cast(x, tf.float64) for x in (scale, means, standardised))
-    stretch = stretches(of, units)
+    tangent = tangents(of, units)
     identity = tf.eye(of.columns, dtype=tf.float64)
     lower_inverse = tf.linalg.triangular_solve(scale, identity)
-    own = tf.einsum("ij,ajk,km->aim", lower_inverse, stretch, scale)  # G
-    score_stretch = tf.einsum("aij,cji->ca", own, sums.second - sums.levels * identity)
+    g = tf.einsum("ij,ajk,km->aim", lower_inverse, tangent, scale)  # G
+    score_sigma = tf.einsum("aij,cji->ca", g, sums.second - sums.levels * identity)
     mean_second = tf.reduce_mean(sums.second, axis=0)
-    among_stretch = tf.einsum("aji,bjk,ki->ab", own, own, mean_second)
+    sigma_sigma = tf.einsum("aji,bjk,ki->ab", g, g, mean_second)
     surplus = mean_second - sums.levels / 2 * identity
-    among_stretch += 2.0 * tf.einsum("aij,bjk,ki->ab", own, own, surplus)
-    among_stretch = (among_stretch + tf.transpose(among_stretch)) / 2
+    sigma_sigma += 2.0 * tf.einsum("aij,bjk,ki->ab", g, g, surplus)
+    sigma_sigma = (sigma_sigma + tf.transpose(sigma_sigma)) / 2
 
     precision = inverse(scale)
     place = tf.cast(one_hot(mean_columns(of), of.columns), tf.float64)  # [means, columns]
     pulled = tf.matmul(place, lower_inverse, transpose_b=True)  # scale^-1 place, [means, columns]
-    score_mean = tf.einsum("cmj,mj,mf->cf", sums.weighted, pulled, means)
-    among_mean = sums.gram * tf.matmul(tf.matmul(place, precision), place, transpose_b=True)
-    among_mean = tf.matmul(means, tf.matmul(among_mean, means), transpose_a=True)
-    both = own + tf.linalg.matrix_transpose(own)
-    across = tf.einsum("aij,mj,mi->ma", both, tf.reduce_mean(sums.weighted, axis=0), pulled)
-    across = tf.matmul(means, across, transpose_a=True)
+    score_beta = tf.einsum("cmj,mj,mf->cf", sums.weighted, pulled, means)
+    beta_beta = sums.gram * tf.matmul(tf.matmul(place, precision), place, transpose_b=True)
+    beta_beta = tf.matmul(means, tf.matmul(beta_beta, means), transpose_a=True)
+    both = g + tf.linalg.matrix_transpose(g)
+    beta_sigma = tf.einsum("aij,mj,mi->ma", both, tf.reduce_mean(sums.weighted, axis=0), pulled)
+    beta_sigma = tf.matmul(means, beta_sigma, transpose_a=True)
 
-    keep = tf.eye(len(basis(of)), dtype=tf.float64) - standardised
-    score = tf.concat([score_mean, score_stretch @ keep], axis=1)
-    among_stretch = tf.matmul(keep, among_stretch @ keep, transpose_a=True)
-    return score, join(among_mean, across @ keep, among_stretch)
+    keep = tf.eye(len(tangent_basis(of)), dtype=tf.float64) - standardised
+    score = tf.concat([score_beta, score_sigma @ keep], axis=1)
+    sigma_sigma = tf.matmul(keep, sigma_sigma @ keep, transpose_a=True)
+    return score, join(beta_beta, beta_sigma @ keep, sigma_sigma)

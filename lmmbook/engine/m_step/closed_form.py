@@ -10,8 +10,8 @@ from lmmbook.engine.arrays import Arrays, Layout, Parameters, one_hot
 from lmmbook.engine.level_sums import level_sums
 from lmmbook.engine.linear_predictor import SINGLE_DEVICE, Placement, is_gaussian, shifted
 from lmmbook.engine.m_step import px
-from lmmbook.engine.row_sums import LeftOver, join, regression_sums
-from lmmbook.families.derivatives import ByRegression
+from lmmbook.engine.row_sums import ResidualSums, join, regression_sums
+from lmmbook.families.derivatives import RegressionSums
 
 import tensorflow as tf
 
@@ -66,7 +66,7 @@ def step(
 
 
 def least_squares(
-    layout: Layout, gram: tf.Tensor, parameters: Parameters, sums: LeftOver, gain: tf.Tensor
+    layout: Layout, gram: tf.Tensor, parameters: Parameters, sums: ResidualSums, gain: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Change of the fixed effects ``[fixed]``, and the new auxiliary: for Gaussian ratings."""
     change = tf.linalg.solve(gram, sums.products[:, tf.newaxis])[:, 0]
@@ -84,7 +84,7 @@ def newton(
     layout: Layout,
     gram: tf.Tensor,
     parameters: Parameters,
-    sums: ByRegression,
+    sums: RegressionSums,
     gain: tf.Tensor,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """The same for any family: one Newton step towards the maximum, damped where it is long.
@@ -93,7 +93,7 @@ def newton(
     chains' draws, and so is the information. Where the information is not positive, in a direction,
     its size is taken instead: uphill all the same.
     """
-    information = join(sums.own, sums.beside, sums.last)
+    information = join(sums.beta_beta, sums.beta_auxiliary, sums.auxiliary_auxiliary)
     # In units where every parameter has an information of one.
     unit = tf.math.rsqrt(tf.maximum(tf.abs(tf.linalg.diag_part(information)), 1e-6))
     values, vectors = tf.linalg.eigh(information * unit * unit[:, tf.newaxis])
