@@ -45,20 +45,20 @@ def assemble(driver: Driver, design: Design, converged: bool) -> Fit:
     if not engine.kept.filled:
         kept = [u.numpy()[np.newaxis] for u in engine.placement.together(engine.state.effects)]
     together = pd.DataFrame(np.nan, names, names) if found is None else found.covariance.copy()
-    for factor, columns in driver.at_boundary:
-        of = design.factors[factor]
-        own = covariance.names_of_block(of, columns)
+    for k, columns in driver.at_boundary:
+        factor = design.factors[k]
+        own = covariance.names_of_block(factor, columns)
         table.loc[own, ["std_error", "mcse"]] = np.nan
         together.loc[own] = together.loc[:, own] = np.nan
         table.loc[own, "at_boundary"] = True
         if len(columns) == 1:
-            kept[factor][..., list(columns)] = 0.0
+            kept[k][..., list(columns)] = 0.0
     posterior, effects = {}, {}
-    for k, (of, draws) in enumerate(zip(design.factors, kept, strict=True)):
-        flat = np.moveaxis(draws, 2, 1).reshape(-1, of.levels, len(of.effects))  # a copy
+    for k, (factor, draws) in enumerate(zip(design.factors, kept, strict=True)):
+        flat = np.moveaxis(draws, 2, 1).reshape(-1, factor.levels, len(factor.effects))  # a copy
         flat = coordinates.effects_reported(driver.design, k, flat)
-        effects[of.name] = _summary(of.labels, of.name, of.effects, flat)
-        posterior[of.name] = flat[..., 0] if of.intercept_only else flat
+        effects[factor.name] = _summary(factor.labels, factor.name, factor.effects, flat)
+        posterior[factor.name] = flat[..., 0] if factor.intercept_only else flat
     return Fit(
         table, together, converged, driver.distance,
         np.nan if found is None else found.r_hat, np.nan if found is None else found.ess,

@@ -147,9 +147,11 @@ class Driver:
         begins = louis.offsets(layout)
         free = np.eye(louis.coordinates(layout))
         columns = [free[:, : layout.fixed]]
-        for k, of in enumerate(layout.factors):
+        for k, factor_layout in enumerate(layout.factors):
             # A tangent S = n n' along a direction n without variance changes nothing.
-            idle = np.vstack([np.zeros((0, len(louis.tangent_basis(of)))), *self._idle(k)])
+            idle = np.vstack(
+                [np.zeros((0, len(louis.tangent_basis(factor_layout)))), *self._idle(k)]
+            )
             place = free[:, begins[k] : begins[k + 1]]
             columns.append(place @ linalg.null_space(idle) if len(idle) else place)
         if layout.family.estimated:
@@ -158,12 +160,12 @@ class Driver:
 
     def _idle(self, k: int) -> list[np.ndarray]:
         """Tangent coordinates of factor k along which its covariance does not change."""
-        of, found = self.engine.layout.factors[k], []
-        entries = [p for b in of.blocks for p in combinations_with_replacement(b, 2)]
+        factor_layout, found = self.engine.layout.factors[k], []
+        entries = [p for b in factor_layout.blocks for p in combinations_with_replacement(b, 2)]
         for block, count in self.singular.items():
             if block[0] != k:
                 continue
-            vectors = np.zeros((of.columns, count))
+            vectors = np.zeros((factor_layout.columns, count))
             axes = boundary.axes(self.design, self.engine.parameters, block)[1]
             vectors[list(block[1])] = axes[:, :count]
             for n, m in combinations_with_replacement(vectors.T, 2):

@@ -28,7 +28,7 @@ class Kept:
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
-        self.effects = sum(of.levels * of.columns for of in layout.factors)
+        self.effects = sum(factor.levels * factor.columns for factor in layout.factors)
         self.room: list[np.ndarray] = []
         self.filled, self.measured = 0, 0
 
@@ -53,8 +53,8 @@ class Kept:
         keep = measured & (np.arange(measured.size).reshape(measured.shape) % every == 0)
         self.measured, self.filled = self.measured + 1, 0
         self.room = [
-            np.empty((keep.sum(), of.levels, self.layout.chains, of.columns), np.float32)
-            for of in self.layout.factors
+            np.empty((keep.sum(), factor.levels, self.layout.chains, factor.columns), np.float32)
+            for factor in self.layout.factors
         ]
         if restored and self.measured == restored["measured"]:
             self.filled = len(restored["kept0"])

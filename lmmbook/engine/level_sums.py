@@ -23,10 +23,10 @@ class LevelSums(NamedTuple):
     gram: tf.Tensor
 
 
-def level_sums(has: FactorArrays, scale: tf.Tensor, u: tf.Tensor) -> tuple[None, LevelSums]:
+def level_sums(arrays: FactorArrays, scale: tf.Tensor, u: tf.Tensor) -> tuple[None, LevelSums]:
     """What the M-step and the certificate need of effects ``u`` ``[levels, chains, columns]``."""
     standard = tf.cast(standardise(scale, u), tf.float64)
-    weights = tf.cast(has.weights, tf.float64)
+    weights = tf.cast(arrays.weights, tf.float64)
     return None, LevelSums(
         tf.constant(u.shape[0], tf.float64),
         tf.einsum("lci,lcj->cij", standard, standard),

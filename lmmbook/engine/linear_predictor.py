@@ -151,13 +151,13 @@ def changes_and_slopes(
     level with so many, the predictor moves by so little that even the row's two values are too
     coarse; there the mean of the two slopes, times the move, is the better difference.
     """
-    has = arrays.factors[k]
-    move = to_rows(has, change)
+    factor_arrays = arrays.factors[k]
+    move = to_rows(factor_arrays, change)
     value, slope = _value_and_slope(layout, parameters, rows, predictor + move)
     by_slopes = 0.5 * move * (slope + before[1])
     added = tf.where(tf.abs(move) < SMALL_MOVE, by_slopes, value - before[0])
-    sums = sum_by_level(added, has.codes, has.cross.shape[0])
-    return None, (sums, to_levels(has, slope))
+    sums = sum_by_level(added, factor_arrays.codes, factor_arrays.cross.shape[0])
+    return None, (sums, to_levels(factor_arrays, slope))
 
 
 def _value_and_slope(
@@ -187,8 +187,8 @@ def curvatures(
     static: tuple = (layout, placement.shared)
     if is_gaussian(layout):
         return [
-            placement.levels(k, _known_curvature, (), has.cross, parameters)[0]
-            for k, has in enumerate(arrays.factors)
+            placement.levels(k, _known_curvature, (), factor_arrays.cross, parameters)[0]
+            for k, factor_arrays in enumerate(arrays.factors)
         ]
     stay, found = placement.rows(_curvatures, static, arrays, parameters, rows, predictor)
     return [stay if k == placement.shared else found[k] for k in range(len(arrays.factors))]
@@ -209,11 +209,13 @@ def _curvatures(
     second = derivatives_at(layout.family, rows, predictor, parameters.auxiliary).second
     weights = tf.maximum(-tf.reduce_mean(second[0][0], axis=1), 0.0)
     found = {}
-    for k, has in enumerate(arrays.factors):
+    for k, factor_arrays in enumerate(arrays.factors):
         products = weights[:, tf.newaxis, tf.newaxis]
-        if has.z is not None:
-            products = products * has.z[:, :, tf.newaxis] * has.z[:, tf.newaxis, :]
-        found[k] = sum_by_level(products, has.codes, has.cross.shape[0])
+        if factor_arrays.z is not None:
+            products = (
+                products * factor_arrays.z[:, :, tf.newaxis] * factor_arrays.z[:, tf.newaxis, :]
+            )
+        found[k] = sum_by_level(products, factor_arrays.codes, factor_arrays.cross.shape[0])
     return (None if shared is None else found.pop(shared)), found
 
 

@@ -140,8 +140,12 @@ def start(
 ) -> State:
     """What a fit starts from: these parameters, effects of zero, and the longest steps."""
     begun = [
-        placement.levels(k, _of_factor, (layout.chains, of.columns), has.cross)[0]
-        for k, (of, has) in enumerate(zip(layout.factors, arrays.factors, strict=True))
+        placement.levels(
+            k, _of_factor, (layout.chains, factor_layout.columns), factor_arrays.cross
+        )[0]
+        for k, (factor_layout, factor_arrays) in enumerate(
+            zip(layout.factors, arrays.factors, strict=True)
+        )
     ]
     effects, steps = (list(x) for x in zip(*begun, strict=True))
     state, _, _ = begin(layout, arrays, State(parameters, effects, steps, []), True, placement)

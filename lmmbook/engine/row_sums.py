@@ -100,7 +100,10 @@ def likelihood_sums(
         block: Arrays, given: tuple[tf.Tensor, ...], at: tf.Tensor, counted: tf.Tensor
     ) -> tuple[RegressionSums, TangentSums]:
         # Less what the mean of effects does to the ratings.
-        lent = [to_rows(has, mean) for has, mean in zip(block.factors, means, strict=True)]
+        lent = [
+            to_rows(factor_arrays, mean)
+            for factor_arrays, mean in zip(block.factors, means, strict=True)
+        ]
         fixed = block.fixed - tf.add_n(lent)
 
         def by_tangent() -> TangentSums:
@@ -109,8 +112,8 @@ def likelihood_sums(
             # them, each [rows, fixed].
             by_sigma, fixed_by_sigma = (
                 [
-                    asked * to_rows(has, _times(tangent, of_levels))
-                    for has, of_levels, of_factor, asked in zip(
+                    asked * to_rows(factor_arrays, _times(tangent, of_levels))
+                    for factor_arrays, of_levels, of_factor, asked in zip(
                         block.factors, all_levels, tangents, standardised, strict=True
                     )
                     for tangent in tf.unstack(of_factor)
@@ -186,8 +189,11 @@ def in_blocks(
             return tf.slice(x, begin, [size * each, *x.shape[1:]])
 
         factors = [
-            has._replace(codes=cut(has.codes), z=None if has.z is None else cut(has.z))
-            for has in arrays.factors
+            factor_arrays._replace(
+                codes=cut(factor_arrays.codes),
+                z=None if factor_arrays.z is None else cut(factor_arrays.z),
+            )
+            for factor_arrays in arrays.factors
         ]
         block = arrays._replace(fixed=cut(arrays.fixed), factors=factors)
         counted = tf.cast(start + tf.range(size) >= i * size, tf.float32)

@@ -116,10 +116,16 @@ def test_a_covariance_is_partially_non_centred():
     layout, array = arrays.on_device(design, 2)
     units = array.factors[0].units.numpy()
     root = units @ np.array([[13.0, 0.0], [0.7, 1e-4]])  # as of z, less its mean
-    of, has, scale = layout.factors[0], array.factors[0], np.linalg.cholesky(root @ root.T)
+    factor_layout, factor_arrays, scale = (
+        layout.factors[0],
+        array.factors[0],
+        np.linalg.cholesky(root @ root.T),
+    )
     kept = np.eye(3)[:, :2]  # but for the tangent along which there is no variance
-    observed, prior, likelihood = centering.what_is_left(of, has, scale, 1.0, np.eye(3))
-    part = centering.least_part(of, has, scale, 1.0, kept)
+    observed, prior, likelihood = centering.what_is_left(
+        factor_layout, factor_arrays, scale, 1.0, np.eye(3)
+    )
+    part = centering.least_part(factor_layout, factor_arrays, scale, 1.0, kept)
     rest = np.eye(3) - part
     both = rest.T @ prior @ rest + part.T @ likelihood @ part
     shares = {

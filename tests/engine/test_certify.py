@@ -118,7 +118,7 @@ def test_fishers_and_louis_identities_hold_in_every_parametrisation(name, correl
     )
     score = score.numpy().astype(float)
     size, marginal = score.shape[1], Marginal(design)
-    units = [has.units.numpy() for has in array.factors]
+    units = [factor_arrays.units.numpy() for factor_arrays in array.factors]
 
     def log_likelihood(step: np.ndarray) -> float:
         return marginal.evaluate(

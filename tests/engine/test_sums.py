@@ -199,10 +199,10 @@ def test_the_order_of_the_rows_changes_no_sum():
 def test_shares_of_the_levels_add_up():
     """What the M-step and the certificate need of a factor's levels."""
     s = small("gaussian")
-    has, scale, u = s.arrays.factors[0], s.values.scales[0], s.effects[0]
-    _, whole = level_sums(has, scale, u)
+    factor_arrays, scale, u = s.arrays.factors[0], s.values.scales[0], s.effects[0]
+    _, whole = level_sums(factor_arrays, scale, u)
     parts = [
-        level_sums(has._replace(weights=has.weights[part]), scale, u[part])[1]
+        level_sums(factor_arrays._replace(weights=factor_arrays.weights[part]), scale, u[part])[1]
         for part in (slice(0, 11), slice(11, None))
     ]
     for one, *shares in zip(whole, *parts, strict=True):

@@ -34,12 +34,14 @@ def choose_parametrisation(
     directions to be judged, as for `certify.certify`.
     """
     begins, standardised = louis.offsets(layout), []
-    for k, (of, has, scale) in enumerate(
+    for k, (factor_layout, factor_arrays, scale) in enumerate(
         zip(layout.factors, arrays.factors, parameters.scales, strict=True)
     ):
         own = estimated[begins[k] : begins[k + 1]]
         kept = own[:, np.abs(own).max(0) > 0]
-        standardised.append(least_part(of, has, np.asarray(scale, float), variance, kept))
+        standardised.append(
+            least_part(factor_layout, factor_arrays, np.asarray(scale, float), variance, kept)
+        )
     means = least_means(layout, arrays, products / variance, parameters)
     return louis.Parametrisation(
         *([tf.constant(x, tf.float32) for x in of_each] for of_each in (means, standardised))
@@ -50,8 +52,8 @@ def products_of(design: Design, layout: Layout) -> np.ndarray:
     """``M'M`` of the columns M that are the fixed effects' and, for each factor, those of its
     effects that no fixed effect is alike to (`lone`)."""
     columns = [design.fixed.T]
-    for of, factor in zip(layout.factors, design.factors, strict=True):
-        columns.append(factor.z.T[lone(of)])
+    for factor_layout, factor in zip(layout.factors, design.factors, strict=True):
+        columns.append(factor.z.T[lone(factor_layout)])
     sizes = np.cumsum([0, *(len(c) for c in columns)])
     found = np.zeros((sizes[-1], sizes[-1]))
     for piece in pieces(design.rows):
@@ -60,9 +62,9 @@ def products_of(design: Design, layout: Layout) -> np.ndarray:
     return found
 
 
-def lone(of: FactorLayout) -> list[int]:
+def lone(layout: FactorLayout) -> list[int]:
     """The columns of a factor in which no fixed effect can be taken over."""
-    return [j for j in range(of.columns) if j not in of.expanded_columns]
+    return [j for j in range(layout.columns) if j not in layout.expanded_columns]
 
 
 def least_means(
@@ -80,14 +82,19 @@ def least_means(
     """
     places, sizes, inside = [], [], []
     end = layout.fixed
-    for of, has, scale in zip(layout.factors, arrays.factors, parameters.scales, strict=True):
-        alone = lone(of)
-        chosen = [*range(len(of.expanded_columns)), *(len(of.expanded_columns) + j for j in alone)]
-        places += [*of.expanded_fixed, *range(end, end + len(alone))]
+    for factor_layout, factor_arrays, scale in zip(
+        layout.factors, arrays.factors, parameters.scales, strict=True
+    ):
+        alone = lone(factor_layout)
+        chosen = [
+            *range(len(factor_layout.expanded_columns)),
+            *(len(factor_layout.expanded_columns) + j for j in alone),
+        ]
+        places += [*factor_layout.expanded_fixed, *range(end, end + len(alone))]
         end += len(alone)
-        sizes.append((len(louis.mean_columns(of)), chosen))
-        weights = louis.mean_weights(has).numpy().astype(float)[:, chosen]
-        columns = np.array(louis.mean_columns(of))[chosen]
+        sizes.append((len(louis.mean_columns(factor_layout)), chosen))
+        weights = louis.mean_weights(factor_arrays).numpy().astype(float)[:, chosen]
+        columns = np.array(louis.mean_columns(factor_layout))[chosen]
         root = np.linalg.inv(np.asarray(scale, float))
         precision = (root.T @ root)[np.ix_(columns, columns)]
         inside.append(weights.T @ weights * precision)
@@ -105,7 +112,7 @@ def least_means(
 
 
 def least_part(
-    of: FactorLayout, has: FactorArrays, scale: np.ndarray, variance: float, kept: np.ndarray
+    layout: FactorLayout, arrays: FactorArrays, scale: np.ndarray, variance: float, kept: np.ndarray
 ) -> np.ndarray:
     """`louis.Parametrisation.standardised`, that with which the complete data know least.
 
@@ -113,7 +120,7 @@ def least_part(
     what A they know in the prior and B in the likelihood. P = (A + B)^-1 A makes that the smallest,
     in every direction. ``kept`` [tangents, free] are the directions to look at.
     """
-    left = what_is_left(of, has, scale, variance, np.eye(len(kept)))
+    left = what_is_left(layout, arrays, scale, variance, np.eye(len(kept)))
     # Standardising costs as much as all else that is measured: only where it is needed.
     if kept.shape[1] == 0 or _smallest_ratio(*(kept.T @ x @ kept for x in left[:2])) >= ENOUGH:
         return np.zeros(2 * [len(kept)])
@@ -124,7 +131,7 @@ def least_part(
 
 
 def what_is_left(
-    of: FactorLayout, has: FactorArrays, scale: np.ndarray, variance: float, kept: np.ndarray
+    layout: FactorLayout, arrays: FactorArrays, scale: np.ndarray, variance: float, kept: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Information on a covariance, ``[free, free]``: observed, in the prior, in the likelihood.
 
@@ -135,9 +142,9 @@ def what_is_left(
         tr(P A P A) / 2 in the prior, P = Σ^-1;  tr(S'C S Σ) in the likelihood;
         tr(Q A Q A) / 2 observed, with Q = (I + CΣ)^-1 C what the ratings leave certain.
     """
-    own = np.tensordot(kept.T, np.asarray(louis.tangents(of, has.units), float), 1)
+    own = np.tensordot(kept.T, np.asarray(louis.tangents(layout, arrays.units), float), 1)
     sigma = scale @ scale.T
-    told = np.asarray(has.cross, float).mean(0) / variance
+    told = np.asarray(arrays.cross, float).mean(0) / variance
     added = own @ sigma
     added += added.swapaxes(1, 2)
     certain = np.linalg.solve(np.eye(len(sigma)) + told @ sigma, told)

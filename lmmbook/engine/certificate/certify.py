@@ -225,8 +225,10 @@ def move(
     begins = louis.offsets(layout)
     units = [directions.units(factor) for factor in design.factors]
     covariances = []
-    for k, (of, scale) in enumerate(zip(layout.factors, parameters.scales, strict=True)):
-        tangent = np.tensordot(step[begins[k] : begins[k + 1]], louis.tangent_basis(of), 1)
+    for k, (factor_layout, scale) in enumerate(zip(layout.factors, parameters.scales, strict=True)):
+        tangent = np.tensordot(
+            step[begins[k] : begins[k + 1]], louis.tangent_basis(factor_layout), 1
+        )
         values, vectors = np.linalg.eigh(tangent)
         by = units[k] @ (vectors * np.exp(values)) @ vectors.T @ np.linalg.inv(units[k])
         root = by @ np.asarray(scale, float)

@@ -73,50 +73,52 @@ def as_written(layout: Layout) -> Parametrisation:
     """As the formula is written: fixed effects in the likelihood (non-centred), covariances in the
     prior (centred)."""
     return Parametrisation(
-        [tf.zeros([len(mean_columns(of)), layout.fixed]) for of in layout.factors],
-        [tf.zeros(2 * [len(tangent_basis(of))]) for of in layout.factors],
+        [tf.zeros([len(mean_columns(factor)), layout.fixed]) for factor in layout.factors],
+        [tf.zeros(2 * [len(tangent_basis(factor))]) for factor in layout.factors],
     )
 
 
-def mean_columns(of: FactorLayout) -> tuple[int, ...]:
+def mean_columns(layout: FactorLayout) -> tuple[int, ...]:
     """``[expanded + columns]``: which column of a factor each coefficient of the `means` is of."""
-    return (*of.expanded_columns, *range(of.columns))
+    return (*layout.expanded_columns, *range(layout.columns))
 
 
-def mean_weights(has: FactorArrays) -> tf.Tensor:
+def mean_weights(arrays: FactorArrays) -> tf.Tensor:
     """``[levels, expanded + columns]``: what it is multiplied by in each level."""
-    levels, columns = has.cross.shape[:2]
-    return tf.concat([has.weights, tf.ones([levels, columns])], axis=1)
+    levels, columns = arrays.cross.shape[:2]
+    return tf.concat([arrays.weights, tf.ones([levels, columns])], axis=1)
 
 
-def means_of(of: FactorLayout, has: FactorArrays, means: tf.Tensor) -> tf.Tensor:
+def means_of(layout: FactorLayout, arrays: FactorArrays, means: tf.Tensor) -> tf.Tensor:
     """``[levels, fixed, columns]``: the mean of effects, for a fixed effect of one."""
-    place = one_hot(mean_columns(of), of.columns)
-    return tf.einsum("lm,mf,mj->lfj", mean_weights(has), means, place)
+    place = one_hot(mean_columns(layout), layout.columns)
+    return tf.einsum("lm,mf,mj->lfj", mean_weights(arrays), means, place)
 
 
-def tangent_basis(of: FactorLayout) -> np.ndarray:
+def tangent_basis(layout: FactorLayout) -> np.ndarray:
     """A basis of the matrices S, ``[tangents, columns, columns]``: one entry each, or a symmetric
     pair."""
     matrices = []
-    for block in of.blocks:
+    for block in layout.blocks:
         for a, b in combinations_with_replacement(block, 2):
-            matrix = np.zeros((of.columns, of.columns), np.float32)
+            matrix = np.zeros((layout.columns, layout.columns), np.float32)
             matrix[a, b] = matrix[b, a] = 1.0
             matrices.append(matrix)
     return np.array(matrices)
 
 
-def tangents(of: FactorLayout, units: tf.Tensor) -> tf.Tensor:
+def tangents(layout: FactorLayout, units: tf.Tensor) -> tf.Tensor:
     """The same in the units of effects, ``[tangents, columns, columns]`` float64: what multiplies
     them."""
-    inverse = tf.linalg.triangular_solve(units, tf.eye(of.columns, dtype=tf.float64), lower=False)
-    return units @ tf.constant(tangent_basis(of), tf.float64) @ inverse
+    inverse = tf.linalg.triangular_solve(
+        units, tf.eye(layout.columns, dtype=tf.float64), lower=False
+    )
+    return units @ tf.constant(tangent_basis(layout), tf.float64) @ inverse
 
 
 def offsets(layout: Layout) -> list[int]:
     """Where each factor's tangent coordinates begin; last, where the auxiliary do."""
-    sizes = [len(tangent_basis(of)) for of in layout.factors]
+    sizes = [len(tangent_basis(factor)) for factor in layout.factors]
     return [int(n) for n in layout.fixed + np.cumsum([0, *sizes])]
 
 
@@ -159,12 +161,17 @@ def score_and_information(
     with_auxiliary = tf.concat([regression.beta_auxiliary, sigma_auxiliary], axis=0)
     of_both = join(regression.beta_beta, tangent.beta_sigma @ part, sigma_sigma @ part)
     information = join(of_both, with_auxiliary, regression.auxiliary_auxiliary)
-    for k, (of, has, scale) in enumerate(
+    for k, (factor_layout, factor_arrays, scale) in enumerate(
         zip(layout.factors, arrays.factors, parameters.scales, strict=True)
     ):
-        _, sums = placement.levels(k, _sums_with_means, (), has, scale, effects[k])
+        _, sums = placement.levels(k, _sums_with_means, (), factor_arrays, scale, effects[k])
         s, h = _prior(
-            of, has.units, scale, sums, parametrisation.means[k], parametrisation.standardised[k]
+            factor_layout,
+            factor_arrays.units,
+            scale,
+            sums,
+            parametrisation.means[k],
+            parametrisation.standardised[k],
         )
         positions = [*range(layout.fixed), *range(begins[k], begins[k + 1])]
         place = tf.cast(one_hot(positions, size), tf.float64)
@@ -185,7 +192,9 @@ def in_likelihood(
     """The part of log p(ratings given effects), as `row_sums.likelihood_sums`."""
     of_each = list(zip(layout.factors, arrays.factors, strict=True))
     means = [means_of(*both, m) for both, m in zip(of_each, parametrisation.means, strict=True)]
-    basis = [tangents(of, has.units) for of, has in of_each]
+    basis = [
+        tangents(factor_layout, factor_arrays.units) for factor_layout, factor_arrays in of_each
+    ]
     asked = [tf.cast(tf.reduce_any(part != 0), tf.float32) for part in parametrisation.standardised]
     return likelihood_sums(
         layout, arrays, parameters, effects, rows, predictor, means, basis, asked
@@ -193,13 +202,13 @@ def in_likelihood(
 
 
 def _sums_with_means(
-    has: FactorArrays, scale: tf.Tensor, u: tf.Tensor
+    arrays: FactorArrays, scale: tf.Tensor, u: tf.Tensor
 ) -> tuple[None, LevelSums]:  # fmt: skip
-    return level_sums(has._replace(weights=mean_weights(has)), scale, u)
+    return level_sums(arrays._replace(weights=mean_weights(arrays)), scale, u)
 
 
 def _prior(
-    of: FactorLayout,
+    layout: FactorLayout,
     units: tf.Tensor,
     scale: tf.Tensor,
     sums: LevelSums,
@@ -212,8 +221,8 @@ def _prior(
     d log p = tr(G (xx' - I)), and so on to second order.
     """
     scale, means, standardised = (tf.cast(x, tf.float64) for x in (scale, means, standardised))
-    tangent = tangents(of, units)
-    identity = tf.eye(of.columns, dtype=tf.float64)
+    tangent = tangents(layout, units)
+    identity = tf.eye(layout.columns, dtype=tf.float64)
     lower_inverse = tf.linalg.triangular_solve(scale, identity)
     g = tf.einsum("ij,ajk,km->aim", lower_inverse, tangent, scale)  # G
     score_sigma = tf.einsum("aij,cji->ca", g, sums.second - sums.levels * identity)
@@ -224,7 +233,7 @@ def _prior(
     sigma_sigma = (sigma_sigma + tf.transpose(sigma_sigma)) / 2
 
     precision = inverse(scale)
-    place = tf.cast(one_hot(mean_columns(of), of.columns), tf.float64)  # [means, columns]
+    place = tf.cast(one_hot(mean_columns(layout), layout.columns), tf.float64)  # [means, columns]
     pulled = tf.matmul(place, lower_inverse, transpose_b=True)  # scale^-1 place, [means, columns]
     score_beta = tf.einsum("cmj,mj,mf->cf", sums.weighted, pulled, means)
     beta_beta = sums.gram * tf.matmul(tf.matmul(place, precision), place, transpose_b=True)
@@ -233,7 +242,7 @@ def _prior(
     beta_sigma = tf.einsum("aij,mj,mi->ma", both, tf.reduce_mean(sums.weighted, axis=0), pulled)
     beta_sigma = tf.matmul(means, beta_sigma, transpose_a=True)
 
-    keep = tf.eye(len(tangent_basis(of)), dtype=tf.float64) - standardised
+    keep = tf.eye(len(tangent_basis(layout)), dtype=tf.float64) - standardised
     score = tf.concat([score_beta, score_sigma @ keep], axis=1)
     sigma_sigma = tf.matmul(keep, sigma_sigma @ keep, transpose_a=True)
     return score, join(beta_beta, beta_sigma @ keep, sigma_sigma)

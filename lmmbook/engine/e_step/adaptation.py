@@ -20,7 +20,7 @@ TARGET_ACCEPTANCE = 0.9
 
 def longest_steps(layout: Layout) -> list[tf.Tensor]:
     """Step sizes to start from, a list of ``[levels]``."""
-    return [longest(of.levels) for of in layout.factors]
+    return [longest(factor.levels) for factor in layout.factors]
 
 
 def longest(levels: int) -> tf.Tensor:

@@ -53,19 +53,19 @@ def group_move(
 
 
 def _sums(
-    groups: int, of: tf.Tensor, slopes: tf.Tensor, u: tf.Tensor, row: tf.Tensor
+    groups: int, group: tf.Tensor, slopes: tf.Tensor, u: tf.Tensor, row: tf.Tensor
 ) -> tuple[None, tuple[tf.Tensor, tf.Tensor]]:
     """What one factor's prior says of d: its precision over ``row[column]``, ``[groups, 1]``, and
     its pull back ``[groups, chains]``. ``slopes`` [levels] is how an effect moves with d."""
     against = tf.linalg.matvec(u, row)  # [levels, chains]
     slopes = slopes[:, tf.newaxis]
-    squares = tf.math.unsorted_segment_sum(tf.square(slopes), of, groups)
-    return None, (squares, tf.math.unsorted_segment_sum(slopes * against, of, groups))
+    squares = tf.math.unsorted_segment_sum(tf.square(slopes), group, groups)
+    return None, (squares, tf.math.unsorted_segment_sum(slopes * against, group, groups))
 
 
 def _moved(
-    column: int, of: tf.Tensor, slopes: tf.Tensor, u: tf.Tensor, d: tf.Tensor
+    column: int, group: tf.Tensor, slopes: tf.Tensor, u: tf.Tensor, d: tf.Tensor
 ) -> tuple[tf.Tensor, None]:
     """The factor's effects after d: placed into one column of zeros, and added."""
-    by = slopes[:, tf.newaxis] * tf.gather(d, of)  # [levels, chains]
+    by = slopes[:, tf.newaxis] * tf.gather(d, group)  # [levels, chains]
     return u + by[..., tf.newaxis] * tf.one_hot(column, u.shape[2]), None

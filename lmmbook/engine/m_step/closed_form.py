@@ -52,14 +52,18 @@ def step(
     change, auxiliary = regression(layout, arrays.gram, parameters, sums, gain)
     predictor, _ = placement.rows(shifted, (), arrays, predictor, change)
     beta, scales, moved = parameters.beta + change, [], []
-    for k, (of, has, scale, u) in enumerate(
+    for k, (factor_layout, factor_arrays, scale, u) in enumerate(
         zip(layout.factors, arrays.factors, parameters.scales, effects, strict=True)
     ):
-        _, found = placement.levels(k, level_sums, (), has, scale, u)
-        scale, coefficients = px.step(of, layout.chains, scale, found, gain, expand)
-        u, _ = placement.levels(k, px.without_mean, (of,), has, u, coefficients)
+        _, found = placement.levels(k, level_sums, (), factor_arrays, scale, u)
+        scale, coefficients = px.step(factor_layout, layout.chains, scale, found, gain, expand)
+        u, _ = placement.levels(
+            k, px.without_mean, (factor_layout,), factor_arrays, u, coefficients
+        )
         # What is folded changes no linear predictor.
-        beta += tf.linalg.matvec(one_hot(of.expanded_fixed, layout.fixed), coefficients, True)
+        beta += tf.linalg.matvec(
+            one_hot(factor_layout.expanded_fixed, layout.fixed), coefficients, True
+        )
         scales.append(scale)
         moved.append(u)
     return Parameters(beta, scales, auxiliary), moved, predictor

@@ -86,7 +86,7 @@ def share_out(
     ValueError
         If there are more devices than levels.
     """
-    shared = int(np.argmax([of.levels for of in layout.factors]))
+    shared = int(np.argmax([factor.levels for factor in layout.factors]))
     devices, levels = strategy.num_replicas_in_sync, layout.factors[shared].levels
     if devices > levels:
         raise ValueError(
@@ -108,11 +108,11 @@ def share_out(
     arrays = placement.placed(replica)
     # What is not shared out is here once, and not once a device.
     factors, group_moves = [], []
-    for k, (has, of) in enumerate(zip(arrays.factors, whole.factors, strict=True)):
-        once = {"units": of.units}
+    for k, (factor_arrays, factor) in enumerate(zip(arrays.factors, whole.factors, strict=True)):
+        once = {"units": factor.units}
         if k != shared:
-            once |= {"cross": of.cross, "weights": of.weights}
-        factors.append(has._replace(**once))
+            once |= {"cross": factor.cross, "weights": factor.weights}
+        factors.append(factor_arrays._replace(**once))
     for t, (inner, outer, _) in enumerate(layout.group_moves):
         sides = zip((inner, outer), arrays.group_moves[t], whole.group_moves[t], strict=True)
         group_moves.append(tuple(own if k == shared else all_ for (k, _), own, all_ in sides))
@@ -124,13 +124,16 @@ def _of_replica(
 ) -> Arrays:
     """The arrays of one device: some rows, and the levels of the shared factor that they are of."""
     factors = []
-    for k, has in enumerate(whole.factors):
-        has = has._replace(codes=has.codes[rows], z=None if has.z is None else has.z[rows])
+    for k, factor_arrays in enumerate(whole.factors):
+        factor_arrays = factor_arrays._replace(
+            codes=factor_arrays.codes[rows],
+            z=None if factor_arrays.z is None else factor_arrays.z[rows],
+        )
         if k == shared:
-            codes = has.codes - levels.start
-            own = {"cross": has.cross[levels], "weights": has.weights[levels]}
-            has = has._replace(codes=codes, **own)
-        factors.append(has)
+            codes = factor_arrays.codes - levels.start
+            own = {"cross": factor_arrays.cross[levels], "weights": factor_arrays.weights[levels]}
+            factor_arrays = factor_arrays._replace(codes=codes, **own)
+        factors.append(factor_arrays)
     group_moves = [
         tuple(
             tuple(x[levels] for x in moves) if k == shared else moves
@@ -160,5 +163,5 @@ def without_rows(whole: Arrays) -> Arrays:
         repeated=None,
         offset=None,
         fixed=None,
-        factors=[has._replace(codes=None, z=None) for has in whole.factors],
+        factors=[factor_arrays._replace(codes=None, z=None) for factor_arrays in whole.factors],
     )
