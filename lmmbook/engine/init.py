@@ -62,8 +62,8 @@ def fit(design: Design) -> tuple[np.ndarray, np.ndarray, float]:
     beta = np.linalg.lstsq(x, intercept - design.offset, rcond=None)[0]
     if isinstance(design.family, Gaussian):
         beta = np.linalg.lstsq(x, design.response - design.offset, rcond=None)[0]
-        left = design.response - design.offset - x @ beta
-        return beta, auxiliary, float(np.mean(left**2))
+        residual = design.response - design.offset - x @ beta
+        return beta, auxiliary, float(np.mean(residual**2))
     value, score, information, weight = evaluate(design, beta, auxiliary)
     for _ in range(STEPS):
         step = _step(score, information)

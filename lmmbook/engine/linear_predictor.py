@@ -113,10 +113,10 @@ def moved(
     return predictor + to_rows(arrays.factors[k], change), None
 
 
-def left_by_level(k: int, arrays: Arrays, predictor: tf.Tensor) -> tuple[None, tf.Tensor]:
-    """Z' times what the predictor leaves of the ratings, ``[levels, chains, columns]``."""
-    left = arrays.response[:, tf.newaxis] - predictor
-    return None, to_levels(arrays.factors[k], left)
+def residuals_by_level(k: int, arrays: Arrays, predictor: tf.Tensor) -> tuple[None, tf.Tensor]:
+    """Z' times the residuals, ratings less predictor, ``[levels, chains, columns]``."""
+    residual = arrays.response[:, tf.newaxis] - predictor
+    return None, to_levels(arrays.factors[k], residual)
 
 
 def value_and_slopes(

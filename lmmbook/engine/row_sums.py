@@ -28,8 +28,8 @@ BLOCK = 2**20  # rows x chains: 4 MB in each of the arrays that belong to a bloc
 
 
 class ResidualSums(NamedTuple):
-    """Of what the predictor leaves of Gaussian ratings, averaged over chains: its products with the
-    fixed-effect columns ``[fixed]``, and its square; summed over rows, float64."""
+    """Of the residuals of Gaussian ratings, averaged over chains: their products with the
+    fixed-effect columns ``[fixed]``, and their square; summed over rows, float64."""
 
     products: tf.Tensor
     square: tf.Tensor
@@ -64,10 +64,10 @@ def regression_sums(
             arrays, rows, predictor, no_sums(layout.chains, layout.fixed, family.auxiliary),
             lambda a, r, p, counted: family.summed(r, p, own, a.fixed, counted),
         )  # fmt: skip
-    left = arrays.response[:, tf.newaxis] - predictor  # small numbers keep float32's digits
-    mean = tf.reduce_mean(left, axis=1)
+    residual = arrays.response[:, tf.newaxis] - predictor  # small numbers keep float32's digits
+    mean = tf.reduce_mean(residual, axis=1)
     products = [total(column * mean) for column in tf.unstack(arrays.fixed, axis=1)]
-    return None, ResidualSums(tf.stack(products), total(tf.square(left)) / layout.chains)
+    return None, ResidualSums(tf.stack(products), total(tf.square(residual)) / layout.chains)
 
 
 def likelihood_sums(

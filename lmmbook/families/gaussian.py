@@ -78,12 +78,12 @@ class Gaussian(Family):
     ) -> Derivatives:
         """In closed form; see `Family.derivatives`."""
         precision = tf.exp(-2.0 * auxiliary[0])
-        left = rows[0] - predictor
-        squares = tf.square(left) * precision
-        mixed = -2.0 * left * precision
+        residual = rows[0] - predictor
+        squares = tf.square(residual) * precision
+        mixed = -2.0 * residual * precision
         return Derivatives(
-            [left * precision, squares - 1.0],
-            [[-precision * tf.ones_like(left), mixed], [mixed, -2.0 * squares]],
+            [residual * precision, squares - 1.0],
+            [[-precision * tf.ones_like(residual), mixed], [mixed, -2.0 * squares]],
         )
 
     def start(self, response: np.ndarray) -> tuple[float, np.ndarray]:

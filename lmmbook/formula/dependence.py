@@ -73,9 +73,9 @@ def left_out(
     for j in first:
         k = len(kept)
         across = solve_triangular(root[:k, :k], gram[kept, j], lower=True) if k else np.zeros(0)
-        left = gram[j, j] - across @ across
-        if left > FOLLOWS:
-            root[k, :k], root[k, k] = across, np.sqrt(left)
+        residual = gram[j, j] - across @ across
+        if residual > FOLLOWS:
+            root[k, :k], root[k, k] = across, np.sqrt(residual)
             kept.append(j)
         elif cells[j] is None:
             return None  # a mistake, which `check_independent` finds

@@ -106,16 +106,16 @@ def refuse_no_residual(design: Inner, least: float) -> None:
     name, fixed = data._response, ", ".join(map(repr, data.fixed_names))
     terms = np.abs(design.origin) * np.abs(data.fixed).max(0)
     size = np.abs(data.response).max() + np.abs(data.offset).max() + terms.sum()
-    left = design.unit * np.sqrt(np.mean(design.response**2))
-    if left <= ROUNDING * size:
+    residual_sd = design.unit * np.sqrt(np.mean(design.response**2))
+    if residual_sd <= ROUNDING * size:
         raise ValueError(
             f"response {name!r}: expected residuals, got a linear function of {fixed} in every "
             "row: nothing is left to fit, and there is no maximum, for the residual sd goes to zero"
         )
     for factor in design.factors:
-        share = _left(design, factor, ROWS)
+        share = _residual_sd(design, factor, ROWS)
         if share <= least:
-            share = _left(design, factor, design.rows)
+            share = _residual_sd(design, factor, design.rows)
         if share > least:
             continue
         end = "There is no maximum: the residual sd goes to zero"
@@ -130,7 +130,7 @@ def refuse_no_residual(design: Inner, least: float) -> None:
         )
 
 
-def _left(design: Design, factor: Factor, rows: int) -> float:
+def _residual_sd(design: Design, factor: Factor, rows: int) -> float:
     """What a factor's effects and the fixed effects leave of the inner response in the first rows,
     root mean square."""
     codes, z = factor.codes[:rows], factor.z[:rows]

@@ -188,7 +188,7 @@ def test_the_order_of_the_rows_changes_no_sum():
         at = linear_predictor.linear_predictor(array, values, effects)
         given = linear_predictor.rows_of(layout, array, values)
         sums = row_sums.regression_sums(layout, array, values, given, at)
-        levels = [linear_predictor.left_by_level(k, array, at)[1] for k in (0, 1)]
+        levels = [linear_predictor.residuals_by_level(k, array, at)[1] for k in (0, 1)]
         found.append(
             [x.numpy() for x in tf.nest.flatten((sums[1], levels, array.factors[0].cross))]
         )

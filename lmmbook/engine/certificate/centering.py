@@ -120,17 +120,17 @@ def least_part(
     what A they know in the prior and B in the likelihood. P = (A + B)^-1 A makes that the smallest,
     in every direction. ``kept`` [tangents, free] are the directions to look at.
     """
-    left = what_is_left(layout, arrays, scale, variance, np.eye(len(kept)))
+    found = information_on_covariance(layout, arrays, scale, variance, np.eye(len(kept)))
     # Standardising costs as much as all else that is measured: only where it is needed.
-    if kept.shape[1] == 0 or _smallest_ratio(*(kept.T @ x @ kept for x in left[:2])) >= ENOUGH:
+    if kept.shape[1] == 0 or _smallest_ratio(*(kept.T @ x @ kept for x in found[:2])) >= ENOUGH:
         return np.zeros(2 * [len(kept)])
-    _, prior, likelihood = left
+    _, prior, likelihood = found
     unit = 1 / np.sqrt(np.diag(prior + likelihood))
     whole = (prior + likelihood) * np.outer(unit, unit) + ROUNDING * np.eye(len(unit))
     return unit[:, np.newaxis] * np.linalg.solve(whole, unit[:, np.newaxis] * prior)
 
 
-def what_is_left(
+def information_on_covariance(
     layout: FactorLayout, arrays: FactorArrays, scale: np.ndarray, variance: float, kept: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Information on a covariance, ``[free, free]``: observed, in the prior, in the likelihood.

@@ -132,22 +132,22 @@ def certify(
     size = draws // BATCHES
     batches = added[: size * BATCHES].reshape(BATCHES, size, chains, free).mean(1)
     noise = np.cov(batches.reshape(-1, free).T).reshape(free, free) / (BATCHES * chains)
-    open_left = to_reported @ inverse @ to_reported.T
+    reported_covariance = to_reported @ inverse @ to_reported.T
     table = pd.DataFrame(
         {
             "step": to_reported @ step,
-            "std_error": np.sqrt(np.diag(open_left)),
+            "std_error": np.sqrt(np.diag(reported_covariance)),
             "mcse": np.sqrt(np.diag(to_reported @ inverse @ noise @ inverse @ to_reported.T)),
         },
         index=names,
     )
     idle = table["std_error"].to_numpy() == 0  # fixed, or at a boundary
-    table[idle] = open_left[idle] = open_left[:, idle] = np.nan
+    table[idle] = reported_covariance[idle] = reported_covariance[:, idle] = np.nan
     relative = table["step"].abs() / table["std_error"]
     reach = (table["step"].abs() + 2 * table["mcse"]) / table["std_error"]
     return Certificate(
         table,
-        pd.DataFrame(open_left, names, names),
+        pd.DataFrame(reported_covariance, names, names),
         float(relative.max()),
         bool(reach.max() <= CLOSE),
         True,

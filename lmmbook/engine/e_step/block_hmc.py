@@ -6,7 +6,7 @@ fixed. So we update one factor at a time, with its levels as a batch. It is the 
 Monte Carlo as in `e_step`, with thousands of small accept decisions in place of one large one.
 
 For a Gaussian likelihood a level's log density depends on the ratings through two things only, Z'Z
-and Z' times what is left of the ratings (for an intercept: how many they are, and their sum). So
+and Z' times the residuals (for an intercept: how many they are, and their sum). So
 leapfrog steps cost as much as there are levels, and not as there are rows. For any other likelihood
 each leapfrog step goes through all rows, so we take as few of them as a quarter turn needs.
 """
@@ -28,9 +28,9 @@ from lmmbook.engine.linear_predictor import (
     curvatures,
     either,
     is_gaussian,
-    left_by_level,
     linear_predictor,
     moved,
+    residuals_by_level,
     rows_of,
     value_and_slopes,
 )
@@ -181,8 +181,8 @@ def _gaussian(
     """Log density ``[levels, chains]`` of whitened effects at the start, and anywhere: normal,
     about a mean that is known here."""
     cross, scale = arrays.factors[k].cross, parameters.scales[k]
-    _, left = placement.rows(left_by_level, (k,), arrays, predictor)
-    sums = left + tf.einsum("lij,lcj->lci", cross, u)
+    _, residuals = placement.rows(residuals_by_level, (k,), arrays, predictor)
+    sums = residuals + tf.einsum("lij,lcj->lci", cross, u)
     pull = tf.einsum("ji,lcj->lci", scale, sums) / tf.square(parameters.residual_sd)
     mean = _solve(root, pull)
 

@@ -209,8 +209,8 @@ def _rows(
     gaussian = isinstance(family, Gaussian)
     if not gaussian and design.offset.strides == (0,):
         return design.response, design.offset, 1.0, np.zeros(fixed.shape[1])
-    left = design.response - design.offset if gaussian else -design.offset
-    largest = float(np.abs(left).max())
+    residual = design.response - design.offset if gaussian else -design.offset
+    largest = float(np.abs(residual).max())
     if not (largest == 0 or 1 / HUGE < largest < HUGE):
         raise ValueError(
             f"response {design._response!r} and offset: expected numbers whose squares a computer "
@@ -218,14 +218,14 @@ def _rows(
         )
     taken = np.zeros(fixed.shape[1])
     for _ in range(2):  # once more for what rounding left
-        more = np.linalg.lstsq(gram(fixed), fixed.T @ left / len(left), rcond=None)[0]
-        taken, left = taken + more, left - fixed @ more
+        more = np.linalg.lstsq(gram(fixed), fixed.T @ residual / len(residual), rcond=None)[0]
+        taken, residual = taken + more, residual - fixed @ more
     if not isinstance(family, Gaussian):
         size = np.abs(design.offset).max()
-        offset = none if np.abs(left).max() <= NOTHING * size else -left
+        offset = none if np.abs(residual).max() <= NOTHING * size else -residual
         return design.response, offset, 1.0, taken
     if family.sd is not None:
-        return left / family.sd, none, family.sd, taken
-    size = float(np.sqrt(np.mean(left**2)))
+        return residual / family.sd, none, family.sd, taken
+    size = float(np.sqrt(np.mean(residual**2)))
     unit = 2.0 ** round(np.log2(size)) if size > 0 else 1.0
-    return left / unit, none, unit, taken
+    return residual / unit, none, unit, taken
