@@ -189,7 +189,7 @@ class Driver:
         """Of the blocks that the ratings cannot tell from something else, even by more draws, the
         one with the smallest variance: without it the others may be known."""
         found = self.found
-        if found is None or not found.hopeless or found.indefinite or self.draws <= DRAWS:
+        if found is None or not found.weakly_identified or found.indefinite or self.draws <= DRAWS:
             return None
         smallest = {}
         for k, columns in set(blocks) - self.interior - set(self.singular):

@@ -103,7 +103,7 @@ def evaluate(
 
 def _step(score: np.ndarray, information: np.ndarray) -> np.ndarray:
     """Newton's step, uphill also where the information is not positive."""
-    unit = 1 / np.sqrt(np.maximum(np.abs(np.diag(information)), 1e-12))
-    values, vectors = np.linalg.eigh(information * np.outer(unit, unit))
+    scale = 1 / np.sqrt(np.maximum(np.abs(np.diag(information)), 1e-12))
+    values, vectors = np.linalg.eigh(information * np.outer(scale, scale))
     sizes = np.where(np.abs(values) > FLAT, np.abs(values), np.inf)
-    return unit * (vectors @ (vectors.T @ (unit * score) / sizes))
+    return scale * (vectors @ (vectors.T @ (scale * score) / sizes))

@@ -177,7 +177,7 @@ def curvatures(
     predictor: tf.Tensor,
     placement: Placement = SINGLE_DEVICE,
 ) -> list[tf.Tensor]:
-    """What a level's rows tell about its effects: ``[levels, columns, columns]`` a factor.
+    """The information of a level's rows on its effects: ``[levels, columns, columns]`` a factor.
 
     Z'WZ, with W minus the second derivative of each row's log density in its linear predictor,
     averaged over the chains. For Gaussian ratings W is 1 / variance, whatever the effects. For

@@ -159,13 +159,17 @@ def _of_factor(
     return (tf.zeros([levels, chains, columns]), adaptation.longest(levels)), None
 
 
-def information(arrays: Arrays, state: State, placement: Placement = SINGLE_DEVICE) -> tf.Tensor:
-    """Of a row, mean: what it tells about its linear predictor."""
-    _, sums = placement.levels(0, _told, (), state.curvature[0], arrays.factors[0].cross)
+def row_information(
+    arrays: Arrays, state: State, placement: Placement = SINGLE_DEVICE
+) -> tf.Tensor:
+    """The information of a row on its linear predictor: W of `curvatures`, its mean over rows."""
+    _, sums = placement.levels(
+        0, _information_and_rows, (), state.curvature[0], arrays.factors[0].cross
+    )
     return sums[0] / sums[1]
 
 
-def _told(
+def _information_and_rows(
     curvature: tf.Tensor, cross: tf.Tensor
 ) -> tuple[None, tuple[tf.Tensor, tf.Tensor]]:  # fmt: skip
     return None, (tf.reduce_sum(curvature), tf.reduce_sum(cross))

@@ -110,14 +110,17 @@ class Engine:
         return self.state.parameters
 
     @property
-    def unit(self) -> float:
-        """The scale of the linear predictor on which one row tells something: the residual sd, or
-        what is like it in another family, one over the root of a row's mean information."""
+    def working_sd(self) -> float:
+        """The working residual sd, on the scale of the linear predictor.
+
+        The residual's in a Gaussian family. In another it is ``1 / sqrt(mean W)``, with the working
+        weights W of iteratively reweighted least squares: a row's information on its predictor.
+        """
         if is_gaussian(self.layout):
             return float(self.parameters.residual_sd)
-        told = self._graph(program.information)
-        entry = self.journal.recall(lambda: {"told": told(self.arrays, self.state).numpy()})
-        return 1.0 / math.sqrt(float(entry["told"]))
+        information = self._graph(program.row_information)
+        entry = self.journal.recall(lambda: {"told": information(self.arrays, self.state).numpy()})
+        return 1.0 / math.sqrt(float(entry["told"]))  # by the name that checkpoints have for it
 
     def _graph(self, function: Callable, *static: Any) -> Callable:
         """As one graph, which several devices need."""
@@ -142,7 +145,7 @@ class Engine:
         """Freeze the parameters, warm up, make ``draws`` more sweeps, and judge the parameters by
         them. What ``look`` finds in the draws is in ``watched``."""
         parametrisation = centering.choose_parametrisation(
-            self.layout, self.whole, self.products, self.parameters, self.unit**2, estimated
+            self.layout, self.whole, self.products, self.parameters, self.working_sd**2, estimated
         )  # fmt: skip
         scores, watched = [], []
         information = np.zeros(2 * [louis.coordinates(self.layout)])

@@ -21,7 +21,7 @@ import numpy as np
 if TYPE_CHECKING:
     from lmmbook.engine.driver import Driver
 
-GONE = 1e-4  # an sd that is tried at zero, relative to `Engine.unit`
+GONE = 1e-4  # an sd that is tried at zero, relative to `Engine.working_sd`
 NO_GAIN = 0.02  # log-likelihood: what a point 0.2 standard errors from the maximum misses
 TRIED = 0.8  # of it, so that another look at the slope may find it a little steeper
 NEAR = 0.1  # standard errors; from further away a slope is not what it is at the others' best
@@ -41,7 +41,7 @@ def settle(driver: Driver, block: Block, least: int, draws: int = 200) -> Certif
     before = engine.values() if known and block not in driver.at_boundary else None
     driver.singular[block], driver.trying = least, block
     driver.turned.pop(block, None)
-    gone = (GONE * engine.unit) ** 2
+    gone = (GONE * engine.working_sd) ** 2
     point = driver.design, engine.parameters
     driver.put(block, boundary.flattened(*point, block, least, gone))
     driver.saem()
@@ -71,7 +71,7 @@ def inside(driver: Driver, block: Block, slope: Slope, before: dict | None) -> b
     ``driver.turned`` remembers from which variance on it is known to be downhill.
     """
     engine, along, draws = driver.engine, slope.direction[:, np.newaxis], driver.draws
-    zero, most = engine.values(), engine.unit**2
+    zero, most = engine.values(), engine.working_sd**2
     uphill = zero
     tried, variance = [(0.0, slope.score)], 0.0
     further = TRIED * NO_GAIN / (slope.score + SURE * slope.error)

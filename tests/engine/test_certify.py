@@ -232,8 +232,8 @@ def test_without_information_there_is_no_verdict():
     assert np.all(found.step == 0)
 
 
-@pytest.mark.parametrize(("left", "hopeless"), [(0.1, False), (0.0, True)])
-def test_what_more_draws_would_show_is_not_given_up(left, hopeless):
+@pytest.mark.parametrize(("left", "weakly_identified"), [(0.1, False), (0.0, True)])
+def test_what_more_draws_would_show_is_not_given_up(left, weakly_identified):
     """Of the second direction a share of 0.1 or nothing is left, and nobody knows at 200 draws:
     three errors of the share are 3 sqrt(2 / 1,600) = 0.106. With more draws the first is known."""
     design, layout, parameters, score, complete = made_up(0.0)
@@ -241,8 +241,8 @@ def test_what_more_draws_would_show_is_not_given_up(left, hopeless):
         rng = np.random.default_rng(4)
         score = rng.normal(size=(draws, 8, 3)) * np.sqrt(np.diag(complete) * [0.5, 1 - left, 0.5])
         found = certify.certify(design, layout, parameters, score, complete, np.eye(3))
-        assert found.definite == (draws == 1600 and not hopeless)
-        assert found.hopeless == hopeless
+        assert found.definite == (draws == 1600 and not weakly_identified)
+        assert found.weakly_identified == weakly_identified
 
 
 def test_what_is_left_does_not_depend_on_the_coordinates():

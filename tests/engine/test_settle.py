@@ -36,7 +36,9 @@ class OneVariance:
         self.slope, self.noise, self.rng, self.steep = slope, noise, rng, steep
         self.singular, self.interior, self.turned, self.trying = {}, set(), {}, None
         self.found, self.design, self.spent, self.v, self.t = None, None, 0, 0.0, 0.0
-        self.engine = SimpleNamespace(unit=1.0, parameters=None, set=self.set, values=self.values)
+        self.engine = SimpleNamespace(
+            working_sd=1.0, parameters=None, set=self.set, values=self.values
+        )
 
     @property
     def at_boundary(self) -> list:

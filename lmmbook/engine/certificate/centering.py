@@ -29,9 +29,9 @@ def choose_parametrisation(
 ) -> louis.Parametrisation:
     """The parametrisation in which the complete data know least about each parameter.
 
-    ``products`` as from `products_of`; ``variance`` is the residual's, or what is like it (the
-    square of `Engine.unit`): a choice needs no more. ``estimated`` [coordinates, free] are the
-    directions to be judged, as for `certify.certify`.
+    ``products`` as from `products_of`; ``variance`` is the residual's, or the working one (the
+    square of `Engine.working_sd`): a choice needs no more. ``estimated`` [coordinates, free] are
+    the directions to be judged, as for `certify.certify`.
     """
     begins, standardised = louis.offsets(layout), []
     for k, (factor_layout, factor_arrays, scale) in enumerate(
@@ -99,10 +99,10 @@ def least_means(
         precision = (root.T @ root)[np.ix_(columns, columns)]
         inside.append(weights.T @ weights * precision)
     normal = products[np.ix_(places, places)] + linalg.block_diag(*inside)
-    unit = 1 / np.sqrt(np.diag(normal))
-    normal = normal * np.outer(unit, unit) + ROUNDING * np.eye(len(unit))
-    right = unit[:, np.newaxis] * products[places, : layout.fixed]
-    solved = unit[:, np.newaxis] * np.linalg.solve(normal, right)
+    scaling = 1 / np.sqrt(np.diag(normal))
+    normal = normal * np.outer(scaling, scaling) + ROUNDING * np.eye(len(scaling))
+    right = scaling[:, np.newaxis] * products[places, : layout.fixed]
+    solved = scaling[:, np.newaxis] * np.linalg.solve(normal, right)
     means = []
     for size, chosen in sizes:
         own, solved = np.split(solved, [len(chosen)])
@@ -125,9 +125,9 @@ def least_part(
     if kept.shape[1] == 0 or _smallest_ratio(*(kept.T @ x @ kept for x in found[:2])) >= ENOUGH:
         return np.zeros(2 * [len(kept)])
     _, prior, likelihood = found
-    unit = 1 / np.sqrt(np.diag(prior + likelihood))
-    whole = (prior + likelihood) * np.outer(unit, unit) + ROUNDING * np.eye(len(unit))
-    return unit[:, np.newaxis] * np.linalg.solve(whole, unit[:, np.newaxis] * prior)
+    scaling = 1 / np.sqrt(np.diag(prior + likelihood))
+    whole = (prior + likelihood) * np.outer(scaling, scaling) + ROUNDING * np.eye(len(scaling))
+    return scaling[:, np.newaxis] * np.linalg.solve(whole, scaling[:, np.newaxis] * prior)
 
 
 def information_on_covariance(
@@ -142,16 +142,16 @@ def information_on_covariance(
         tr(P A P A) / 2 in the prior, P = Σ^-1;  tr(S'C S Σ) in the likelihood;
         tr(Q A Q A) / 2 observed, with Q = (I + CΣ)^-1 C what the ratings leave certain.
     """
-    own = np.tensordot(kept.T, np.asarray(louis.tangents(layout, arrays.units), float), 1)
+    tangents = np.tensordot(kept.T, np.asarray(louis.tangents(layout, arrays.units), float), 1)
     sigma = scale @ scale.T
-    told = np.asarray(arrays.cross, float).mean(0) / variance
-    added = own @ sigma
+    fisher = np.asarray(arrays.cross, float).mean(0) / variance
+    added = tangents @ sigma
     added += added.swapaxes(1, 2)
-    certain = np.linalg.solve(np.eye(len(sigma)) + told @ sigma, told)
+    certain = np.linalg.solve(np.eye(len(sigma)) + fisher @ sigma, fisher)
     return (
         _traces(certain @ added) / 2,
         _traces(np.linalg.solve(sigma, added)) / 2,
-        np.einsum("aji,jk,bkl,li->ab", own, told, own, sigma),
+        np.einsum("aji,jk,bkl,li->ab", tangents, fisher, tangents, sigma),
     )
 
 

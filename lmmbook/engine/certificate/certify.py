@@ -56,7 +56,7 @@ class Certificate:
     unknown
         If it is not known to be positive: the parameters of the direction about which least is
         known, those that have the largest share in it.
-    hopeless
+    weakly_identified
         If it is not known to be positive: whether it is so near zero, for its Monte Carlo error,
         that four times the draws would hardly show it to be.
     r_hat, ess
@@ -72,7 +72,7 @@ class Certificate:
     definite: bool
     indefinite: bool
     unknown: tuple[str, ...]
-    hopeless: bool
+    weakly_identified: bool
     r_hat: float
     ess: float
     step: np.ndarray

@@ -150,8 +150,8 @@ def update(
     # Effects are u = scale v with v standard normal before the ratings. Of v, a level's conditional
     # distribution has the precision I + scale' Z'WZ scale: never ill-conditioned, even where a
     # covariance is nearly singular, and single precision holds.
-    told = tf.einsum("ji,ljk,km->lim", scale, curvature, scale)
-    precision = told + tf.eye(u.shape[2])  # [levels, columns, columns]
+    information = tf.einsum("ji,ljk,km->lim", scale, curvature, scale)
+    precision = information + tf.eye(u.shape[2])  # [levels, columns, columns]
     root = tf.linalg.cholesky(precision) if u.shape[2] > 1 else tf.sqrt(precision)
     # In the coordinates w = root' v the precision is the identity: one step size fits all.
     start = tf.einsum("lji,lcj->lci", root, standardise(scale, u))

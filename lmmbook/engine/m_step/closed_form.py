@@ -98,12 +98,12 @@ def newton(
     its size is taken instead: uphill all the same.
     """
     information = join(sums.beta_beta, sums.beta_auxiliary, sums.auxiliary_auxiliary)
-    # In units where every parameter has an information of one.
-    unit = tf.math.rsqrt(tf.maximum(tf.abs(tf.linalg.diag_part(information)), 1e-6))
-    values, vectors = tf.linalg.eigh(information * unit * unit[:, tf.newaxis])
+    # On the scale where every parameter has an information of one.
+    scale = tf.math.rsqrt(tf.maximum(tf.abs(tf.linalg.diag_part(information)), 1e-6))
+    values, vectors = tf.linalg.eigh(information * scale * scale[:, tf.newaxis])
     gradient = tf.reduce_mean(sums.gradient, axis=0)
-    score = tf.linalg.matvec(vectors, unit * gradient, transpose_a=True)
-    step = unit * tf.linalg.matvec(vectors, score / tf.maximum(tf.abs(values), FLAT))
+    score = tf.linalg.matvec(vectors, scale * gradient, transpose_a=True)
+    step = scale * tf.linalg.matvec(vectors, score / tf.maximum(tf.abs(values), FLAT))
     # How far the linear predictor moves, root mean square, and each auxiliary parameter.
     change = step[: layout.fixed]
     square = tf.reduce_sum(change * tf.linalg.matvec(gram, change)) / layout.rows
