@@ -28,7 +28,7 @@ def assemble(driver: Driver, design: Design, converged: bool) -> Fit:
         singular = boundary.flattened(driver.design, engine.parameters, (k, block), count, 0.0)
         place = np.ix_(block, block)
         covariances[k][place] = singular[place]
-    values = coordinates.reported(driver.design, beta, covariances, auxiliary)
+    values = coordinates.constrained(driver.design, beta, covariances, auxiliary)
     names = list(values)
     nothing = pd.Series(np.nan, names)
     table = pd.DataFrame(
@@ -56,7 +56,7 @@ def assemble(driver: Driver, design: Design, converged: bool) -> Fit:
     posterior, effects = {}, {}
     for k, (factor, draws) in enumerate(zip(design.factors, kept, strict=True)):
         flat = np.moveaxis(draws, 2, 1).reshape(-1, factor.levels, len(factor.effects))  # a copy
-        flat = coordinates.effects_reported(driver.design, k, flat)
+        flat = coordinates.outer_effects(driver.design, k, flat)
         effects[factor.name] = _summary(factor.labels, factor.name, factor.effects, flat)
         posterior[factor.name] = flat[..., 0] if factor.intercept_only else flat
     return Fit(

@@ -52,7 +52,7 @@ class Engine:
         The draws of the last `measure` that are kept.
     walk, trace
         A frame a call of the program, one row a sweep: the parameters of the design, and those of
-        the data (`coordinates.reported`) with acceptance and phase.
+        the data (`coordinates.constrained`) with acceptance and phase.
     watched
         What ``look`` found in the draws of the last `measure`, by name.
     """
@@ -234,7 +234,7 @@ class Engine:
         point = beta, [lower @ np.swapaxes(lower, 1, 2) for lower in scales], auxiliary
         last = {"acceptance": acceptance, "phase": phase}
         self.walk.append(pd.DataFrame(covariance.name_values(self.design, *point)))
-        self.trace.append(pd.DataFrame(coordinates.reported(self.design, *point) | last))
+        self.trace.append(pd.DataFrame(coordinates.constrained(self.design, *point) | last))
         if not np.isfinite(self.walk[-1].to_numpy()).all():
             raise FloatingPointError(
                 f"{phase}: expected finite values, got {self.trace[-1].iloc[-1].to_dict()}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 from lmmbook.exact.theta import Position
 from lmmbook.formula.covariance import names_of_block, parameter_names
 from lmmbook.formula.design import Design
-from lmmbook.formula.invariances.coordinates import Inner, on_their_scales, reported
+from lmmbook.formula.invariances.coordinates import Inner, constrained, on_their_scales
 
 import numpy as np
 import pandas as pd
@@ -23,7 +23,7 @@ def parameter_table(position: Position) -> pd.DataFrame:
     design, found, bend = position.design, position.evaluate(), position.bend()
     table = pd.DataFrame(
         {
-            "estimate": reported(*_point(position, found.beta)),
+            "estimate": constrained(*_point(position, found.beta)),
             "std_error": np.nan,
             "at_boundary": False,
         },

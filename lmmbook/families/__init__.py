@@ -6,7 +6,7 @@ derivatives that the M-step and the certificate need.
 
 Some families have parameters of their own besides the linear predictor, such as a residual standard
 deviation or thresholds. The engine sees these *auxiliary* parameters as unconstrained numbers
-``[auxiliary]``; people see them as `Family.report` puts them. `base` says what a family
+``[auxiliary]``; people see them as `Family.constrain` gives them. `base` says what a family
 is, `bernoulli` is for no or yes, `binomial` for how often yes, `cumulative` and `categorical` are
 for a response with categories, `custom` is for your own.
 """

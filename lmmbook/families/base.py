@@ -161,17 +161,20 @@ class Family:
         """
         return "one value a row does not tell how much rows differ; leave it out"
 
-    def report(
+    def constrain(
         self, intercept: Any, auxiliary: np.ndarray
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Named parameters: those that stand in the intercept's place, and those that come last.
+        """Named parameters from the engine's, which are unconstrained (Stan's words for the two).
+
+        Those that stand in the intercept's place, and those that come last: an sd, for one, is
+        ``exp(auxiliary)``.
 
         ``auxiliary`` is ``[..., auxiliary]``, ``intercept`` ``[...]``; values are ``[...]``.
         """
         return {"Intercept": intercept}, {}
 
-    def unreport(self, values: Mapping[str, Any] | pd.Series) -> tuple[Any, np.ndarray]:
-        """The inverse of `report`; the intercept is None where there is none."""
+    def unconstrain(self, values: Mapping[str, Any] | pd.Series) -> tuple[Any, np.ndarray]:
+        """The inverse of `constrain`; the intercept is None where there is none."""
         return values.get("Intercept"), np.zeros(0)
 
 

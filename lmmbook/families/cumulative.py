@@ -208,7 +208,7 @@ class Cumulative(Family):
         at = np.log(below / (1 - below))
         return -at[self.anchor], np.log(np.diff(at))
 
-    def report(
+    def constrain(
         self, intercept: Any, auxiliary: np.ndarray
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """The thresholds."""
@@ -216,8 +216,8 @@ class Cumulative(Family):
         at = at - np.asarray(intercept)[..., np.newaxis]
         return {name: at[..., j][()] for j, name in enumerate(self.names)}, {}
 
-    def unreport(self, values: Mapping[str, Any] | pd.Series) -> tuple[Any, np.ndarray]:
-        """The inverse of `report`.
+    def unconstrain(self, values: Mapping[str, Any] | pd.Series) -> tuple[Any, np.ndarray]:
+        """The inverse of `constrain`.
 
         Raises
         ------

@@ -97,7 +97,7 @@ class Gaussian(Family):
             return None
         return "the residual is such an effect; leave it out, or fix the residual: Gaussian(sd=...)"
 
-    def report(
+    def constrain(
         self, intercept: Any, auxiliary: np.ndarray
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """``Intercept`` and ``sd(residual)``."""
@@ -106,6 +106,6 @@ class Gaussian(Family):
             "sd(residual)": sd if self.sd is None else 0 * sd + self.sd
         }
 
-    def unreport(self, values: Mapping[str, Any] | pd.Series) -> tuple[Any, np.ndarray]:
-        """The inverse of `report`."""
+    def unconstrain(self, values: Mapping[str, Any] | pd.Series) -> tuple[Any, np.ndarray]:
+        """The inverse of `constrain`."""
         return values.get("Intercept"), np.log([float(values["sd(residual)"])])

@@ -64,7 +64,7 @@ def made(name: str, nested: bool = False) -> tuple[Design, dict[str, float]]:
 def row_densities(design: Design, values: dict[str, float]) -> np.ndarray:
     """``[rows, grid]``: each row's log density at an effect, by the distribution."""
     family: Family = design.family
-    intercept, auxiliary = family.unreport(values)
+    intercept, auxiliary = family.unconstrain(values)
     fixed = design.offset + design.fixed @ np.array([intercept, values["x"]])
     distribution = family.distribution(
         tf.constant(fixed[:, np.newaxis] + GRID), tf.constant(auxiliary, tf.float64)

@@ -185,16 +185,16 @@ def test_an_inner_design_is_the_same_model(family, formula):
     covariances = [np.eye(len(f.effects)) for f in design.factors]
     u = [rng.normal(size=(f.levels, len(f.effects))) for f in design.factors]
     own = name_values(inner, beta, covariances, auxiliary)
-    reported = coordinates.reported(inner, beta, covariances, auxiliary)
-    of_data = [coordinates.effects_reported(inner, k, v) for k, v in enumerate(u)]
+    constrained = coordinates.constrained(inner, beta, covariances, auxiliary)
+    of_data = [coordinates.outer_effects(inner, k, v) for k, v in enumerate(u)]
     np.testing.assert_allclose(
-        densities(design, reported, of_data) + np.log(inner.unit),
+        densities(design, constrained, of_data) + np.log(inner.unit),
         densities(inner, own, u),
         rtol=1e-6, atol=1e-6,
     )  # fmt: skip
     # Of independent effects of size one, each moves alone: that is a root of their covariance.
-    for k, matrix in enumerate(split_values(design, reported)[1]):
-        moves = coordinates.effects_reported(inner, k, np.eye(len(matrix)))
+    for k, matrix in enumerate(split_values(design, constrained)[1]):
+        moves = coordinates.outer_effects(inner, k, np.eye(len(matrix)))
         np.testing.assert_allclose(matrix, moves.T @ moves, rtol=1e-9)
     # Single precision can tell its columns apart, and their sums hold.
     for columns in (inner.fixed, *(f.z[:, list(b)] for f in inner.factors for b in f.blocks)):

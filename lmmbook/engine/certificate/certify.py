@@ -112,11 +112,11 @@ def certify(
     smallest, noise = smallest_share(observed, complete), BELIEVED * np.sqrt(2 / ess)
     definite, indefinite = smallest > max(SINGULAR, noise), smallest < -noise
     names = covariance.parameter_names(design)
-    to_reported = jacobian(design, layout, parameters) @ estimated
+    jac = jacobian(design, layout, parameters) @ estimated
     if not definite:
         table = pd.DataFrame(np.nan, names, ["step", "std_error", "mcse"])
         nothing, zero = pd.DataFrame(np.nan, names, names), np.zeros(len(estimated))
-        unknown = least_known(observed, complete, to_reported)
+        unknown = least_known(observed, complete, jac)
         return Certificate(
             table, nothing, np.inf, False, False, bool(indefinite),
             tuple(name for name, yes in zip(names, unknown, strict=True) if yes),
@@ -132,22 +132,22 @@ def certify(
     size = draws // BATCHES
     batches = added[: size * BATCHES].reshape(BATCHES, size, chains, free).mean(1)
     noise = np.cov(batches.reshape(-1, free).T).reshape(free, free) / (BATCHES * chains)
-    reported_covariance = to_reported @ inverse @ to_reported.T
+    error_covariance = jac @ inverse @ jac.T
     table = pd.DataFrame(
         {
-            "step": to_reported @ step,
-            "std_error": np.sqrt(np.diag(reported_covariance)),
-            "mcse": np.sqrt(np.diag(to_reported @ inverse @ noise @ inverse @ to_reported.T)),
+            "step": jac @ step,
+            "std_error": np.sqrt(np.diag(error_covariance)),
+            "mcse": np.sqrt(np.diag(jac @ inverse @ noise @ inverse @ jac.T)),
         },
         index=names,
     )
     idle = table["std_error"].to_numpy() == 0  # fixed, or at a boundary
-    table[idle] = reported_covariance[idle] = reported_covariance[:, idle] = np.nan
+    table[idle] = error_covariance[idle] = error_covariance[:, idle] = np.nan
     relative = table["step"].abs() / table["std_error"]
     reach = (table["step"].abs() + 2 * table["mcse"]) / table["std_error"]
     return Certificate(
         table,
-        pd.DataFrame(reported_covariance, names, names),
+        pd.DataFrame(error_covariance, names, names),
         float(relative.max()),
         bool(reach.max() <= CLOSE),
         True,
@@ -172,18 +172,18 @@ def smallest_share(observed: np.ndarray, complete: np.ndarray) -> float:
         return -np.inf
 
 
-def least_known(observed: np.ndarray, complete: np.ndarray, to_reported: np.ndarray) -> np.ndarray:
+def least_known(observed: np.ndarray, complete: np.ndarray, jac: np.ndarray) -> np.ndarray:
     """``[parameters]``, which of them have a large share in the direction where most is missing.
 
-    ``to_reported`` ``[parameters, free]``. A share is how far the direction moves a parameter, in
+    ``jac`` ``[parameters, free]``. A share is how far the direction moves a parameter, in
     the complete data's standard errors, which is at most one.
     """
     try:
         direction = linalg.eigh(observed, complete)[1][:, 0]
     except linalg.LinAlgError:  # as far away as that nothing is known
-        return np.zeros(len(to_reported), bool)
-    spread = np.einsum("pi,ij,pj->p", to_reported, np.linalg.inv(complete), to_reported)
-    share = np.abs(to_reported @ direction) / np.sqrt(np.where(spread > 0, spread, np.inf))
+        return np.zeros(len(jac), bool)
+    spread = np.einsum("pi,ij,pj->p", jac, np.linalg.inv(complete), jac)
+    share = np.abs(jac @ direction) / np.sqrt(np.where(spread > 0, spread, np.inf))
     return share > SHARE * share.max()
 
 
@@ -197,8 +197,8 @@ def diagnose(score: np.ndarray) -> tuple[float, float]:
 
 
 def jacobian(design: Design, layout: Layout, parameters: Parameters) -> np.ndarray:
-    """``[parameters, coordinates]``: reported parameters (sds as logs, correlations as Fisher's z)
-    by local coordinates, by central differences."""
+    """``[parameters, coordinates]``, for the delta method: derivatives of the named parameters (sds
+    as logs, correlations as Fisher's z) by local coordinates, by central differences."""
     size = louis.coordinates(layout)
     columns = []
     for i in range(size):

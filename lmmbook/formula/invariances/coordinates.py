@@ -11,8 +11,8 @@ predictors:
 - an offset, and a Gaussian response, are replaced by what the fixed effects leave of them; a
   Gaussian response is measured in units of about its residual sd.
 
-`reported` leads back, and whatever a user sees went through it. Columns that are fine stay as they
-are, and are not copied.
+`constrained` leads back, and whatever a user sees went through it. Columns that are fine stay as
+they are, and are not copied.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def outer(design: Design) -> Design:
     return design.outer if isinstance(design, Inner) else design
 
 
-def reported(
+def constrained(
     design: Design, beta: np.ndarray, covariances: list[np.ndarray], auxiliary: np.ndarray
 ) -> dict:  # fmt: skip
     """`covariance.name_values` in the coordinates of the data, of values in those of ``design``."""
@@ -112,14 +112,14 @@ def reported(
 def on_their_scales(
     design: Design, beta: np.ndarray, covariances: list[np.ndarray], auxiliary: np.ndarray
 ) -> np.ndarray:
-    """`reported`, ``[parameters]``, on the scales on which their errors are given: an sd's
+    """`constrained`, ``[parameters]``, on the scales on which their errors are given: an sd's
     logarithm, a correlation's Fisher z.
 
     With x so far from zero that an intercept there is next to nothing but minus the slope, their
     correlation is -1 but for the last digits. Fisher's z does not go by those: with a and b of
     length one, it is log |a + b| / |a - b|.
     """
-    found = reported(design, beta, covariances, auxiliary)
+    found = constrained(design, beta, covariances, auxiliary)
     with np.errstate(divide="ignore", invalid="ignore"):  # at a boundary they are infinite
         values = {n: np.log(v) if n.startswith("sd(") else v for n, v in found.items()}
         for k, (factor, matrix) in enumerate(zip(design.factors, covariances, strict=True)):
@@ -142,7 +142,7 @@ def _root(matrix: np.ndarray) -> np.ndarray:
     return sds[:, np.newaxis] * vectors * np.sqrt(np.maximum(values, 0.0))
 
 
-def effects_reported(design: Design, k: int, effects: np.ndarray) -> np.ndarray:
+def outer_effects(design: Design, k: int, effects: np.ndarray) -> np.ndarray:
     """Effects ``[..., columns]`` of factor k in the coordinates of the data.
 
     In double precision where columns were centred: an effect at zero is far from any row then, and
