@@ -100,7 +100,7 @@ class Poisson(Family):
             raise ValueError("response: expected counts that are not all zero for poisson")
         return self
 
-    def escape(self, response: np.ndarray) -> np.ndarray:
+    def recession(self, response: np.ndarray) -> np.ndarray:
         """A count of zero wants its predictor down."""
         return np.where(response == 0, -1.0, 0.0)
 

@@ -74,9 +74,12 @@ class Family:
         """
         return self, response
 
-    def escape(self, response: np.ndarray) -> np.ndarray | None:
-        """``[rows]``: 1 where a response is ever more likely the larger its predictor, -1 the
-        smaller, 0 where there is a best predictor. None if that is not known (`separation`)."""
+    def recession(self, response: np.ndarray) -> np.ndarray | None:
+        """``[rows]``: each row's direction of recession, in which its likelihood rises without end.
+
+        1 where a response is ever more likely the larger its predictor, -1 the smaller, 0 where
+        there is a best predictor. None if that is not known (`separation`).
+        """
         return None
 
     def distribution(self, predictor: tf.Tensor, auxiliary: tf.Tensor) -> tfd.Distribution:

@@ -71,7 +71,7 @@ class Categorical(Family):
         """0, 1, ... in the order of the categories."""
         return positions_of(known(self), response)
 
-    def escape(self, response: np.ndarray) -> np.ndarray | None:
+    def recession(self, response: np.ndarray) -> np.ndarray | None:
         """Known of two categories; of more the scores are parameters too."""
         return 2 * response - 1 if len(known(self)) == 2 else None
 

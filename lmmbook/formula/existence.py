@@ -83,10 +83,10 @@ def _alike(design: Design, factor: Factor) -> bool:
     """Whether in every level all responses are the same, at one end of what they can be."""
     response = design.response
     if design.family.categories is None:
-        escape = design.family.escape(response)
-        if escape is None or (escape == 0).any():
+        recession = design.family.recession(response)
+        if recession is None or (recession == 0).any():
             return False
-        response = escape
+        response = recession
     least, most = np.full(factor.levels, np.inf), np.full(factor.levels, -np.inf)
     np.minimum.at(least, factor.codes, response)
     np.maximum.at(most, factor.codes, response)
