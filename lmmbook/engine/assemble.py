@@ -6,7 +6,7 @@ Chapter 04. `driver` leaves parameters and draws on the device; a `Fit` holds wh
 from __future__ import annotations
 
 from lmmbook.engine.certificate import boundary
-from lmmbook.engine.certificate.boundary import AT_ONCE
+from lmmbook.engine.certificate.boundary import NUMBERS_AT_ONCE
 from lmmbook.engine.driver import Driver
 from lmmbook.formula import covariance
 from lmmbook.formula.design import Design
@@ -73,7 +73,7 @@ def _summary(
     parts = {}
     for j, column in enumerate(columns):
         # Some levels at a time, so that there is no second copy of all draws.
-        some = np.array_split(draws[..., j], -(-draws[..., j].size // AT_ONCE), axis=1)
+        some = np.array_split(draws[..., j], -(-draws[..., j].size // NUMBERS_AT_ONCE), axis=1)
         mean, sd = (np.concatenate([f(x, axis=0) for x in some]) for f in (np.mean, np.std))
         parts[column] = pd.DataFrame({"mean": mean, "sd": sd}, index=pd.Index(labels, name=name))
     return parts["Intercept"] if columns == ("Intercept",) else pd.concat(parts, axis=1)

@@ -19,10 +19,10 @@ from scipy import linalg
 
 APPROACH = np.ones(40)  # gains of the M-steps
 AVERAGE = np.arange(1.0, 121.0) ** -0.7
-DRAWS = 200  # sweeps of the first certificate
+FIRST_DRAWS = 200  # sweeps of the first certificate
 FEWEST_SWEEPS = 520  # that is what these need, with what settles and fills up chunks
-LONGEST_STEP = 0.5  # a Newton step changes the logarithm of no sd by more
-FAR = 1.0  # standard errors; from further away, the Newton step is only a direction
+MAX_LOG_SD_STEP = 0.5  # a Newton step changes the logarithm of no sd by more
+TRUST_RADIUS = 1.0  # standard errors; from further away, the Newton step is only a direction
 
 
 class Driver:
@@ -66,7 +66,7 @@ class Driver:
     def run(self) -> None:
         """Go on until converged. Raises `runner.OutOfBudget` if the budget ends first."""
         self.saem()
-        found = self.measure(DRAWS)
+        found = self.measure(FIRST_DRAWS)
         while True:
             if block := self.unsettled():
                 found = settle.settle(self, block, self.singular.get(block, 0) + 1)
@@ -121,15 +121,15 @@ class Driver:
         """
         if found.definite:
             self.advance(found)
-        unclear = not found.definite and self.draws > DRAWS
-        if found.indefinite or unclear or FAR < found.distance < math.inf:
+        unclear = not found.definite and self.draws > FIRST_DRAWS
+        if found.indefinite or unclear or TRUST_RADIUS < found.distance < math.inf:
             return self.saem_and_measure(2 * self.draws)
         return self.measure(2 * self.draws)
 
     def advance(self, found: certify.Certificate) -> None:
         """The Newton step, or as much of it as changes no sd by too much."""
         longest = np.abs(found.step[self.engine.layout.fixed :]).max(initial=0.0)
-        self.take(found.step / max(1.0, longest / LONGEST_STEP))
+        self.take(found.step / max(1.0, longest / MAX_LOG_SD_STEP))
 
     def saem_and_measure(self, draws: int) -> certify.Certificate:
         """EM iterations, and then a certificate of where they led."""
@@ -189,7 +189,12 @@ class Driver:
         """Of the blocks that the ratings cannot tell from something else, even by more draws, the
         one with the smallest variance: without it the others may be known."""
         found = self.found
-        if found is None or not found.weakly_identified or found.indefinite or self.draws <= DRAWS:
+        if (
+            found is None
+            or not found.weakly_identified
+            or found.indefinite
+            or self.draws <= FIRST_DRAWS
+        ):
             return None
         smallest = {}
         for k, columns in set(blocks) - self.interior - set(self.singular):

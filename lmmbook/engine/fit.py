@@ -36,7 +36,7 @@ import numpy as np
 import tensorflow as tf
 
 # What TensorFlow says on one worker when another one is gone.
-GONE = (tf.errors.UnavailableError, tf.errors.DeadlineExceededError, tf.errors.AbortedError)
+WORKER_GONE = (tf.errors.UnavailableError, tf.errors.DeadlineExceededError, tf.errors.AbortedError)
 CHEAP = 30_000  # ratings x chains x factors to go through in a sweep, that nobody waits for
 DEAR = 3_000_000  # and ratings x factors beyond which every chain is felt
 
@@ -161,10 +161,10 @@ def fit(
                 Engine(inner, chains, max_sweeps, seed, shown, strategy, checkpoint, watch)
             )
             reason = _run(driver)
-    except GONE as error:
+    except WORKER_GONE as error:
         if strategy is None:
             raise
-        raise RuntimeError(_gone(checkpoint, watch.late)) from error
+        raise RuntimeError(_worker_gone(checkpoint, watch.late)) from error
     finally:
         shown.close()
         compile_cache.publish()
@@ -186,7 +186,7 @@ def _run(driver: Driver) -> str | None:
     return None
 
 
-def _gone(folder: str | Path | None, late: float | None) -> str:
+def _worker_gone(folder: str | Path | None, late: float | None) -> str:
     on = f"they go on from the last checkpoint in {str(folder)!r}"
     if folder is None:
         on = "they begin anew; with fit(..., checkpoint=folder) they would go on"

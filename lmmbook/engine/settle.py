@@ -21,10 +21,11 @@ import numpy as np
 if TYPE_CHECKING:
     from lmmbook.engine.driver import Driver
 
-GONE = 1e-4  # an sd that is tried at zero, relative to `Engine.working_sd`
+ZERO_SD = 1e-4  # an sd that is tried at zero, relative to `Engine.working_sd`
 NO_GAIN = 0.02  # log-likelihood: what a point 0.2 standard errors from the maximum misses
 TRIED = 0.8  # of it, so that another look at the slope may find it a little steeper
-NEAR = 0.1  # standard errors; from further away a slope is not what it is at the others' best
+# Standard errors; from further away a slope is not what it is at the others' best.
+MAX_REFIT_DISTANCE = 0.1
 SURE = 3.0  # Monte Carlo standard errors before a sign is believed
 REFITS = 5  # Newton's steps of the others, beside a variance that is tried
 NEAREST, FURTHEST = 2.0, 10.0  # times a variance, to the next one that is tried
@@ -41,9 +42,9 @@ def settle(driver: Driver, block: Block, least: int, draws: int = 200) -> Certif
     before = engine.values() if known and block not in driver.at_boundary else None
     driver.singular[block], driver.trying = least, block
     driver.turned.pop(block, None)
-    gone = (GONE * engine.working_sd) ** 2
+    tiny = (ZERO_SD * engine.working_sd) ** 2
     point = driver.design, engine.parameters
-    driver.put(block, boundary.flattened(*point, block, least, gone))
+    driver.put(block, boundary.flattened(*point, block, least, tiny))
     driver.saem()
     while True:
         found = driver.measure(draws)
@@ -114,7 +115,7 @@ def refit(driver: Driver, draws: int, along: np.ndarray) -> bool:
     is; and measure. Whether they are known to be there."""
     for _ in range(REFITS):
         found = driver.measure(draws, along)
-        if found.converged and found.distance < NEAR:
+        if found.converged and found.distance < MAX_REFIT_DISTANCE:
             return True
         if not found.definite:
             return False

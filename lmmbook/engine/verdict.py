@@ -12,7 +12,7 @@ from lmmbook.engine.settle import NO_GAIN
 from lmmbook.families.gaussian import Gaussian
 from lmmbook.formula import covariance
 from lmmbook.formula.existence import LOST
-from lmmbook.results.fit import CLOSE
+from lmmbook.results.fit import CONVERGED_WITHIN
 
 import numpy as np
 
@@ -68,15 +68,16 @@ def furthest(found: certify.Certificate) -> str:
     steps, noise = found.table["step"].abs() / errors, 2 * found.table["mcse"] / errors
     name = str((steps + noise).idxmax())
     known = f"within {noise[name]:.2g} (two Monte Carlo standard errors)"
-    if steps[name] > CLOSE:
+    if steps[name] > CONVERGED_WITHIN:
         return (
             f"the maximum is {steps[name]:.2g} standard errors away in {name!r}, {known}; at most "
-            f"{CLOSE} in all is converged. Try a larger max_sweeps, or a simpler model"
+            f"{CONVERGED_WITHIN} in all is converged. Try a larger max_sweeps, or a simpler model"
         )
     return (
         f"the estimates are as near to the maximum as is asked, but it is not known well enough: "
-        f"{name!r} is {steps[name]:.2g} standard errors away, {known}, where {CLOSE} in all is "
-        "converged. That is Monte Carlo error: try a larger max_sweeps, or more chains"
+        f"{name!r} is {steps[name]:.2g} standard errors away, {known}, where "
+        f"{CONVERGED_WITHIN} in all is converged. That is Monte Carlo error: try a larger "
+        "max_sweeps, or more chains"
     )
 
 

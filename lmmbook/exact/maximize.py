@@ -17,10 +17,10 @@ from lmmbook.exact.theta import Bend, Position, lower
 import numpy as np
 from scipy import linalg, optimize
 
-LITTLE = 1e-9  # of log-likelihood: a variance that is worth less is zero
-UNCLEAR = 1e-2  # what is worth less before the maximum is reached is tried as zero
+NEGLIGIBLE_GAIN = 1e-9  # of log-likelihood: a variance that is worth less is zero
+UNCLEAR_GAIN = 1e-2  # what is worth less before the maximum is reached is tried as zero
 ROUNDING = 1e-12  # of the log-likelihood
-PATIENCE = 200  # Newton's steps, in one go
+MAX_NEWTON_STEPS = 200  # Newton's steps, in one go
 
 
 class Step(NamedTuple):
@@ -45,13 +45,13 @@ class Ascent(Position):
             If it takes more steps than it ever should.
         """
         self._hurry()
-        self._settle(PATIENCE)
+        self._settle(MAX_NEWTON_STEPS)
         value, reached = self.evaluate().value, (self.roots, self.residual_sd)
         if not self._turn_away():
             return
         try:
-            self._settle(PATIENCE // 4)
-            higher = self.evaluate().value > value + LITTLE
+            self._settle(MAX_NEWTON_STEPS // 4)
+            higher = self.evaluate().value > value + NEGLIGIBLE_GAIN
         except (RuntimeError, np.linalg.LinAlgError):  # this was only to make sure
             higher = False
         if not higher:
@@ -78,10 +78,10 @@ class Ascent(Position):
 
     def _settle(self, patience: int) -> None:
         """To the maximum nearby, and to the ranks it has."""
-        self._drop(UNCLEAR)
+        self._drop(UNCLEAR_GAIN)
         for _ in range(30):
             self._arrive(patience)
-            if not self._drop(LITTLE) and not self._grow():
+            if not self._drop(NEGLIGIBLE_GAIN) and not self._grow():
                 return
         raise RuntimeError("exact fit: expected a maximum after 30 climbs, got a slope upwards")
 
@@ -151,7 +151,7 @@ class Ascent(Position):
             value = self.evaluate().value
             surplus, directions = linalg.eigh(*self.surplus(block))
             away = directions[:, -1:]  # where e = 1, so that scoring proposes surplus * levels
-            if surplus[-1] < 0 or surplus[-1] ** 2 * block.levels / 4 < 10 * LITTLE:
+            if surplus[-1] < 0 or surplus[-1] ** 2 * block.levels / 4 < 10 * NEGLIGIBLE_GAIN:
                 continue  # or `_drop` might take it back
             for halving in range(40):
                 column = away * np.sqrt(surplus[-1] * block.levels / 2.0**halving)

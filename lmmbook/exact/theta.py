@@ -16,7 +16,7 @@ from lmmbook.formula.design import Design
 import numpy as np
 
 H = 1e-4  # of central differences, in units of about an sd
-NEAR = 1e-4  # in the same units: so far off, a curvature is the same
+SAME_CURVATURE = 1e-4  # in the same units: so far off, a curvature is the same
 
 
 class Block(NamedTuple):
@@ -149,7 +149,7 @@ class Position:
         ranks = [root.shape for root in self.roots]
         if self._bend is not None and ranks == self._bend.ranks:
             away = self.point(self._bend.units) - self._bend.point
-            if np.abs(away).max(initial=0) < NEAR:
+            if np.abs(away).max(initial=0) < SAME_CURVATURE:
                 return self._bend
         units = self.natural_units()
         point = self.point(units)

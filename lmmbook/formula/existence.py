@@ -21,7 +21,7 @@ ROUNDING = 1e-14  # of what a residual is a difference of
 NONE = 1e-12  # a residual sd, in units of all that is to be explained: there is none
 LOST = 1e-5  # a residual sd, the same: single precision loses it
 FARTHEST = 1e4  # offset beside which single precision knows the predictor to three digits
-ROWS = 200_000  # are looked at first
+FIRST_ROWS = 200_000  # are looked at first
 
 
 def refuse(design: Inner) -> None:
@@ -113,7 +113,7 @@ def refuse_no_residual(design: Inner, least: float) -> None:
             "row: nothing is left to fit, and there is no maximum, for the residual sd goes to zero"
         )
     for factor in design.factors:
-        share = _residual_sd(design, factor, ROWS)
+        share = _residual_sd(design, factor, FIRST_ROWS)
         if share <= least:
             share = _residual_sd(design, factor, design.rows)
         if share > least:

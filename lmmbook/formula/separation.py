@@ -18,10 +18,10 @@ from lmmbook.formula.design import Design
 import numpy as np
 from scipy import optimize
 
-ROWS = 200_000  # of more, so many are looked at first
-AT_ONCE = 2000  # rows are asked, and added
+FIRST_ROWS = 200_000  # of more, so many are looked at first
+ROWS_AT_ONCE = 2000  # rows are asked, and added
 ROUNDING = 1e-6  # of a predictor, where the largest coefficient is one
-SEEN = 1e-4  # the same: a row's likelihood rises
+RISES = 1e-4  # the same: a row's likelihood rises
 ROUNDS = 100
 
 
@@ -41,8 +41,8 @@ class Constraints(NamedTuple):
 def separating(design: Design) -> list[str]:
     """Names of the fixed columns that separate the responses; none if there is a maximum, or if it
     is not known of the family (`Family.recession`)."""
-    if design.rows > ROWS:
-        some = np.random.default_rng(0).permutation(design.rows)[:ROWS]
+    if design.rows > FIRST_ROWS:
+        some = np.random.default_rng(0).permutation(design.rows)[:FIRST_ROWS]
         constraints = _constraints(design, some)
         # What separates all rows separates these, or does nothing in them.
         if constraints is None or (
@@ -104,7 +104,7 @@ def _direction(constraints: Constraints, free: np.ndarray | None = None) -> np.n
     most = np.ones(constraints.rows.shape[1]) if free is None else free.astype(float)
     rows, equality = constraints.rows, constraints.equality
     wanted = rows[~equality].sum(0)
-    asked = np.random.default_rng(0).permutation(len(rows))[:AT_ONCE]
+    asked = np.random.default_rng(0).permutation(len(rows))[:ROWS_AT_ONCE]
     for _ in range(ROUNDS):
         found = _ask(rows[asked], equality[asked], wanted, most)
         if found is None:
@@ -112,8 +112,8 @@ def _direction(constraints: Constraints, free: np.ndarray | None = None) -> np.n
         moved = rows @ found
         against = np.where(equality, -np.abs(moved), moved)
         if against.min() >= -ROUNDING:
-            return found if against.max() > SEEN else None
-        worst = np.argsort(against)[:AT_ONCE]
+            return found if against.max() > RISES else None
+        worst = np.argsort(against)[:ROWS_AT_ONCE]
         asked = np.union1d(asked, worst[against[worst] < -ROUNDING])
     return None
 

@@ -98,7 +98,7 @@ def sampler(request) -> Sampler:
     )
 
 
-@pytest.mark.parametrize("step_size", [0.2, adaptation.LONGEST_STEP, 1.7])
+@pytest.mark.parametrize("step_size", [0.2, adaptation.MAX_STEP_SIZE, 1.7])
 def test_the_exact_conditional_is_left_as_it_is(sampler, step_size):
     start = sampler.exact_draws(seed=1)
     effects, predictor, acceptance = sampler(start, step_size, seed=2)
@@ -117,7 +117,7 @@ def test_the_exact_conditional_is_left_as_it_is(sampler, step_size):
 def test_a_start_far_away_is_forgotten(sampler):
     effects = [np.full_like(u, 3.0) for u in sampler.exact_draws(seed=0)]
     for seed in range(15):
-        effects = [u.numpy() for u in sampler(effects, adaptation.LONGEST_STEP, seed)[0]]
+        effects = [u.numpy() for u in sampler(effects, adaptation.MAX_STEP_SIZE, seed)[0]]
     assert_conditional(sampler.design, sampler.truth, effects)
 
 
@@ -165,17 +165,17 @@ def test_joint_and_level_by_level_draw_from_the_same_distribution(sampler):
     assert_conditional(sampler.design, sampler.truth, jointly)
     effects = [np.ones_like(u) for u in jointly]
     for seed in range(10):
-        effects = [u.numpy() for u in sampler(effects, adaptation.LONGEST_STEP, seed)[0]]
+        effects = [u.numpy() for u in sampler(effects, adaptation.MAX_STEP_SIZE, seed)[0]]
     assert_conditional(sampler.design, sampler.truth, effects)
 
 
 def test_adaptation_shortens_what_is_refused_and_keeps_to_its_limit():
-    sizes = tf.constant([0.3, adaptation.LONGEST_STEP])
+    sizes = tf.constant([0.3, adaptation.MAX_STEP_SIZE])
     [shorter] = adaptation.adapt([sizes], [tf.constant([0.2, 0.2])], tf.constant(0.3))
     assert np.all(shorter < sizes)
     [longer] = adaptation.adapt([sizes], [tf.constant([1.0, 1.0])], tf.constant(0.3))
     assert longer[0] > 0.3
-    assert float(longer[1]) == pytest.approx(adaptation.LONGEST_STEP)
+    assert float(longer[1]) == pytest.approx(adaptation.MAX_STEP_SIZE)
 
 
 # Directions, found from the data

@@ -16,7 +16,7 @@ from lmmbook.engine.runner import Engine
 from lmmbook.exact.marginal import Marginal
 from lmmbook.formula import build_design, covariance
 from lmmbook.formula.covariance import parameter_names
-from lmmbook.results.fit import CLOSE, Fit
+from lmmbook.results.fit import CONVERGED_WITHIN, Fit
 
 import numpy as np
 import pandas as pd
@@ -201,9 +201,9 @@ def test_converged_counts_two_errors_of_the_step():
     """
     for draws, converged in ((10_000, True), (200, False)):
         found = certify.certify(*made_up(0.16, draws=draws), np.eye(3))
-        assert found.distance < CLOSE
+        assert found.distance < CONVERGED_WITHIN
         error = 2 * np.sqrt(6 / (8 * draws)) / 4
-        assert (0.16 + 2 * error < CLOSE) == converged
+        assert (0.16 + 2 * error < CONVERGED_WITHIN) == converged
         assert found.converged == converged
 
 

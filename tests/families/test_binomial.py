@@ -161,7 +161,7 @@ def test_the_regression_is_that_of_the_trials_written_out(monkeypatch):
     assert variance == pytest.approx(1 / weight)
     p = special.expit(beta[0] + beta[1] * data["x"])
     assert value == pytest.approx(stats.binom.logpmf(data["k"], data["n"], p).sum())
-    monkeypatch.setattr(init, "ROWS", 50)  # of many rows, some: a start
+    monkeypatch.setattr(init, "MAX_ROWS", 50)  # of many rows, some: a start
     assert np.isfinite(init.fit(few)[0]).all()
 
 

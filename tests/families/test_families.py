@@ -649,8 +649,8 @@ def test_near_the_maximum_the_m_step_is_newtons(family, gain):
 
 @pytest.mark.parametrize("family", NOT_GAUSSIAN)
 def test_from_far_away_the_m_step_climbs_to_the_maximum(family):
-    """Damped: no step moves the predictor by more than `LONGEST_MOVE`. And the effects count: here
-    they are 0.5 throughout, which the intercept has to make up for."""
+    """Damped: no step moves the predictor by more than `MAX_NEWTON_MOVE`. And the effects count:
+    here they are 0.5 throughout, which the intercept has to make up for."""
     s = setting(family, effects=0.5)
     beta, own, _ = init.fit(s.design)
     at_beta, at_own = beta + [3.0, -2.0, 1.5], own - 0.5
@@ -659,7 +659,7 @@ def test_from_far_away_the_m_step_climbs_to_the_maximum(family):
         moved = newton(s, at_beta, at_own)
         step = np.sqrt(np.mean((s.design.fixed @ (moved[0] - at_beta)) ** 2))
         longest = np.max([step, *np.abs(moved[1] - at_own)])
-        assert longest < closed_form.LONGEST_MOVE * 1.001
+        assert longest < closed_form.MAX_NEWTON_MOVE * 1.001
         at_beta, at_own = moved
     value = init.evaluate(s.design, at_beta + [0.5, 0, 0], at_own)[0]
     best, _, information, _ = init.evaluate(s.design, beta, own)

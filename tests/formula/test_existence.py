@@ -109,8 +109,8 @@ def test_separation_agrees_with_trying_every_direction(seed):
 
 def test_of_many_rows_a_sample_is_looked_at_first(monkeypatch):
     """It decides only where it can: a rare category is not in it."""
-    monkeypatch.setattr(separation, "ROWS", 50)
-    monkeypatch.setattr(separation, "AT_ONCE", 20)
+    monkeypatch.setattr(separation, "FIRST_ROWS", 50)
+    monkeypatch.setattr(separation, "ROWS_AT_ONCE", 20)
     rare = (np.arange(400) == 77).astype(float)
     assert "'z'" in (said("x + z", "bernoulli", DATA["yes"].to_numpy(), z=rare) or "")
     for name in SEPARATED:
@@ -182,7 +182,7 @@ def test_the_oracle_refuses_them_too():
 
 def test_many_rows_are_looked_at_to_their_end(monkeypatch):
     """The first ones alone may be explained by chance."""
-    monkeypatch.setattr(existence, "ROWS", 40)
+    monkeypatch.setattr(existence, "FIRST_ROWS", 40)
     y = DATA["g"] ** 2.0
     with pytest.raises(ValueError, match="expected residuals"):
         existence.refuse(inner("y ~ x + (1|g)", y))

@@ -28,7 +28,7 @@ import tensorflow as tf
 from scipy import sparse
 
 WEAK = 2.0  # information on the logarithm of an sd; with less, it may as well be zero
-AT_ONCE = 4_000_000  # numbers are looked at, so that there is no second copy of all draws
+NUMBERS_AT_ONCE = 4_000_000  # numbers are looked at, so that there is no second copy of all draws
 
 Block = tuple[int, tuple[int, ...]]  # a factor, and the columns whose effects are correlated
 
@@ -67,7 +67,7 @@ def weak_blocks(
     for k, (factor, scale) in enumerate(zip(design.factors, parameters.scales, strict=True)):
         lower = np.asarray(scale, float)
         within = np.zeros_like(lower)
-        for part in np.array_split(kept[k], -(-kept[k].size // AT_ONCE), axis=1):
+        for part in np.array_split(kept[k], -(-kept[k].size // NUMBERS_AT_ONCE), axis=1):
             away = part - part.mean((0, 2), keepdims=True)
             within += np.einsum("dlci,dlcj->ij", away, away)
         within /= (kept[k].shape[0] * kept[k].shape[2] - 1) * factor.levels

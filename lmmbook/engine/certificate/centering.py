@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 from scipy import linalg
 
-ENOUGH = 0.1  # observed / complete information; with so much, a parametrisation is good
+ENOUGH_OBSERVED = 0.1  # observed / complete information; with so much, a parametrisation is good
 ROUNDING = 1e-12
 
 
@@ -122,7 +122,10 @@ def least_part(
     """
     found = information_on_covariance(layout, arrays, scale, variance, np.eye(len(kept)))
     # Standardising costs as much as all else that is measured: only where it is needed.
-    if kept.shape[1] == 0 or _smallest_ratio(*(kept.T @ x @ kept for x in found[:2])) >= ENOUGH:
+    if (
+        kept.shape[1] == 0
+        or _smallest_ratio(*(kept.T @ x @ kept for x in found[:2])) >= ENOUGH_OBSERVED
+    ):
         return np.zeros(2 * [len(kept)])
     _, prior, likelihood = found
     scaling = 1 / np.sqrt(np.diag(prior + likelihood))

@@ -17,7 +17,7 @@ from lmmbook.engine.certificate import louis
 from lmmbook.formula import covariance
 from lmmbook.formula.design import Design
 from lmmbook.formula.invariances import coordinates, directions
-from lmmbook.results.fit import CLOSE
+from lmmbook.results.fit import CONVERGED_WITHIN
 
 import numpy as np
 import pandas as pd
@@ -27,7 +27,7 @@ from scipy import linalg
 
 SINGULAR = 0.01  # smallest eigenvalue of observed / complete information that we build on
 BELIEVED = 3.0  # times the eigenvalue's own Monte Carlo error
-LITTLE = 1e-4  # missing / complete information, of which no diagnosis is made
+MIN_MISSING = 1e-4  # missing / complete information, of which no diagnosis is made
 SHARE = 0.3  # of the largest one, in a direction of which next to nothing is known
 BATCHES = 5  # of each chain, for Monte Carlo standard errors
 
@@ -104,7 +104,7 @@ def certify(
     flat = score.reshape(-1, free)
     observed = complete - np.cov(flat.T).reshape(free, free)
     # Of what is nearly all observed the scores hardly vary, but by rounding.
-    varies = np.diag(complete - observed) > LITTLE * np.diag(complete)
+    varies = np.diag(complete - observed) > MIN_MISSING * np.diag(complete)
     ess, r_hat = diagnose(score[..., varies]) if varies.any() else (float(draws * chains), 1.0)
 
     # Both are estimates: the fewer draws, the larger the eigenvalue has to be to be believed.
@@ -149,7 +149,7 @@ def certify(
         table,
         pd.DataFrame(error_covariance, names, names),
         float(relative.max()),
-        bool(reach.max() <= CLOSE),
+        bool(reach.max() <= CONVERGED_WITHIN),
         True,
         False,
         (),

@@ -14,7 +14,7 @@ import tensorflow as tf
 LEAPFROG_STEPS = 2
 # In whitened coordinates a quarter turn makes a new value independent of the old one, so no step is
 # longer than that; where a likelihood is not Gaussian, adaptation shortens it.
-LONGEST_STEP = np.pi / 2 / LEAPFROG_STEPS
+MAX_STEP_SIZE = np.pi / 2 / LEAPFROG_STEPS
 TARGET_ACCEPTANCE = 0.9
 
 
@@ -25,7 +25,7 @@ def longest_steps(layout: Layout) -> list[tf.Tensor]:
 
 def longest(levels: int) -> tf.Tensor:
     """The same for one factor."""
-    return tf.fill([levels], np.float32(LONGEST_STEP))
+    return tf.fill([levels], np.float32(MAX_STEP_SIZE))
 
 
 def adapt(
@@ -43,7 +43,7 @@ def adapt(
 
 
 def _adapted(step: tf.Tensor, accepted: tf.Tensor, gain: tf.Tensor) -> tuple[tf.Tensor, None]:
-    return tf.minimum(step * tf.exp(gain * (accepted - TARGET_ACCEPTANCE)), LONGEST_STEP), None
+    return tf.minimum(step * tf.exp(gain * (accepted - TARGET_ACCEPTANCE)), MAX_STEP_SIZE), None
 
 
 def mean_acceptance(acceptance: list[tf.Tensor], placement: Placement = SINGLE_DEVICE) -> tf.Tensor:

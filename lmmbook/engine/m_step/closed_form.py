@@ -15,8 +15,8 @@ from lmmbook.families.derivatives import RegressionSums
 
 import tensorflow as tf
 
-LONGEST_MOVE = 1.0  # of a linear predictor or an auxiliary parameter, in one Newton step
-FLAT = 1e-4  # relative information below which a direction counts as flat
+MAX_NEWTON_MOVE = 1.0  # of a linear predictor or an auxiliary parameter, in one Newton step
+EIGENVALUE_FLOOR = 1e-4  # relative information below which a direction counts as flat
 
 
 def step(
@@ -103,14 +103,14 @@ def newton(
     values, vectors = tf.linalg.eigh(information * scale * scale[:, tf.newaxis])
     gradient = tf.reduce_mean(sums.gradient, axis=0)
     score = tf.linalg.matvec(vectors, scale * gradient, transpose_a=True)
-    step = scale * tf.linalg.matvec(vectors, score / tf.maximum(tf.abs(values), FLAT))
+    step = scale * tf.linalg.matvec(vectors, score / tf.maximum(tf.abs(values), EIGENVALUE_FLOOR))
     # How far the linear predictor moves, root mean square, and each auxiliary parameter.
     change = step[: layout.fixed]
     square = tf.reduce_sum(change * tf.linalg.matvec(gram, change)) / layout.rows
     furthest = tf.sqrt(tf.maximum(square, 0.0))
     if layout.family.auxiliary:
         furthest = tf.maximum(furthest, tf.reduce_max(tf.abs(step[layout.fixed :])))
-    step = gain * tf.cast(step / tf.maximum(furthest / LONGEST_MOVE, 1.0), tf.float32)
+    step = gain * tf.cast(step / tf.maximum(furthest / MAX_NEWTON_MOVE, 1.0), tf.float32)
     if not layout.family.estimated:
         return step[: layout.fixed], parameters.auxiliary
     return step[: layout.fixed], parameters.auxiliary + step[layout.fixed :]

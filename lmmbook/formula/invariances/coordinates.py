@@ -25,7 +25,7 @@ from lmmbook.formula.design import Design
 from lmmbook.formula.factors import Factor
 from lmmbook.formula.invariances import directions
 from lmmbook.formula.invariances.conditioning import (
-    NOTHING,
+    ROUNDING,
     centred,
     gram,
     is_identity,
@@ -222,7 +222,7 @@ def _rows(
         taken, residual = taken + more, residual - fixed @ more
     if not isinstance(family, Gaussian):
         size = np.abs(design.offset).max()
-        offset = none if np.abs(residual).max() <= NOTHING * size else -residual
+        offset = none if np.abs(residual).max() <= ROUNDING * size else -residual
         return design.response, offset, 1.0, taken
     if family.sd is not None:
         return residual / family.sd, none, family.sd, taken

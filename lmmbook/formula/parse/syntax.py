@@ -25,7 +25,7 @@ from formulae.token import Token
 
 INDEPENDENT = "||"
 MOST = 200_000  # characters of a formula
-LONGEST = 300  # characters of a formula that an error shows
+SHOWN_CHARACTERS = 300  # characters of a formula that an error shows
 
 
 class Description(NamedTuple):
@@ -120,7 +120,7 @@ def parse(formula: str, functions: Functions | None = None) -> tuple[Description
     if len(formula) > MOST:
         raise ValueError(f"formula: expected at most {MOST:,} characters, got {len(formula):,}")
     given = checked(functions)
-    shown = formula if len(formula) <= LONGEST else f"{formula[:LONGEST]}..."
+    shown = formula if len(formula) <= SHOWN_CHARACTERS else f"{formula[:SHOWN_CHARACTERS]}..."
     try:
         tree, rest = _tree(formula)
         found = _split(tree, rest, shown)
@@ -134,7 +134,7 @@ def parse(formula: str, functions: Functions | None = None) -> tuple[Description
 
 def _tree(formula: str) -> tuple[Any, Token]:
     """The syntax tree, and the token where it ends."""
-    shown = formula if len(formula) <= LONGEST else f"{formula[:LONGEST]}..."
+    shown = formula if len(formula) <= SHOWN_CHARACTERS else f"{formula[:SHOWN_CHARACTERS]}..."
     try:
         parser = Parser(_join_bars(Scanner(formula).scan()))
         return parser.parse(), parser.peek()
