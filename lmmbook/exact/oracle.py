@@ -144,7 +144,7 @@ def fit(
     L-BFGS over roots of the covariances with analytic gradients, the fixed effects profiled out,
     then Newton steps until they are smaller than a millionth of a standard error. Where a maximum
     is a singular covariance, no variance that is added to it raises the likelihood; and as there
-    may be more than one such maximum, a second climb from elsewhere looks for a higher one.
+    may be more than one such maximum, a second ascent from elsewhere looks for a higher one.
 
     Raises
     ------
