@@ -50,7 +50,7 @@ class Engine:
         All that the program is given; and what of it is not rows, on one device.
     kept
         The draws of the last `measure` that are kept.
-    walk, trace
+    iterates, trace
         A frame a call of the program, one row a sweep: the parameters of the design, and those of
         the data (`coordinates.constrained`) with acceptance and phase.
     watched
@@ -89,7 +89,7 @@ class Engine:
         parameters = to_parameters(design, init.start_values(design))
         self.state = self._graph(program.start, self.layout)(self.arrays, parameters)
         self.sweeps_left, self.max_sweeps, self.calls = max_sweeps, max_sweeps, 0
-        self.walk: list[pd.DataFrame] = []
+        self.iterates: list[pd.DataFrame] = []
         self.trace: list[pd.DataFrame] = []
         self.kept = Kept(self.layout)
         self.watched: checkpoint.Entry = {}
@@ -134,10 +134,10 @@ class Engine:
         """EM iterations, a sweep and an M-step each, with these gains; returns where they were."""
         parametrisation = louis.as_written(self.layout)  # the program asks for one; not used here
         never = np.zeros(self.chunk, bool)
-        before = len(self.walk)
+        before = len(self.iterates)
         for part in self._parts(gains):
             self._call(phase, part, never, never, parametrisation)
-        return pd.concat(self.walk[before:], ignore_index=True)
+        return pd.concat(self.iterates[before:], ignore_index=True)
 
     def measure(
         self, draws: int, estimated: np.ndarray, look: Look | None = None
@@ -233,9 +233,9 @@ class Engine:
         beta, *scales, auxiliary = (np.asarray(x, float) for x in tf.nest.flatten(parameters))
         point = beta, [lower @ np.swapaxes(lower, 1, 2) for lower in scales], auxiliary
         last = {"acceptance": acceptance, "phase": phase}
-        self.walk.append(pd.DataFrame(covariance.name_values(self.design, *point)))
+        self.iterates.append(pd.DataFrame(covariance.name_values(self.design, *point)))
         self.trace.append(pd.DataFrame(coordinates.constrained(self.design, *point) | last))
-        if not np.isfinite(self.walk[-1].to_numpy()).all():
+        if not np.isfinite(self.iterates[-1].to_numpy()).all():
             raise FloatingPointError(
                 f"{phase}: expected finite values, got {self.trace[-1].iloc[-1].to_dict()}"
             )
