@@ -42,7 +42,7 @@ def parameter_table(theta: Theta) -> pd.DataFrame:
     beta_jacobian = curvature.beta_jacobian[:, moves]
     fixed = np.linalg.inv(found.fixed_information) + beta_jacobian @ covariance @ beta_jacobian.T
     if isinstance(design, Inner):
-        fixed = design.unit**2 * design.fixed_map @ fixed @ design.fixed_map.T
+        fixed = design.response_scale**2 * design.fixed_map @ fixed @ design.fixed_map.T
     table.loc[list(design.fixed_names), "std_error"] = np.sqrt(np.diag(fixed))
 
     free = ~table["at_boundary"].to_numpy()

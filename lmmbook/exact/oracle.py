@@ -172,9 +172,9 @@ def fit(
     except np.linalg.LinAlgError as error:
         raise RuntimeError(
             "exact fit: expected a residual sd that is not lost in rounding beside those of the "
-            f"effects, got {ascent.residual_sd * design.unit:.2g}"
+            f"effects, got {ascent.residual_sd * design.response_scale:.2g}"
         ) from error
-    value = ascent.evaluate().value - design.rows * np.log(design.unit)
+    value = ascent.evaluate().value - design.rows * np.log(design.response_scale)
     return ExactFit(parameter_table(ascent), value)
 
 

@@ -128,7 +128,7 @@ class Cumulative(Family):
     ) -> Derivatives:
         """In closed form, through the upper threshold a and the lower b of each row."""
         response = rows[0]
-        slope, by_a, by_b, curve_a, curve_b, bend = thresholds.derivatives(rows, predictor)
+        slope, by_a, by_b, curve_a, curve_b, curve_ab = thresholds.derivatives(rows, predictor)
         first, second = [slope], [[-curve_a - curve_b]]
         moves = thresholds.moves(auxiliary, self.anchor)
         none = tf.zeros_like(moves[:1])  # beyond the ends there is no threshold
@@ -141,7 +141,7 @@ class Cumulative(Family):
         for j, (up, down) in enumerate(moves):
             row = [second[0][j + 1]]
             for k, (up_k, down_k) in enumerate(moves):
-                mixed = (up * down_k + down * up_k - up * up_k - down * down_k) * bend
+                mixed = (up * down_k + down * up_k - up * up_k - down * down_k) * curve_ab
                 mixed -= up * up_k * curve_a + down * down_k * curve_b
                 row.append(mixed + first[j + 1] if j == k else mixed)
             second.append(row)
@@ -158,14 +158,16 @@ class Cumulative(Family):
         """As `Family.summed`, by category: a row knows only the two thresholds around it. That is a
         handful of numbers, where derivatives in the parameters of ten categories would be 54."""
         chains, categories = predictor.shape[1], self.auxiliary + 2
-        first, by_a, by_b, curve_a, curve_b, bend = (
+        first, by_a, by_b, curve_a, curve_b, curve_ab = (
             tf.reshape(x, predictor.shape) * counted[:, tf.newaxis]
             for x in thresholds.derivatives(rows, tf.reshape(predictor, [-1]))
         )
-        curve_a, curve_b, bend = (tf.reduce_mean(x, axis=1) for x in (curve_a, curve_b, bend))
+        curve_a, curve_b, curve_ab = (
+            tf.reduce_mean(x, axis=1) for x in (curve_a, curve_b, curve_ab)
+        )
         own = tf.reshape(rows[0], predictor.shape)[:, 0]
         one_hot = tf.cast(tf.range(categories, dtype=own.dtype)[:, tf.newaxis] == own, tf.float32)
-        parts = [by_a, by_b, tf.stack([curve_a, curve_b, bend], axis=1)]
+        parts = [by_a, by_b, tf.stack([curve_a, curve_b, curve_ab], axis=1)]
         parts += [fixed * curve_a[:, tf.newaxis], fixed * curve_b[:, tf.newaxis]]
         sums = tf.cast(tf.matmul(one_hot, tf.concat(parts, axis=1)), tf.float64)
         by_a, by_b, curves, fixed_a, fixed_b = tf.split(
@@ -180,7 +182,7 @@ class Cumulative(Family):
         information += tf.linalg.diag(between, k=1) + tf.linalg.diag(between, k=-1)
         # The thresholds are the anchor and sums of gaps, and those are exponentials.
         moves = thresholds.moves(tf.cast(auxiliary, tf.float64), self.anchor)
-        bent = tf.linalg.diag(tf.linalg.matvec(moves, tf.reduce_mean(slope, axis=1), True))
+        second_order = tf.linalg.diag(tf.linalg.matvec(moves, tf.reduce_mean(slope, axis=1), True))
         across = tf.matmul(fixed_a[:-1] + fixed_b[1:], moves, transpose_a=True)
         weights = (curve_a + curve_b)[:, tf.newaxis]
         by_fixed = tf.matmul(first, fixed, transpose_a=True)
@@ -188,7 +190,7 @@ class Cumulative(Family):
             tf.concat([tf.cast(by_fixed, tf.float64), tf.matmul(slope, moves, True)], axis=1),
             tf.cast(tf.matmul(fixed, weights * fixed, transpose_a=True), tf.float64),
             -across,
-            tf.matmul(moves, tf.matmul(information, moves), transpose_a=True) - bent,
+            tf.matmul(moves, tf.matmul(information, moves), transpose_a=True) - second_order,
         )
 
     def probabilities(self, predictor: np.ndarray, auxiliary: np.ndarray) -> np.ndarray:

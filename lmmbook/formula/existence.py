@@ -106,7 +106,7 @@ def refuse_no_residual(design: Inner, least: float) -> None:
     name, fixed = data._response, ", ".join(map(repr, data.fixed_names))
     terms = np.abs(design.origin) * np.abs(data.fixed).max(0)
     size = np.abs(data.response).max() + np.abs(data.offset).max() + terms.sum()
-    residual_sd = design.unit * np.sqrt(np.mean(design.response**2))
+    residual_sd = design.response_scale * np.sqrt(np.mean(design.response**2))
     if residual_sd <= ROUNDING * size:
         raise ValueError(
             f"response {name!r}: expected residuals, got a linear function of {fixed} in every "

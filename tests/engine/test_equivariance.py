@@ -188,7 +188,7 @@ def test_an_inner_design_is_the_same_model(family, formula):
     constrained = coordinates.constrained(inner, beta, covariances, auxiliary)
     of_data = [coordinates.outer_effects(inner, k, v) for k, v in enumerate(u)]
     np.testing.assert_allclose(
-        densities(design, constrained, of_data) + np.log(inner.unit),
+        densities(design, constrained, of_data) + np.log(inner.response_scale),
         densities(inner, own, u),
         rtol=1e-6, atol=1e-6,
     )  # fmt: skip
@@ -221,7 +221,7 @@ def test_the_inner_response_knows_no_units(family):
         there = coordinates.inner(build_design(FORMULA, rescaled(0, b, 0, 1), scaled))
         assert (there.response == inner.response).all()  # by a power of two, nothing is rounded
         assert there.family == inner.family
-        assert there.unit == b * inner.unit
+        assert there.response_scale == b * inner.response_scale
     moved = DATA.assign(o=1e8 + DATA["w"], y=DATA["y"] + 1e8 + DATA["w"])
     there = coordinates.inner(build_design("y ~ x + offset(o) + (x|g)", moved, family))
     np.testing.assert_allclose(there.response, inner.response, atol=1e-6)
@@ -281,7 +281,7 @@ def test_a_likelihood_of_ones_own_is_given_the_response_as_it_is():
     family = Custom(lambda loc: tfd.StudentT(4.0, loc, 1.0), {})
     inner = coordinates.inner(build_design(FORMULA, rescaled(30, 1, 2000, 5), family))
     assert inner.response is inner.outer.response
-    assert inner.unit == 1
+    assert inner.response_scale == 1
 
 
 # What the warning says

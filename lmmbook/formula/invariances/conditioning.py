@@ -41,9 +41,9 @@ def orthogonal(products: np.ndarray, may: np.ndarray) -> np.ndarray:
         now = by.T @ products @ by
         length = np.sqrt(np.where(np.diag(now) > 0, np.diag(now), 1.0))
         cosines = now / np.outer(length, length)
-        among, own = cosines[np.ix_(others, others)], cosines[others, c]
-        weights = np.linalg.lstsq(among, own, rcond=ROUNDING)[0]
-        if COLLINEAR**2 < weights @ own < 1 - ROUNDING:
+        between, with_c = cosines[np.ix_(others, others)], cosines[others, c]
+        weights = np.linalg.lstsq(between, with_c, rcond=ROUNDING)[0]
+        if COLLINEAR**2 < weights @ with_c < 1 - ROUNDING:
             by[:, c] -= by[:, others] @ (weights * length[c] / length[others])
     return by
 

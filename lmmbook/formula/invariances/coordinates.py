@@ -42,15 +42,16 @@ HUGE = 1e100
 class Inner(Design):
     """A design in inner coordinates.
 
-    With a prime for inner values: ``beta = origin + unit * fixed_map @ beta'``, a level's effects
-    are ``unit * effect_maps[k] @ u'``, and a residual sd is ``unit`` times the inner one.
+    With a prime for inner values, and s the ``response_scale``: the fixed effects are ``beta =
+    origin + s fixed_map @ beta'``, a level's effects ``s effect_maps[k] @ u'``, and a residual sd
+    is s times the inner one.
 
     Attributes
     ----------
     outer
         The design in the coordinates of the data.
-    unit
-        Of the linear predictor, in units of the response.
+    response_scale
+        One of the inner linear predictor is so much in units of the response.
     origin
         ``[fixed]``: the fixed effects where all inner ones are zero.
     fixed_map
@@ -60,7 +61,7 @@ class Inner(Design):
     """
 
     outer: Design = field(kw_only=True, repr=False)
-    unit: float = field(kw_only=True)
+    response_scale: float = field(kw_only=True)
     origin: np.ndarray = field(kw_only=True)
     fixed_map: np.ndarray = field(kw_only=True)
     effect_maps: tuple[np.ndarray, ...] = field(kw_only=True)
@@ -76,7 +77,7 @@ def inner(design: Design) -> Inner:
     """
     factors, maps = zip(*map(_within_blocks, design.factors), strict=True)
     fixed, fixed_map = _fixed(replace(design, factors=factors))
-    response, offset, unit, taken = _rows(design, fixed)
+    response, offset, response_scale, taken = _rows(design, fixed)
     family = design.family
     if isinstance(family, Gaussian) and family.sd is not None:
         family = Gaussian(1.0)
@@ -84,7 +85,8 @@ def inner(design: Design) -> Inner:
     changed = {"family": family, "response": response, "offset": offset, "fixed": fixed}
     return Inner(
         **(plain | changed | {"factors": factors}),
-        outer=design, unit=unit, origin=fixed_map @ taken, fixed_map=fixed_map, effect_maps=maps,
+        outer=design, response_scale=response_scale, origin=fixed_map @ taken,
+        fixed_map=fixed_map, effect_maps=maps,
     )  # fmt: skip
 
 
@@ -99,11 +101,11 @@ def constrained(
     """`covariance.name_values` in the coordinates of the data, of values in those of ``design``."""
     if not isinstance(design, Inner):
         return covariance.name_values(design, beta, covariances, auxiliary)
-    beta = design.origin + design.unit * (beta @ design.fixed_map.T)
+    beta = design.origin + design.response_scale * (beta @ design.fixed_map.T)
     if isinstance(design.family, Gaussian):
-        auxiliary = auxiliary + np.log(design.unit)
+        auxiliary = auxiliary + np.log(design.response_scale)
     covariances = [
-        design.unit**2 * (m @ matrix @ m.T)
+        design.response_scale**2 * (m @ matrix @ m.T)
         for m, matrix in zip(design.effect_maps, covariances, strict=True)
     ]
     return covariance.name_values(design.outer, beta, covariances, auxiliary)
@@ -137,8 +139,8 @@ def on_their_scales(
 def _root(matrix: np.ndarray) -> np.ndarray:
     """An L with ``L L' = matrix``, which may be singular; by way of the correlations."""
     sds = np.sqrt(np.diag(matrix))
-    unit = np.where(sds > 0, sds, 1.0)
-    values, vectors = np.linalg.eigh(matrix / np.outer(unit, unit))
+    scale = np.where(sds > 0, sds, 1.0)
+    values, vectors = np.linalg.eigh(matrix / np.outer(scale, scale))
     return sds[:, np.newaxis] * vectors * np.sqrt(np.maximum(values, 0.0))
 
 
@@ -150,7 +152,7 @@ def outer_effects(design: Design, k: int, effects: np.ndarray) -> np.ndarray:
     """
     if not isinstance(design, Inner):
         return effects
-    by = design.unit * design.effect_maps[k]
+    by = design.response_scale * design.effect_maps[k]
     if np.count_nonzero(by - np.diag(np.diag(by))):
         return effects @ by.T
     return effects * np.diag(by).astype(effects.dtype)
@@ -203,8 +205,8 @@ def _takers(design: Design) -> list[set[tuple[int, int]]]:
 def _rows(
     design: Design, fixed: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, float, np.ndarray]:  # fmt: skip
-    """Inner response and offset, the unit, and what was taken away, ``[fixed]``: the coefficients
-    of inner columns, in units of the response."""
+    """Inner response and offset, the response's scale, and what was taken away, ``[fixed]``: the
+    coefficients of inner columns, in units of the response."""
     family, none = design.family, np.broadcast_to(0.0, design.rows)
     gaussian = isinstance(family, Gaussian)
     if not gaussian and design.offset.strides == (0,):
@@ -227,5 +229,5 @@ def _rows(
     if family.sd is not None:
         return residual / family.sd, none, family.sd, taken
     size = float(np.sqrt(np.mean(residual**2)))
-    unit = 2.0 ** round(np.log2(size)) if size > 0 else 1.0
-    return residual / unit, none, unit, taken
+    response_scale = 2.0 ** round(np.log2(size)) if size > 0 else 1.0
+    return residual / response_scale, none, response_scale, taken
