@@ -101,8 +101,8 @@ def test_separation_agrees_with_trying_every_direction(seed):
     normals = [sign * v for v in normals if v.any() for sign in (1, -1)]
     # The cone of directions that hurt no row is spanned by such, if its rows span the space.
     truth = any((signed @ v >= 0).all() for v in normals)
-    pulls = separation.Pulls(signed, np.zeros(len(x), bool), ("", "a", "b"))
-    found = separation._direction(pulls)
+    constraints = separation.Constraints(signed, np.zeros(len(x), bool), ("", "a", "b"))
+    found = separation._direction(constraints)
     assert (found is not None) == truth
     assert found is None or (signed @ found).min() > -1e-6
 
