@@ -24,7 +24,7 @@ from formulae.terms.variable import Variable as Column
 from formulae.token import Token
 
 INDEPENDENT = "||"
-MOST = 200_000  # characters of a formula
+MAX_CHARACTERS = 200_000  # characters of a formula
 SHOWN_CHARACTERS = 300  # characters of a formula that an error shows
 
 
@@ -117,8 +117,10 @@ def parse(formula: str, functions: Functions | None = None) -> tuple[Description
     """
     if not isinstance(formula, str):
         raise TypeError(f"formula: expected a string, got {type(formula).__name__}")
-    if len(formula) > MOST:
-        raise ValueError(f"formula: expected at most {MOST:,} characters, got {len(formula):,}")
+    if len(formula) > MAX_CHARACTERS:
+        raise ValueError(
+            f"formula: expected at most {MAX_CHARACTERS:,} characters, got {len(formula):,}"
+        )
     given = checked(functions)
     shown = formula if len(formula) <= SHOWN_CHARACTERS else f"{formula[:SHOWN_CHARACTERS]}..."
     try:
