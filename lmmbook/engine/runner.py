@@ -113,8 +113,8 @@ class Engine:
     def working_sd(self) -> float:
         """The working residual sd, on the scale of the linear predictor.
 
-        The residual's in a Gaussian family. In another it is ``1 / sqrt(mean W)``, with the working
-        weights W of iteratively reweighted least squares: a row's information on its predictor.
+        The residual's in a Gaussian family. In another it is ``1 / sqrt(mean W)``, with W a row's
+        information on its predictor: a working weight, as in iteratively reweighted least squares.
         """
         if is_gaussian(self.layout):
             return float(self.parameters.residual_sd)
