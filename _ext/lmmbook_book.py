@@ -88,15 +88,15 @@ def alt_text(cell: NotebookNode) -> str | None:
     return str(texts.pop())
 
 
-def add_walks(cell: NotebookNode) -> None:
-    """Put the walks that a figure carries (`sliders`) below it, for `_static/walks.js`."""
+def add_sliders(cell: NotebookNode) -> None:
+    """Put the sliders that a figure carries below it, for `_static/sliders.js`."""
     outputs = []
     for output in cell.get("outputs", []):
         outputs.append(output)
-        walks = output.get("metadata", {}).get("lmmbook", {}).get("walks")
-        if walks:
-            text = json.dumps(walks, separators=(",", ":")).replace("<", "\\u003c")
-            script = f'<script type="application/json" class="lmmbook-walks">{text}</script>'
+        sliders = output.get("metadata", {}).get("lmmbook", {}).get("sliders")
+        if sliders:
+            text = json.dumps(sliders, separators=(",", ":")).replace("<", "\\u003c")
+            script = f'<script type="application/json" class="lmmbook-sliders">{text}</script>'
             outputs.append(new_output("display_data", {"text/html": script}))
     cell.outputs = outputs
 
@@ -117,7 +117,7 @@ def prepare(notebook: NotebookNode) -> NotebookNode:
         if alt is not None:
             # "dark-light": the theme leaves the image's colours alone in dark mode.
             settings["image"] = {"alt": alt, "classes": "dark-light"}
-        add_walks(cell)
+        add_sliders(cell)
         if "hide-cell" in cell.metadata.get("tags", []):
             settings.setdefault("code_prompt_show", "Show a solution")
             settings.setdefault("code_prompt_hide", "Hide the solution")

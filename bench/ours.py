@@ -37,7 +37,7 @@ def kernel(
 
     @tf.function(autograph=False, jit_compile=True)
     def sample(array, seed):
-        effects = [tf.zeros([of.levels, chains, 1]) for of in layout.factors]
+        effects = [tf.zeros([factor.levels, chains, 1]) for factor in layout.factors]
         seeds = tf.stack(randomness.split_seed(seed, n=sweeps))
 
         def one(i, effects, predictor, found):

@@ -307,7 +307,7 @@ def points(item: str, quick: bool) -> list[Record]:
         return [plain | {"rows": ten}, movies, movies | {"family": "cumulative"}]
     if item == "chains":
         return [plain | {"chains": chains} for chains in ((2,) if quick else (2, 4, 8))]
-    few = 3_000 if quick else INSTEVAL  # there the chains are shared out, and not the rows
+    few = 3_000 if quick else INSTEVAL  # there a fit is chain parallel, not data parallel
     return [plain | {"rows": rows, "devices": n} for rows in (few, million) for n in (0, 1, 2)]
 
 

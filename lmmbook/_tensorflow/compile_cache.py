@@ -33,7 +33,7 @@ from pathlib import Path
 import platformdirs
 
 FLAGS = "TF_XLA_FLAGS"
-MOST = 500_000_000  # bytes in a store; the oldest programs go
+MAX_STORE = 500_000_000  # bytes in a store; the oldest programs go
 ROOM = 200_000_000  # bytes free on both disks, or there is no cache: a failed write ends the fit
 EXECUTABLE = 3  # the field of XLA's file that has the compiled code
 
@@ -86,7 +86,7 @@ def publish() -> None:
             if file.is_symlink() or any(_store.glob(f"{file.name}.*")):
                 continue
             content = file.read_bytes()
-            if _is_whole(content) and len(content) < MOST:
+            if _is_whole(content) and len(content) < MAX_STORE:
                 _write(_store / f"{file.name}.{_checksum(content)}", content)
         _make_room(_store)
 
@@ -191,7 +191,7 @@ def _make_room(store: Path) -> None:
     files = sorted((f.stat().st_mtime, f.stat().st_size, f) for f in store.iterdir())
     total = sum(size for _, size, _ in files)
     for _, size, file in files:
-        if total <= MOST:
+        if total <= MAX_STORE:
             break
         file.unlink(missing_ok=True)
         total -= size

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lmmbook.book.checks import Output, printable
-from lmmbook.book.sliders import Walk, as_json
+from lmmbook.book.sliders import Slider, as_json
 
 import matplotlib.pyplot as plt
 from IPython.display import display
@@ -59,7 +59,7 @@ def use_style() -> None:
     plt.style.use(STYLE)
 
 
-def show(fig: Figure, alt: str, walks: Sequence[Walk] = ()) -> None:
+def show(fig: Figure, alt: str, sliders: Sequence[Slider] = ()) -> None:
     """Display a figure with its alternative text, and close it. See chapter 01.
 
     Parameters
@@ -69,8 +69,8 @@ def show(fig: Figure, alt: str, walks: Sequence[Walk] = ()) -> None:
     alt
         What the figure shows, for readers who cannot see it. Compute its numbers: prose that no
         code checks goes stale.
-    walks
-        Paths that the reader of the book's pages can walk by a slider below the figure.
+    sliders
+        Paths along which the reader of the book's pages moves a point, by a slider below it.
 
     Raises
     ------
@@ -88,7 +88,7 @@ def show(fig: Figure, alt: str, walks: Sequence[Walk] = ()) -> None:
     alt = printable(alt)
     png = io.BytesIO()
     fig.savefig(png, format="png", dpi=180)
-    metadata: dict[str, Any] = {"lmmbook": {"walks": as_json(walks)}} if walks else {}
+    metadata: dict[str, Any] = {"lmmbook": {"sliders": as_json(sliders)}} if sliders else {}
     plt.close(fig)
     width = round(fig.get_figwidth() * 100)  # CSS pixels; the picture itself is sharper
     picture = base64.b64encode(png.getvalue()).decode()

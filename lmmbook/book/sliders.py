@@ -1,7 +1,7 @@
-"""A picture that can be walked through: a point on a path, which the reader moves by a slider.
+"""A slider below a picture, by which the reader moves a point along a path.
 
-Chapter 04. A walk rides along in the metadata of its picture's output. On the book's pages
-`_static/walks.js` makes a slider of it; everywhere else there is the picture.
+Chapter 04. Its numbers ride along in the metadata of the picture's output. On the book's pages
+`_static/sliders.js` makes controls of them; everywhere else there is the picture.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ DECIMALS = 4  # of what the reader is told; places are in hundredths of a percen
 
 
 @dataclass(frozen=True)
-class Walk:
+class Slider:
     """One path over a picture.
 
     Attributes
@@ -50,42 +50,42 @@ class Walk:
         for name, values in {"x": self.x, "y": self.y, **self.facts}.items():
             if np.shape(values) != np.shape(self.steps) or not np.all(np.isfinite(values)):
                 raise ValueError(
-                    f"walk, {name!r}: expected {len(self.steps)} finite numbers, one a place, "
+                    f"slider, {name!r}: expected {len(self.steps)} finite numbers, one a place, "
                     f"got {values}"
                 )
 
 
-def as_json(walks: Sequence[Walk]) -> list[dict[str, Any]]:
-    """Walks with their places in percent of the picture, from its left and from its top.
+def as_json(sliders: Sequence[Slider]) -> list[dict[str, Any]]:
+    """Sliders with their places in percent of the picture, from its left and from its top.
 
     Call it when the picture has been drawn: until then its layout is not final.
 
     Raises
     ------
     ValueError
-        If two walks cannot be told apart, or do not answer the same choices.
+        If two sliders cannot be told apart, or do not answer the same choices.
     """
-    answers = [tuple(walk.choices.values()) for walk in walks]
-    names = {tuple(walk.choices) for walk in walks}
-    if len(names) != 1 or len(set(answers)) != len(walks):
+    answers = [tuple(slider.choices.values()) for slider in sliders]
+    names = {tuple(slider.choices) for slider in sliders}
+    if len(names) != 1 or len(set(answers)) != len(sliders):
         raise ValueError(
-            f"walks: expected the same choices, differently answered, got "
-            f"{[dict(walk.choices) for walk in walks]}"
+            f"sliders: expected the same choices, differently answered, got "
+            f"{[dict(slider.choices) for slider in sliders]}"
         )
-    return [_as_json(walk) for walk in walks]
+    return [_as_json(slider) for slider in sliders]
 
 
-def _as_json(walk: Walk) -> dict[str, Any]:
-    figure = walk.axes.get_figure(root=True)
+def _as_json(slider: Slider) -> dict[str, Any]:
+    figure = slider.axes.get_figure(root=True)
     assert figure is not None  # axes that were drawn have one
-    pixels = walk.axes.transData.transform(np.column_stack([walk.x, walk.y]))
+    pixels = slider.axes.transData.transform(np.column_stack([slider.x, slider.y]))
     across, up = figure.transFigure.inverted().transform(pixels).T
     return {
-        "choices": [list(pair) for pair in walk.choices.items()],  # a notebook sorts names
-        "steps": [int(step) for step in walk.steps],
+        "choices": [list(pair) for pair in slider.choices.items()],  # a notebook sorts names
+        "steps": [int(step) for step in slider.steps],
         "left": _rounded(100 * across, 2),
         "top": _rounded(100 * (1 - up), 2),
-        "facts": [[name, _rounded(values, DECIMALS)] for name, values in walk.facts.items()],
+        "facts": [[name, _rounded(values, DECIMALS)] for name, values in slider.facts.items()],
     }
 
 

@@ -10,7 +10,7 @@ from lmmbook._tensorflow import randomness
 from lmmbook._tensorflow.processes import check_not_forked
 from lmmbook.core.model import Data, Effects, LogProb, Tensor, Theta
 from lmmbook.families.gaussian import Gaussian
-from lmmbook.formula.invariances.directions import Translation
+from lmmbook.formula.invariances.directions import GroupMove
 
 import numpy as np
 import tensorflow as tf
@@ -141,7 +141,7 @@ def curvatures(data: Data, theta: Theta, eta: Tensor) -> list[Tensor]:
     return [data.to_levels(k, weight) for k in range(len(data.levels))]
 
 
-def group_move(theta: Theta, move: Translation, u: Effects, seed: Tensor) -> list[Tensor]:
+def group_move(theta: Theta, move: GroupMove, u: Effects, seed: Tensor) -> list[Tensor]:
     """Add d to one factor's effects, take it from another's: an exact draw of d.
 
     A department up, its instructors down: no eta changes, so by the two priors alone d is normal,

@@ -180,7 +180,7 @@ class Data:
     offset: Tensor  # [rows, 1]
     codes: list[Tensor]  # [rows] a factor
     levels: list[int]
-    moves: list[directions.Translation]  # directions that no rating sees, between two factors
+    moves: list[directions.GroupMove]  # directions that no rating sees, between two factors
     W: list[np.ndarray]  # [levels, fixed] a factor: X where it is constant within levels, or zeros
 
     def to_rows(self, k: int, u: Tensor) -> Tensor:
@@ -212,9 +212,9 @@ def data_of(design: Design) -> Data:
     levels = [f.levels for f in design.factors]
     W = [np.zeros([n, X.shape[1]], np.float32) for n in levels]
     for factor, W_k in zip(design.factors, W, strict=True):
-        freed = directions.freed(design, factor)
-        W_k[:, list(freed.fixed)] = freed.weights
-    return Data(family, y, X, offset, codes, levels, directions.translations(design), W)
+        expanded = directions.expanded(design, factor)
+        W_k[:, list(expanded.fixed)] = expanded.weights
+    return Data(family, y, X, offset, codes, levels, directions.group_moves(design), W)
 
 
 def theta_of(design: Design, parameters: Parameters) -> Theta:

@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-STRETCH = 2**16  # rows
+PART_ROWS = 2**16  # that have a running total of their own, at least
 
 
 class FactorLayout(NamedTuple):
@@ -36,15 +36,15 @@ class FactorLayout(NamedTuple):
     columns: int
     intercept_only: bool
     blocks: tuple[tuple[int, ...], ...]
-    freed_fixed: tuple[int, ...]
-    freed_columns: tuple[int, ...]
+    expanded_fixed: tuple[int, ...]
+    expanded_columns: tuple[int, ...]
 
 
 class Layout(NamedTuple):
     """All that is fixed when a program is compiled; it can be compared and hashed.
 
-    ``family`` is the likelihood; ``translations`` holds ``(inner, outer, groups)`` of each
-    `directions.Translation`.
+    ``family`` is the likelihood; ``group_moves`` holds ``(inner, outer, groups)`` of each
+    `directions.GroupMove`.
     """
 
     rows: int
@@ -52,12 +52,12 @@ class Layout(NamedTuple):
     chains: int
     family: Family
     factors: tuple[FactorLayout, ...]
-    translations: tuple[tuple[tuple[int, int], tuple[int, int], int], ...]
+    group_moves: tuple[tuple[tuple[int, int], tuple[int, int], int], ...]
 
 
 class FactorArrays(NamedTuple):
     """``codes`` [rows]; ``z`` [rows, columns], or None for a lone intercept; ``cross``
-    [levels, columns, columns], Z'Z of each level; ``weights`` [levels, freed]; ``units``
+    [levels, columns, columns], Z'Z of each level; ``weights`` [levels, expanded]; ``units``
     [columns, columns] float64, as `directions.units`."""
 
     codes: tf.Tensor
@@ -71,8 +71,8 @@ class Arrays(NamedTuple):
     """``response`` [rows] and ``repeated`` [rows * chains], the same once for each chain, for any
     family but the Gaussian, both with a last axis [2] for successes and trials; ``offset`` [rows],
     or [1] where all are equal; ``fixed`` [rows, fixed]; ``gram`` [fixed, fixed] float64, X'X; one
-    `FactorArrays` a factor; per translation, for its inner and its outer factor, ``(groups,
-    slopes)``, each [levels]: which component of d moves a level's effect, and how far; ``shard``,
+    `FactorArrays` a factor; per group move, for its inner and its outer factor, ``(groups,
+    slopes)``, each [levels]: which component of d moves a level's effect, and how far; ``replica``,
     which of several devices this is (`collectives`), or 0."""
 
     response: tf.Tensor
@@ -81,8 +81,8 @@ class Arrays(NamedTuple):
     fixed: tf.Tensor
     gram: tf.Tensor
     factors: list[FactorArrays]
-    translations: list[tuple[tuple[tf.Tensor, tf.Tensor], ...]]
-    shard: tf.Tensor
+    group_moves: list[tuple[tuple[tf.Tensor, tf.Tensor], ...]]
+    replica: tf.Tensor
 
 
 class Parameters(NamedTuple):
@@ -104,7 +104,7 @@ def on_device(design: Design, chains: int) -> tuple[Layout, Arrays]:
     order = row_order(design)
     gaussian = isinstance(design.family, Gaussian)
     response = _float(design.response[order])
-    found = directions.translations(design)
+    found = directions.group_moves(design)
     factors = [_factor_arrays(design, factor, order) for factor in design.factors]
     arrays = Arrays(
         response,
@@ -138,7 +138,7 @@ def row_order(design: Design) -> np.ndarray | slice:
 def _factor_arrays(
     design: Design, factor: Factor, order: np.ndarray | slice
 ) -> tuple[FactorArrays, FactorLayout]:
-    freed = directions.freed(design, factor)
+    expanded = directions.expanded(design, factor)
     columns = len(factor.effects)
     products = [
         np.bincount(factor.codes, None if factor.intercept_only else z_a * z_b, factor.levels)
@@ -149,11 +149,16 @@ def _factor_arrays(
         tf.constant(factor.codes[order]),
         None if factor.intercept_only else _float(factor.z[order]),
         _float(np.stack(products, axis=1).reshape(factor.levels, columns, columns)),
-        _float(freed.weights),
+        _float(expanded.weights),
         tf.constant(directions.units(factor)),
     )
     layout = FactorLayout(
-        factor.levels, columns, factor.intercept_only, factor.blocks, freed.fixed, freed.columns
+        factor.levels,
+        columns,
+        factor.intercept_only,
+        factor.blocks,
+        expanded.fixed,
+        expanded.columns,
     )
     return arrays, layout
 
@@ -200,14 +205,16 @@ def sum_by_level(values: tf.Tensor, codes: tf.Tensor, levels: int) -> tf.Tensor:
 
     TensorFlow keeps a running total for each level, and in single precision that forgets what is
     small beside it: over five million rows, enough to matter. So where levels are few we keep
-    several, one for each stretch of rows, and add those up in double precision.
+    several, one for each part of the rows, and add those up in double precision.
     """
     rows = values.shape[0]
-    parts = max(1, min(rows // STRETCH, rows // (8 * levels)))  # no more than an eighth of the rows
+    parts = max(
+        1, min(rows // PART_ROWS, rows // (8 * levels))
+    )  # no more than an eighth of the rows
     if parts == 1:
         return tf.math.unsorted_segment_sum(values, codes, levels)
-    stretch = tf.range(rows) // -(-rows // parts)
-    totals = tf.math.unsorted_segment_sum(values, codes + levels * stretch, levels * parts)
+    part = tf.range(rows) // -(-rows // parts)
+    totals = tf.math.unsorted_segment_sum(values, codes + levels * part, levels * parts)
     totals = tf.reshape(tf.cast(totals, tf.float64), [parts, levels, *values.shape[1:]])
     return tf.cast(tf.reduce_sum(totals, axis=0), values.dtype)
 

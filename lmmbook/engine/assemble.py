@@ -1,4 +1,4 @@
-"""A fit's tables and arrays, from where its course ended.
+"""The result of a fit: tables and arrays, from where its `Driver` ended.
 
 Chapter 04. `driver` leaves parameters and draws on the device; a `Fit` holds what people read.
 """
@@ -6,8 +6,8 @@ Chapter 04. `driver` leaves parameters and draws on the device; a `Fit` holds wh
 from __future__ import annotations
 
 from lmmbook.engine.certificate import boundary
-from lmmbook.engine.certificate.boundary import AT_ONCE
-from lmmbook.engine.driver import Course
+from lmmbook.engine.certificate.boundary import NUMBERS_AT_ONCE
+from lmmbook.engine.driver import Driver
 from lmmbook.formula import covariance
 from lmmbook.formula.design import Design
 from lmmbook.formula.invariances import coordinates
@@ -18,17 +18,17 @@ import pandas as pd
 import tensorflow as tf
 
 
-def gather(course: Course, design: Design, converged: bool) -> Fit:
-    """Put a `Fit` of ``design``, as the data have it, together from where a `Course` ended."""
-    engine, found = course.engine, course.found
+def assemble(driver: Driver, design: Design, converged: bool) -> Fit:
+    """The `Fit` of ``design``, as the data have it, from where a `Driver` ended."""
+    engine, found = driver.engine, driver.found
     beta, *scales, auxiliary = (np.asarray(x, float) for x in tf.nest.flatten(engine.parameters))
     covariances = [lower @ lower.T for lower in scales]
-    for k, block in course.at_boundary:  # tried at next to nothing, and found to be nothing
-        count = course.singular[k, block]
-        singular = boundary.flattened(course.design, engine.parameters, (k, block), count, 0.0)
+    for k, block in driver.at_boundary:  # tried at next to nothing, and found to be nothing
+        count = driver.singular[k, block]
+        singular = boundary.flattened(driver.design, engine.parameters, (k, block), count, 0.0)
         place = np.ix_(block, block)
         covariances[k][place] = singular[place]
-    values = coordinates.reported(course.design, beta, covariances, auxiliary)
+    values = coordinates.constrained(driver.design, beta, covariances, auxiliary)
     names = list(values)
     nothing = pd.Series(np.nan, names)
     table = pd.DataFrame(
@@ -43,24 +43,24 @@ def gather(course: Course, design: Design, converged: bool) -> Fit:
     # Draws are there from the first certificate on; before, the chains' present state is one each.
     kept = engine.kept.draws
     if not engine.kept.filled:
-        kept = [u.numpy()[np.newaxis] for u in engine.where.together(engine.state.effects)]
+        kept = [u.numpy()[np.newaxis] for u in engine.placement.together(engine.state.effects)]
     together = pd.DataFrame(np.nan, names, names) if found is None else found.covariance.copy()
-    for factor, columns in course.at_boundary:
-        of = design.factors[factor]
-        own = covariance.names_of_block(of, columns)
+    for k, columns in driver.at_boundary:
+        factor = design.factors[k]
+        own = covariance.names_of_block(factor, columns)
         table.loc[own, ["std_error", "mcse"]] = np.nan
         together.loc[own] = together.loc[:, own] = np.nan
         table.loc[own, "at_boundary"] = True
         if len(columns) == 1:
-            kept[factor][..., list(columns)] = 0.0
+            kept[k][..., list(columns)] = 0.0
     posterior, effects = {}, {}
-    for k, (of, draws) in enumerate(zip(design.factors, kept, strict=True)):
-        flat = np.moveaxis(draws, 2, 1).reshape(-1, of.levels, len(of.effects))  # a copy
-        flat = coordinates.effects_reported(course.design, k, flat)
-        effects[of.name] = _summary(of.labels, of.name, of.effects, flat)
-        posterior[of.name] = flat[..., 0] if of.intercept_only else flat
+    for k, (factor, draws) in enumerate(zip(design.factors, kept, strict=True)):
+        flat = np.moveaxis(draws, 2, 1).reshape(-1, factor.levels, len(factor.effects))  # a copy
+        flat = coordinates.outer_effects(driver.design, k, flat)
+        effects[factor.name] = _summary(factor.labels, factor.name, factor.effects, flat)
+        posterior[factor.name] = flat[..., 0] if factor.intercept_only else flat
     return Fit(
-        table, together, converged, course.distance,
+        table, together, converged, driver.distance,
         np.nan if found is None else found.r_hat, np.nan if found is None else found.ess,
         effects, pd.concat(engine.trace, ignore_index=True), posterior, design, engine.chains,
     )  # fmt: skip
@@ -73,7 +73,7 @@ def _summary(
     parts = {}
     for j, column in enumerate(columns):
         # Some levels at a time, so that there is no second copy of all draws.
-        some = np.array_split(draws[..., j], -(-draws[..., j].size // AT_ONCE), axis=1)
+        some = np.array_split(draws[..., j], -(-draws[..., j].size // NUMBERS_AT_ONCE), axis=1)
         mean, sd = (np.concatenate([f(x, axis=0) for x in some]) for f in (np.mean, np.std))
         parts[column] = pd.DataFrame({"mean": mean, "sd": sd}, index=pd.Index(labels, name=name))
     return parts["Intercept"] if columns == ("Intercept",) else pd.concat(parts, axis=1)

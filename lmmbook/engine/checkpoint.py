@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from lmmbook.engine import checkpoint_files, program
-from lmmbook.engine.linear_predictor import Where
+from lmmbook.engine.linear_predictor import Placement
 from lmmbook.formula.design import Design
 from lmmbook.formula.invariances import coordinates
 
@@ -140,24 +140,28 @@ class Journal:
         self.restored = values
 
 
-def to_disk(state: program.State, where: Where) -> Entry:
+def to_disk(state: program.State, placement: Placement) -> Entry:
     """What of a state cannot be had from the entries: all but the parameters."""
     return {
         f"{name}_{k}_{i}": part.numpy()
         for name in NOT_RECALLED
         for k, value in enumerate(getattr(state, name))
-        for i, part in enumerate(where.parts(value))
+        for i, part in enumerate(placement.parts(value))
     }
 
 
-def from_disk(state: program.State, values: Mapping[str, Any], where: Where) -> program.State:
+def from_disk(
+    state: program.State, values: Mapping[str, Any], placement: Placement
+) -> program.State:
     """The inverse: a state of the same shapes, with these values."""
     found: dict[str, Any] = {}
     for name in NOT_RECALLED:
         found[name] = []
         for k, value in enumerate(getattr(state, name)):
-            parts = [tf.constant(values[f"{name}_{k}_{i}"]) for i in range(len(where.parts(value)))]
-            found[name].append(where.whole(parts) if k == where.shared else parts[0])
+            parts = [
+                tf.constant(values[f"{name}_{k}_{i}"]) for i in range(len(placement.parts(value)))
+            ]
+            found[name].append(placement.whole(parts) if k == placement.shared else parts[0])
     return state._replace(**found)
 
 

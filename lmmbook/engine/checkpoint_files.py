@@ -18,7 +18,7 @@ from lmmbook._tensorflow.quiet import quiet_log
 
 import tensorflow as tf
 
-KEPT = 2  # checkpoints: of several workers some may have written one more than the others
+KEPT_CHECKPOINTS = 2  # of several workers some may have written one more than the others
 NAMES = "checkpoint"  # the file with their names
 PROBE = 4096  # bytes that are written to see whether anything can be
 WHERE = "{}/.ATTRIBUTES/VARIABLE_VALUE"  # how `tf.train.Checkpoint` names a variable's value
@@ -61,7 +61,10 @@ def check_room(folder: str | Path, size: float) -> None:
     ValueError
         If there is not.
     """
-    wanted, free = (KEPT + 1) * size, shutil.disk_usage(folder).free  # a new one, beside the old
+    wanted, free = (
+        (KEPT_CHECKPOINTS + 1) * size,
+        shutil.disk_usage(folder).free,
+    )  # a new one, beside the old
     if wanted > free:
         raise ValueError(
             f"checkpoint: expected room for {wanted / 1e6:,.1f} MB in {str(folder)!r}, got "
@@ -78,7 +81,7 @@ def write(folder: Path, number: int, values: Mapping[str, Any]) -> None:
         If it cannot be written. Those that were there are there still.
     """
     saved = tf.train.Checkpoint(**{name: tf.Variable(x) for name, x in values.items()})
-    manager = tf.train.CheckpointManager(saved, str(folder), KEPT)
+    manager = tf.train.CheckpointManager(saved, str(folder), KEPT_CHECKPOINTS)
     manager.save(checkpoint_number=number)
     kept = tuple(f"{Path(path).name}." for path in manager.checkpoints)
     for path in folder.glob("ckpt-*"):
@@ -97,7 +100,7 @@ def found(folder: Path) -> dict[int, str]:
         If the file with their names is damaged.
     """
     names = folder / NAMES
-    if not names.exists() and len(list(folder.glob("ckpt-*.index"))) < KEPT:
+    if not names.exists() and len(list(folder.glob("ckpt-*.index"))) < KEPT_CHECKPOINTS:
         return {}  # nothing, or a first one that was broken off before it had its name
     try:
         with quiet_log():  # TensorFlow passes over a file that it cannot read, with a warning

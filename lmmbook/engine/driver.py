@@ -1,4 +1,4 @@
-"""The course of a fit: what to do next, and when it is done.
+"""The schedule of a fit: what to do next, and when it is done.
 
 Chapter 04. `fit` says it in words; here it is in code.
 """
@@ -19,13 +19,13 @@ from scipy import linalg
 
 APPROACH = np.ones(40)  # gains of the M-steps
 AVERAGE = np.arange(1.0, 121.0) ** -0.7
-DRAWS = 200  # sweeps of the first certificate
+FIRST_DRAWS = 200  # sweeps of the first certificate
 FEWEST_SWEEPS = 520  # that is what these need, with what settles and fills up chunks
-LONGEST_STEP = 0.5  # a Newton step changes the logarithm of no sd by more
-FAR = 1.0  # standard errors; from further away, the Newton step is only a direction
+MAX_LOG_SD_STEP = 0.5  # a Newton step changes the logarithm of no sd by more
+TRUST_RADIUS = 1.0  # standard errors; from further away, the Newton step is only a direction
 
 
-class Course:
+class Driver:
     """Drives an `Engine` to the maximum.
 
     Attributes
@@ -65,8 +65,8 @@ class Course:
 
     def run(self) -> None:
         """Go on until converged. Raises `runner.OutOfBudget` if the budget ends first."""
-        self.climb()
-        found = self.measure(DRAWS)
+        self.saem()
+        found = self.measure(FIRST_DRAWS)
         while True:
             if block := self.unsettled():
                 found = settle.settle(self, block, self.singular.get(block, 0) + 1)
@@ -78,8 +78,12 @@ class Course:
                 break
         self.take(found.step)  # it is short: what is left is Monte Carlo error
 
-    def climb(self) -> None:
-        """Approach and average: the mean of the last two thirds of the iterates stays."""
+    def saem(self) -> None:
+        """Stochastic approximation EM: M-steps with gain 1, then with gains that fall.
+
+        The mean of the last two thirds of the iterates with falling gains stays (Polyak's and
+        Ruppert's average).
+        """
         self.engine.em("approach", APPROACH)
         tail = self.engine.em("average", AVERAGE)
         self.engine.set(dict(tail.iloc[len(tail) // 3 :].mean()))
@@ -117,19 +121,19 @@ class Course:
         """
         if found.definite:
             self.advance(found)
-        unclear = not found.definite and self.draws > DRAWS
-        if found.indefinite or unclear or FAR < found.distance < math.inf:
-            return self.climb_and_measure(2 * self.draws)
+        unclear = not found.definite and self.draws > FIRST_DRAWS
+        if found.indefinite or unclear or TRUST_RADIUS < found.distance < math.inf:
+            return self.saem_and_measure(2 * self.draws)
         return self.measure(2 * self.draws)
 
     def advance(self, found: certify.Certificate) -> None:
         """The Newton step, or as much of it as changes no sd by too much."""
         longest = np.abs(found.step[self.engine.layout.fixed :]).max(initial=0.0)
-        self.take(found.step / max(1.0, longest / LONGEST_STEP))
+        self.take(found.step / max(1.0, longest / MAX_LOG_SD_STEP))
 
-    def climb_and_measure(self, draws: int) -> certify.Certificate:
-        """One after the other."""
-        self.climb()
+    def saem_and_measure(self, draws: int) -> certify.Certificate:
+        """EM iterations, and then a certificate of where they led."""
+        self.saem()
         return self.measure(draws)
 
     def take(self, step: np.ndarray) -> None:
@@ -143,9 +147,11 @@ class Course:
         begins = louis.offsets(layout)
         free = np.eye(louis.coordinates(layout))
         columns = [free[:, : layout.fixed]]
-        for k, of in enumerate(layout.factors):
-            # A stretch n n' along a direction n without variance changes nothing.
-            idle = np.vstack([np.zeros((0, len(louis.basis(of)))), *self._idle(k)])
+        for k, factor_layout in enumerate(layout.factors):
+            # A tangent S = n n' along a direction n without variance changes nothing.
+            idle = np.vstack(
+                [np.zeros((0, len(louis.tangent_basis(factor_layout)))), *self._idle(k)]
+            )
             place = free[:, begins[k] : begins[k + 1]]
             columns.append(place @ linalg.null_space(idle) if len(idle) else place)
         if layout.family.estimated:
@@ -153,13 +159,13 @@ class Course:
         return np.hstack(columns)
 
     def _idle(self, k: int) -> list[np.ndarray]:
-        """Coordinates of the stretches of factor k that change nothing."""
-        of, found = self.engine.layout.factors[k], []
-        entries = [p for b in of.blocks for p in combinations_with_replacement(b, 2)]
+        """Tangent coordinates of factor k along which its covariance does not change."""
+        factor_layout, found = self.engine.layout.factors[k], []
+        entries = [p for b in factor_layout.blocks for p in combinations_with_replacement(b, 2)]
         for block, count in self.singular.items():
             if block[0] != k:
                 continue
-            vectors = np.zeros((of.columns, count))
+            vectors = np.zeros((factor_layout.columns, count))
             axes = boundary.axes(self.design, self.engine.parameters, block)[1]
             vectors[list(block[1])] = axes[:, :count]
             for n, m in combinations_with_replacement(vectors.T, 2):
@@ -183,7 +189,12 @@ class Course:
         """Of the blocks that the ratings cannot tell from something else, even by more draws, the
         one with the smallest variance: without it the others may be known."""
         found = self.found
-        if found is None or not found.hopeless or found.indefinite or self.draws <= DRAWS:
+        if (
+            found is None
+            or not found.weakly_identified
+            or found.indefinite
+            or self.draws <= FIRST_DRAWS
+        ):
             return None
         smallest = {}
         for k, columns in set(blocks) - self.interior - set(self.singular):

@@ -1,7 +1,7 @@
 """Monte Carlo EM: `fit`, what a user calls.
 
 Chapter 04. An iteration is an E-step, one sweep of HMC over the random effects, and an M-step, new
-parameters. The course of a fit:
+parameters. The schedule of a fit:
 
 1. *approach*: full M-steps. They forget the start, and then fluctuate.
 2. *average*: M-steps with a falling gain (SAEM), and the mean of the iterates.
@@ -21,8 +21,8 @@ from lmmbook._tensorflow import compile_cache
 from lmmbook._tensorflow.processes import check_not_forked
 from lmmbook.data.frames import Data
 from lmmbook.engine import checkpoint_files, verdict
-from lmmbook.engine.assemble import gather
-from lmmbook.engine.driver import FEWEST_SWEEPS, Course
+from lmmbook.engine.assemble import assemble
+from lmmbook.engine.driver import FEWEST_SWEEPS, Driver
 from lmmbook.engine.parallel.workers import Watch
 from lmmbook.engine.progress import Progress
 from lmmbook.engine.runner import Engine, OutOfBudget
@@ -36,7 +36,7 @@ import numpy as np
 import tensorflow as tf
 
 # What TensorFlow says on one worker when another one is gone.
-GONE = (tf.errors.UnavailableError, tf.errors.DeadlineExceededError, tf.errors.AbortedError)
+WORKER_GONE = (tf.errors.UnavailableError, tf.errors.DeadlineExceededError, tf.errors.AbortedError)
 CHEAP = 30_000  # ratings x chains x factors to go through in a sweep, that nobody waits for
 DEAR = 3_000_000  # and ratings x factors beyond which every chain is felt
 
@@ -88,8 +88,9 @@ def fit(
         To use several devices: ``tf.distribute.MirroredStrategy()``, or
         ``MultiWorkerMirroredStrategy()`` where every host runs this same call, after
         ``lmmbook.workers.meet()``, which gives up on a host that never comes. Up to
-        `chain_parallel.FEW_ROWS` rows the chains are shared out, if each device gets equally many
-        and at least two; else the rows, by the levels of the largest factor (`data_parallel`).
+        `chain_parallel.FEW_ROWS` rows the fit is chain parallel, if each device gets equally many
+        chains and at least two; else data parallel: devices share out the rows, by the levels of
+        the largest factor (`data_parallel`).
     checkpoint
         A folder. About once a minute all that the fit has done so far is written there, and the
         same call goes on from there, to the same answer as if it had not been broken off. It may
@@ -156,36 +157,36 @@ def fit(
     shown, watch = Progress(progress), Watch(strategy)
     try:
         with watch:
-            course = Course(
+            driver = Driver(
                 Engine(inner, chains, max_sweeps, seed, shown, strategy, checkpoint, watch)
             )
-            reason = _run(course)
-    except GONE as error:
+            reason = _run(driver)
+    except WORKER_GONE as error:
         if strategy is None:
             raise
-        raise RuntimeError(_gone(checkpoint, watch.late)) from error
+        raise RuntimeError(_worker_gone(checkpoint, watch.late)) from error
     finally:
         shown.close()
         compile_cache.publish()
     if reason and not none:
         warnings.warn(f"lmmbook.fit has not converged: {reason}", stacklevel=2)
-    return gather(course, design, converged=reason is None and none is None)
+    return assemble(driver, design, converged=reason is None and none is None)
 
 
-def _run(course: Course) -> str | None:
+def _run(driver: Driver) -> str | None:
     """Run it, and say what kept it from converging, if anything did."""
     try:
-        course.run()
+        driver.run()
     except OutOfBudget:
-        course.engine.save()
-        return verdict.missing(course)
+        driver.engine.save()
+        return verdict.missing(driver)
     except KeyboardInterrupt:
         return "it was interrupted"
-    course.engine.save()
+    driver.engine.save()
     return None
 
 
-def _gone(folder: str | Path | None, late: float | None) -> str:
+def _worker_gone(folder: str | Path | None, late: float | None) -> str:
     on = f"they go on from the last checkpoint in {str(folder)!r}"
     if folder is None:
         on = "they begin anew; with fit(..., checkpoint=folder) they would go on"

@@ -17,11 +17,11 @@ from lmmbook.formula.invariances import directions
 import numpy as np
 import tensorflow as tf
 
-ROWS = 200_000  # are looked at, at most
-STEPS = 50
-LONGEST = 2.0  # of the linear predictor, root mean square, or an auxiliary parameter, in one step
-CLOSE = 1e-10  # of the log-likelihood, to be gained
-FLAT = 1e-8  # relative information below which a direction is left alone
+MAX_ROWS = 200_000  # are looked at, at most
+MAX_NEWTON_STEPS = 50
+MAX_NEWTON_MOVE = 2.0  # of the linear predictor, root mean square, or an auxiliary parameter
+GAIN_TOLERANCE = 1e-10  # of the log-likelihood, to be gained
+EIGENVALUE_CUTOFF = 1e-8  # relative information below which a direction is left alone
 
 
 def start_values(design: Design) -> dict[str, Any]:
@@ -42,14 +42,15 @@ def fit(design: Design) -> tuple[np.ndarray, np.ndarray, float]:
 
     The variance is on the scale of the linear predictor: where a family has no residual, one over
     the mean information of a row. Where there is no maximum, as when a covariate separates zeros
-    from ones, it stops after `STEPS`: this is only a start. So of more than `ROWS` rows it looks
-    at so many, picked at random (the same at each call), and at one of each category.
+    from ones, it stops after `MAX_NEWTON_STEPS`: this is only a start. So of more than `MAX_ROWS`
+    rows it looks at so many, picked at random (the same at each call), and at one of each
+    category.
     """
     intercept, auxiliary = design.family.start(design.response)
-    if design.rows > ROWS:
+    if design.rows > MAX_ROWS:
         categories = range(len(design.family.categories or ()))
         ones = [int(np.argmax(design.response == c)) for c in categories]
-        some = np.random.default_rng(0).integers(0, design.rows, ROWS)
+        some = np.random.default_rng(0).integers(0, design.rows, MAX_ROWS)
         some = np.concatenate([some, np.array(ones, int)])
         design = replace(
             design,
@@ -62,13 +63,13 @@ def fit(design: Design) -> tuple[np.ndarray, np.ndarray, float]:
     beta = np.linalg.lstsq(x, intercept - design.offset, rcond=None)[0]
     if isinstance(design.family, Gaussian):
         beta = np.linalg.lstsq(x, design.response - design.offset, rcond=None)[0]
-        left = design.response - design.offset - x @ beta
-        return beta, auxiliary, float(np.mean(left**2))
+        residual = design.response - design.offset - x @ beta
+        return beta, auxiliary, float(np.mean(residual**2))
     value, score, information, weight = evaluate(design, beta, auxiliary)
-    for _ in range(STEPS):
+    for _ in range(MAX_NEWTON_STEPS):
         step = _step(score, information)
         moves = np.sqrt(np.mean((x @ step[: len(beta)]) ** 2))
-        step /= max(1.0, np.max([moves, *np.abs(step[len(beta) :])]) / LONGEST)
+        step /= max(1.0, np.max([moves, *np.abs(step[len(beta) :])]) / MAX_NEWTON_MOVE)
         gained = -np.inf
         while not gained >= 0 and np.abs(step).max() > 1e-12:  # not down, and not to a NaN
             point = beta + step[: len(beta)], auxiliary + step[len(beta) :]
@@ -77,7 +78,7 @@ def fit(design: Design) -> tuple[np.ndarray, np.ndarray, float]:
         if not gained >= 0:
             break
         (beta, auxiliary), (value, score, information, weight) = point, found
-        if gained < CLOSE * (1 + abs(value)):
+        if gained < GAIN_TOLERANCE * (1 + abs(value)):
             break
     return beta, auxiliary, 1.0 / weight
 
@@ -103,7 +104,7 @@ def evaluate(
 
 def _step(score: np.ndarray, information: np.ndarray) -> np.ndarray:
     """Newton's step, uphill also where the information is not positive."""
-    unit = 1 / np.sqrt(np.maximum(np.abs(np.diag(information)), 1e-12))
-    values, vectors = np.linalg.eigh(information * np.outer(unit, unit))
-    sizes = np.where(np.abs(values) > FLAT, np.abs(values), np.inf)
-    return unit * (vectors @ (vectors.T @ (unit * score) / sizes))
+    scale = 1 / np.sqrt(np.maximum(np.abs(np.diag(information)), 1e-12))
+    values, vectors = np.linalg.eigh(information * np.outer(scale, scale))
+    sizes = np.where(np.abs(values) > EIGENVALUE_CUTOFF, np.abs(values), np.inf)
+    return scale * (vectors @ (vectors.T @ (scale * score) / sizes))

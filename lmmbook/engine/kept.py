@@ -11,7 +11,7 @@ from lmmbook.engine.checkpoint import Entry
 import numpy as np
 import tensorflow as tf
 
-KEPT = 1000  # draws (sweeps x chains) of the effects that a fit keeps, at most
+KEPT_DRAWS = 1000  # draws (sweeps x chains) of the effects that a fit keeps, at most
 KEPT_NUMBERS = 1e8  # that these are, at most: 400 MB
 
 
@@ -28,33 +28,33 @@ class Kept:
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
-        self.effects = sum(of.levels * of.columns for of in layout.factors)
+        self.effects = sum(factor.levels * factor.columns for factor in layout.factors)
         self.room: list[np.ndarray] = []
         self.filled, self.measured = 0, 0
 
     @property
     def draws(self) -> list[np.ndarray]:
         """Draws of the effects at the present parameters, ``[draws, levels, chains, columns]`` a
-        factor, of at most `KEPT` sweeps x chains and `KEPT_NUMBERS`."""
+        factor, of at most `KEPT_DRAWS` sweeps x chains and `KEPT_NUMBERS`."""
         return [room[: self.filled] for room in self.room]
 
     @property
     def numbers_at_most(self) -> float:
         """How many numbers `draws` can come to."""
-        return min(max(KEPT, self.layout.chains) * self.effects, KEPT_NUMBERS)
+        return min(max(KEPT_DRAWS, self.layout.chains) * self.effects, KEPT_NUMBERS)
 
     def begin(self, measured: np.ndarray, restored: Entry | None) -> np.ndarray:
         """Make room for a new measurement, or for the checkpoint's draws, if they are of this one.
 
         ``measured`` ``[chunks, sweeps]`` says which sweeps are measured. Returns those to keep.
         """
-        most = min(KEPT, KEPT_NUMBERS / self.effects) / self.layout.chains
+        most = min(KEPT_DRAWS, KEPT_NUMBERS / self.effects) / self.layout.chains
         every = -(-measured.sum() // max(1, int(most)))
         keep = measured & (np.arange(measured.size).reshape(measured.shape) % every == 0)
         self.measured, self.filled = self.measured + 1, 0
         self.room = [
-            np.empty((keep.sum(), of.levels, self.layout.chains, of.columns), np.float32)
-            for of in self.layout.factors
+            np.empty((keep.sum(), factor.levels, self.layout.chains, factor.columns), np.float32)
+            for factor in self.layout.factors
         ]
         if restored and self.measured == restored["measured"]:
             self.filled = len(restored["kept0"])

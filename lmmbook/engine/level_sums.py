@@ -14,8 +14,8 @@ import tensorflow as tf
 
 class LevelSums(NamedTuple):
     """Sums over a factor's levels, float64, with x a level's standardised effects: their number;
-    x x' ``[chains, columns, columns]``; weights' x ``[chains, freed, columns]``; and weights'
-    weights ``[freed, freed]``."""
+    x x' ``[chains, columns, columns]``; weights' x ``[chains, expanded, columns]``; and weights'
+    weights ``[expanded, expanded]``."""
 
     levels: tf.Tensor
     second: tf.Tensor
@@ -23,10 +23,10 @@ class LevelSums(NamedTuple):
     gram: tf.Tensor
 
 
-def level_sums(has: FactorArrays, scale: tf.Tensor, u: tf.Tensor) -> tuple[None, LevelSums]:
+def level_sums(arrays: FactorArrays, scale: tf.Tensor, u: tf.Tensor) -> tuple[None, LevelSums]:
     """What the M-step and the certificate need of effects ``u`` ``[levels, chains, columns]``."""
     standard = tf.cast(standardise(scale, u), tf.float64)
-    weights = tf.cast(has.weights, tf.float64)
+    weights = tf.cast(arrays.weights, tf.float64)
     return None, LevelSums(
         tf.constant(u.shape[0], tf.float64),
         tf.einsum("lci,lcj->cij", standard, standard),

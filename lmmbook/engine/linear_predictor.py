@@ -3,10 +3,11 @@
 Chapters 03, 06 and 08. What `block_hmc`, `closed_form` and `louis` need of a likelihood, for arrays
 on the device.
 
-There may be millions of rows, shared out among devices. So whatever goes through all rows, or all
+There may be millions of rows, on several devices. So whatever goes through all rows, or all
 levels, is a function that returns two things: what *stays* where they are, and *sums*, which are
-small. It is called by way of a `Where`, which adds up the sums of all devices. Here is the one of a
-single device, `HERE`, with nothing to add; `data_parallel` and `chain_parallel` have others.
+small. It is called by way of a `Placement`, which adds up the sums of all devices. Here is that of
+a single device, `SINGLE_DEVICE`, with nothing to add; `data_parallel` and `chain_parallel` have
+others.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ import tensorflow as tf
 SMALL_MOVE = 0.01
 
 
-class Where:
-    """Where rows and levels are: all of them on one device.
+class Placement:
+    """The placement of rows and levels: all of them on one device.
 
     `rows` and `levels` call ``function(*static, *tensors)``, which returns what stays and what is
     summed.
@@ -67,7 +68,7 @@ class Where:
         return number
 
 
-HERE = Where()
+SINGLE_DEVICE = Placement()
 
 
 def either(flag: tf.Tensor | bool, yes: Callable, no: Callable) -> Any:
@@ -112,10 +113,10 @@ def moved(
     return predictor + to_rows(arrays.factors[k], change), None
 
 
-def left_by_level(k: int, arrays: Arrays, predictor: tf.Tensor) -> tuple[None, tf.Tensor]:
-    """Z' times what the predictor leaves of the ratings, ``[levels, chains, columns]``."""
-    left = arrays.response[:, tf.newaxis] - predictor
-    return None, to_levels(arrays.factors[k], left)
+def residuals_by_level(k: int, arrays: Arrays, predictor: tf.Tensor) -> tuple[None, tf.Tensor]:
+    """Z' times the residuals, ratings less predictor, ``[levels, chains, columns]``."""
+    residual = arrays.response[:, tf.newaxis] - predictor
+    return None, to_levels(arrays.factors[k], residual)
 
 
 def value_and_slopes(
@@ -150,13 +151,13 @@ def changes_and_slopes(
     level with so many, the predictor moves by so little that even the row's two values are too
     coarse; there the mean of the two slopes, times the move, is the better difference.
     """
-    has = arrays.factors[k]
-    move = to_rows(has, change)
+    factor_arrays = arrays.factors[k]
+    move = to_rows(factor_arrays, change)
     value, slope = _value_and_slope(layout, parameters, rows, predictor + move)
     by_slopes = 0.5 * move * (slope + before[1])
     added = tf.where(tf.abs(move) < SMALL_MOVE, by_slopes, value - before[0])
-    sums = sum_by_level(added, has.codes, has.cross.shape[0])
-    return None, (sums, to_levels(has, slope))
+    sums = sum_by_level(added, factor_arrays.codes, factor_arrays.cross.shape[0])
+    return None, (sums, to_levels(factor_arrays, slope))
 
 
 def _value_and_slope(
@@ -174,23 +175,23 @@ def curvatures(
     parameters: Parameters,
     rows: tuple[tf.Tensor, ...],
     predictor: tf.Tensor,
-    where: Where = HERE,
+    placement: Placement = SINGLE_DEVICE,
 ) -> list[tf.Tensor]:
-    """What a level's rows tell about its effects: ``[levels, columns, columns]`` a factor.
+    """The information of a level's rows on its effects: ``[levels, columns, columns]`` a factor.
 
     Z'WZ, with W minus the second derivative of each row's log density in its linear predictor,
     averaged over the chains. For Gaussian ratings W is 1 / variance, whatever the effects. For
     others it depends on where they are; it only shapes HMC's steps, so a guess will do, as long as
     it stays the same while draws are kept.
     """
-    static: tuple = (layout, where.shared)
+    static: tuple = (layout, placement.shared)
     if is_gaussian(layout):
         return [
-            where.levels(k, _known_curvature, (), has.cross, parameters)[0]
-            for k, has in enumerate(arrays.factors)
+            placement.levels(k, _known_curvature, (), factor_arrays.cross, parameters)[0]
+            for k, factor_arrays in enumerate(arrays.factors)
         ]
-    stay, found = where.rows(_curvatures, static, arrays, parameters, rows, predictor)
-    return [stay if k == where.shared else found[k] for k in range(len(arrays.factors))]
+    stay, found = placement.rows(_curvatures, static, arrays, parameters, rows, predictor)
+    return [stay if k == placement.shared else found[k] for k in range(len(arrays.factors))]
 
 
 def _known_curvature(cross: tf.Tensor, parameters: Parameters) -> tuple[tf.Tensor, None]:
@@ -208,11 +209,13 @@ def _curvatures(
     second = derivatives_at(layout.family, rows, predictor, parameters.auxiliary).second
     weights = tf.maximum(-tf.reduce_mean(second[0][0], axis=1), 0.0)
     found = {}
-    for k, has in enumerate(arrays.factors):
+    for k, factor_arrays in enumerate(arrays.factors):
         products = weights[:, tf.newaxis, tf.newaxis]
-        if has.z is not None:
-            products = products * has.z[:, :, tf.newaxis] * has.z[:, tf.newaxis, :]
-        found[k] = sum_by_level(products, has.codes, has.cross.shape[0])
+        if factor_arrays.z is not None:
+            products = (
+                products * factor_arrays.z[:, :, tf.newaxis] * factor_arrays.z[:, tf.newaxis, :]
+            )
+        found[k] = sum_by_level(products, factor_arrays.codes, factor_arrays.cross.shape[0])
     return (None if shared is None else found.pop(shared)), found
 
 

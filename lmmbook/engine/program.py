@@ -16,8 +16,8 @@ from lmmbook.engine.arrays import Arrays, Layout, Parameters
 from lmmbook.engine.certificate import louis
 from lmmbook.engine.e_step import adaptation, block_hmc
 from lmmbook.engine.linear_predictor import (
-    HERE,
-    Where,
+    SINGLE_DEVICE,
+    Placement,
     curvatures,
     either,
     is_gaussian,
@@ -60,7 +60,7 @@ class Output(NamedTuple):
 
 
 Program = Callable[
-    [Arrays, State, tf.Tensor, tf.Tensor, tf.Tensor, louis.Home, tf.Tensor],
+    [Arrays, State, tf.Tensor, tf.Tensor, tf.Tensor, louis.Parametrisation, tf.Tensor],
     tuple[State, Output],
 ]
 
@@ -80,26 +80,33 @@ def one_sweep(
     predictor: tf.Tensor,
     gain: tf.Tensor,
     step_gain: tf.Tensor,
-    home: louis.Home,
+    parametrisation: louis.Parametrisation,
     seed: tf.Tensor,
     moving: tf.Tensor | bool,
     measured: tf.Tensor | bool,
     parents_too: tf.Tensor | bool,
-    where: Where = HERE,
+    placement: Placement = SINGLE_DEVICE,
 ) -> tuple[State, tuple[tf.Tensor, ...], tf.Tensor, Output]:
     """A sweep, and an M-step if ``moving``; also returns ``rows`` and ``predictor`` as they then
     are."""
     curvature = state.curvature
     if is_gaussian(layout):  # it costs nothing, and belongs to the parameters
-        curvature = curvatures(layout, arrays, state.parameters, rows, predictor, where)
+        curvature = curvatures(layout, arrays, state.parameters, rows, predictor, placement)
     drawn = block_hmc.sweep(
         layout, arrays, state.parameters, state.effects, rows, predictor, curvature,
-        state.step_sizes, seed, parents_too, where,
+        state.step_sizes, seed, parents_too, placement,
     )  # fmt: skip
     score, information = either(
         measured,
         lambda: louis.score_and_information(
-            layout, arrays, state.parameters, drawn.effects, rows, drawn.predictor, home, where
+            layout,
+            arrays,
+            state.parameters,
+            drawn.effects,
+            rows,
+            drawn.predictor,
+            parametrisation,
+            placement,
         ),
         lambda: no_score(layout),
     )
@@ -107,17 +114,17 @@ def one_sweep(
     def m_step_and_rows():  # type: ignore[no-untyped-def]
         moved = closed_form.step(
             layout, arrays, state.parameters, drawn.effects, rows, drawn.predictor, gain,
-            where=where,
+            placement=placement,
         )  # fmt: skip
-        return *moved, where.rows(rows_again, (layout,), arrays, moved[0])[0]
+        return *moved, placement.rows(rows_again, (layout,), arrays, moved[0])[0]
 
     parameters, effects, predictor, rows = either(
         moving,
         m_step_and_rows,
         lambda: (state.parameters, drawn.effects, drawn.predictor, rows),
     )
-    steps = adaptation.adapt(state.step_sizes, drawn.acceptance, step_gain, where)
-    acceptance = adaptation.mean_acceptance(drawn.acceptance, where)
+    steps = adaptation.adapt(state.step_sizes, drawn.acceptance, step_gain, placement)
+    acceptance = adaptation.mean_acceptance(drawn.acceptance, placement)
     output = Output(parameters, acceptance, drawn.effects, score, information)
     return State(parameters, effects, steps, curvature), rows, predictor, output
 
@@ -128,14 +135,20 @@ def no_score(layout: Layout) -> tuple[tf.Tensor, tf.Tensor]:
     return zeros(layout.chains, size), zeros(size, size)
 
 
-def start(layout: Layout, arrays: Arrays, parameters: Parameters, where: Where = HERE) -> State:
+def start(
+    layout: Layout, arrays: Arrays, parameters: Parameters, placement: Placement = SINGLE_DEVICE
+) -> State:
     """What a fit starts from: these parameters, effects of zero, and the longest steps."""
     begun = [
-        where.levels(k, _of_factor, (layout.chains, of.columns), has.cross)[0]
-        for k, (of, has) in enumerate(zip(layout.factors, arrays.factors, strict=True))
+        placement.levels(
+            k, _of_factor, (layout.chains, factor_layout.columns), factor_arrays.cross
+        )[0]
+        for k, (factor_layout, factor_arrays) in enumerate(
+            zip(layout.factors, arrays.factors, strict=True)
+        )
     ]
     effects, steps = (list(x) for x in zip(*begun, strict=True))
-    state, _, _ = begin(layout, arrays, State(parameters, effects, steps, []), True, where)
+    state, _, _ = begin(layout, arrays, State(parameters, effects, steps, []), True, placement)
     return state
 
 
@@ -146,13 +159,17 @@ def _of_factor(
     return (tf.zeros([levels, chains, columns]), adaptation.longest(levels)), None
 
 
-def information(arrays: Arrays, state: State, where: Where = HERE) -> tf.Tensor:
-    """Of a row, mean: what it tells about its linear predictor."""
-    _, sums = where.levels(0, _told, (), state.curvature[0], arrays.factors[0].cross)
+def row_information(
+    arrays: Arrays, state: State, placement: Placement = SINGLE_DEVICE
+) -> tf.Tensor:
+    """The information of a row on its linear predictor: W of `curvatures`, its mean over rows."""
+    _, sums = placement.levels(
+        0, _information_and_rows, (), state.curvature[0], arrays.factors[0].cross
+    )
     return sums[0] / sums[1]
 
 
-def _told(
+def _information_and_rows(
     curvature: tf.Tensor, cross: tf.Tensor
 ) -> tuple[None, tuple[tf.Tensor, tf.Tensor]]:  # fmt: skip
     return None, (tf.reduce_sum(curvature), tf.reduce_sum(cross))
@@ -163,17 +180,17 @@ def begin(
     arrays: Arrays,
     state: State,
     refresh: tf.Tensor | bool,
-    where: Where = HERE,
+    placement: Placement = SINGLE_DEVICE,
 ) -> tuple[State, tuple[tf.Tensor, ...], tf.Tensor]:
     """What a chunk begins with: rows, predictor, and, if ``refresh``, the curvature there.
 
     Once a chunk while parameters move. Frozen with them, for then draws are kept.
     """
-    rows, _ = where.rows(rows_again, (layout,), arrays, state.parameters)
-    predictor, _ = where.rows(_predictor, (), arrays, state.parameters, state.effects)
+    rows, _ = placement.rows(rows_again, (layout,), arrays, state.parameters)
+    predictor, _ = placement.rows(_predictor, (), arrays, state.parameters, state.effects)
     curvature = either(
         refresh,
-        lambda: curvatures(layout, arrays, state.parameters, rows, predictor, where),
+        lambda: curvatures(layout, arrays, state.parameters, rows, predictor, placement),
         lambda: state.curvature,
     )
     return state._replace(curvature=curvature), rows, predictor
@@ -182,7 +199,7 @@ def begin(
 def rows_again(
     layout: Layout, arrays: Arrays, parameters: Parameters
 ) -> tuple[tuple[tf.Tensor, ...], None]:
-    """`linear_predictor.rows_of`, to be called by way of a `linear_predictor.Where`."""
+    """`linear_predictor.rows_of`, to be called by way of a `linear_predictor.Placement`."""
     return rows_of(layout, arrays, parameters), None
 
 
@@ -194,12 +211,12 @@ def _predictor(
 
 def chunk(
     layout: Layout, arrays: Arrays, state: State, gains: tf.Tensor, measure: tf.Tensor,
-    step_gain: tf.Tensor, home: louis.Home, seed: tf.Tensor,
+    step_gain: tf.Tensor, parametrisation: louis.Parametrisation, seed: tf.Tensor,
 ) -> tuple[State, Output]:  # fmt: skip
     """As many sweeps as there are gains.
 
     ``gains`` [sweeps] and ``measure`` [sweeps] (booleans) say what each sweep is for,
-    ``step_gain`` is the gain of the step sizes, ``home`` as in `louis`.
+    ``step_gain`` is the gain of the step sizes, ``parametrisation`` as in `louis`.
     """
     sweeps = gains.shape[0]
     state, rows, predictor = begin(layout, arrays, state, step_gain > 0)
@@ -211,7 +228,7 @@ def chunk(
 
     def body(i, state, rows, predictor, outputs):  # type: ignore[no-untyped-def]
         state, rows, predictor, output = one_sweep(
-            layout, arrays, state, rows, predictor, gains[i], step_gain, home, seeds[i],
+            layout, arrays, state, rows, predictor, gains[i], step_gain, parametrisation, seeds[i],
             moving=gains[i] > 0,
             measured=measure[i],
             parents_too=True if is_gaussian(layout) else tf.equal(i % PARENTS_EVERY, 0),

@@ -9,7 +9,7 @@ import time
 from IPython import get_ipython
 from IPython.display import DisplayHandle, display
 
-PATIENCE = 2.0  # seconds before anything is shown: a short fit needs no progress
+SHOWN_AFTER = 2.0  # seconds before anything is shown: a short fit needs no progress
 QUIET = "LMMBOOK_QUIET"  # set in the environment to keep executed chapters free of it
 
 
@@ -34,7 +34,7 @@ class Progress:
 
     def show(self, done: int, budget: int, phase: str) -> None:
         """Say how far it is."""
-        if self.wanted and time.monotonic() - self.began > PATIENCE:
+        if self.wanted and time.monotonic() - self.began > SHOWN_AFTER:
             self._write(f"lmmbook: {phase}, {done:,} of at most {budget:,} sweeps (Ctrl-C stops)")
 
     def close(self) -> None:

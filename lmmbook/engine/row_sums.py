@@ -1,7 +1,7 @@
 """Sums over rows: all that the M-step and the certificate need of them.
 
 Chapters 04 and 08. There may be a hundred million numbers to add, so every sum is in double
-precision. The functions are called by way of a `linear_predictor.Where`.
+precision. The functions are called by way of a `linear_predictor.Placement`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 from lmmbook.engine.arrays import Arrays, Layout, Parameters, to_rows
 from lmmbook.engine.linear_predictor import is_gaussian
 from lmmbook.families.derivatives import (
-    ByRegression,
     Derivatives,
+    RegressionSums,
     derivatives_at,
     matrix,
     no_sums,
@@ -27,24 +27,27 @@ import tensorflow as tf
 BLOCK = 2**20  # rows x chains: 4 MB in each of the arrays that belong to a block
 
 
-class LeftOver(NamedTuple):
-    """Of what the predictor leaves of Gaussian ratings, averaged over chains: its products with the
-    fixed-effect columns ``[fixed]``, and its square; summed over rows, float64."""
+class ResidualSums(NamedTuple):
+    """Of the residuals of Gaussian ratings, averaged over chains: their products with the
+    fixed-effect columns ``[fixed]``, and their square; summed over rows, float64."""
 
     products: tf.Tensor
     square: tf.Tensor
 
 
-class ByStretch(NamedTuple):
-    """As `ByRegression`, through the scale of standardised effects, u = (I + S) scale v:
-    ``gradient`` [chains, stretches], and information with the fixed effects ``mixed``
-    [fixed, stretches], ``among`` themselves, and with the auxiliary parameters ``aside``
-    [stretches, auxiliary]."""
+class TangentSums(NamedTuple):
+    """As `RegressionSums`, through the scale of standardised effects, u = (I + S) scale v, in the
+    tangent coordinates sigma of their covariances (`louis`).
+
+    ``gradient`` [chains, tangents], and the blocks of the information by the parameters that they
+    join: ``beta_sigma`` [fixed, tangents], ``sigma_sigma`` [tangents, tangents], and
+    ``sigma_auxiliary`` [tangents, auxiliary].
+    """
 
     gradient: tf.Tensor
-    mixed: tf.Tensor
-    among: tf.Tensor
-    aside: tf.Tensor
+    beta_sigma: tf.Tensor
+    sigma_sigma: tf.Tensor
+    sigma_auxiliary: tf.Tensor
 
 
 def regression_sums(
@@ -53,7 +56,7 @@ def regression_sums(
     parameters: Parameters,
     rows: tuple[tf.Tensor, ...],
     predictor: tf.Tensor,
-) -> tuple[None, LeftOver | ByRegression]:
+) -> tuple[None, ResidualSums | RegressionSums]:
     """What the M-step of fixed effects and auxiliary parameters needs of the rows."""
     if not is_gaussian(layout):
         family, own = layout.family, parameters.auxiliary
@@ -61,10 +64,10 @@ def regression_sums(
             arrays, rows, predictor, no_sums(layout.chains, layout.fixed, family.auxiliary),
             lambda a, r, p, counted: family.summed(r, p, own, a.fixed, counted),
         )  # fmt: skip
-    left = arrays.response[:, tf.newaxis] - predictor  # small numbers keep float32's digits
-    mean = tf.reduce_mean(left, axis=1)
+    residual = arrays.response[:, tf.newaxis] - predictor  # small numbers keep float32's digits
+    mean = tf.reduce_mean(residual, axis=1)
     products = [total(column * mean) for column in tf.unstack(arrays.fixed, axis=1)]
-    return None, LeftOver(tf.stack(products), total(tf.square(left)) / layout.chains)
+    return None, ResidualSums(tf.stack(products), total(tf.square(residual)) / layout.chains)
 
 
 def likelihood_sums(
@@ -75,81 +78,86 @@ def likelihood_sums(
     rows: tuple[tf.Tensor, ...],
     predictor: tf.Tensor,
     means: list[tf.Tensor],
-    stretches: list[tf.Tensor],
+    tangents: list[tf.Tensor],
     standardised: list[tf.Tensor],
-) -> tuple[None, tuple[ByRegression, ByStretch]]:
+) -> tuple[None, tuple[RegressionSums, TangentSums]]:
     """What the certificate needs of the rows.
 
     One a factor: ``means`` [levels, fixed, columns], what fixed effects add to the mean of effects;
-    ``stretches`` [entries, columns, columns]; ``standardised``, a scalar, 1 where the stretches are
+    ``tangents`` [tangents, columns, columns]; ``standardised``, a scalar, 1 where the tangents are
     asked for; see `louis`.
     """
     family, own = layout.family, parameters.auxiliary
-    stretched = sum(s.shape[0] for s in stretches)
-    none = ByStretch(
-        zeros(layout.chains, stretched),
-        zeros(layout.fixed, stretched),
-        zeros(stretched, stretched),
-        zeros(stretched, family.auxiliary),
+    size = sum(s.shape[0] for s in tangents)
+    none = TangentSums(
+        zeros(layout.chains, size),
+        zeros(layout.fixed, size),
+        zeros(size, size),
+        zeros(size, family.auxiliary),
     )
 
     def of_block(
         block: Arrays, given: tuple[tf.Tensor, ...], at: tf.Tensor, counted: tf.Tensor
-    ) -> tuple[ByRegression, ByStretch]:
+    ) -> tuple[RegressionSums, TangentSums]:
         # Less what the mean of effects does to the ratings.
-        lent = [to_rows(has, mean) for has, mean in zip(block.factors, means, strict=True)]
+        lent = [
+            to_rows(factor_arrays, mean)
+            for factor_arrays, mean in zip(block.factors, means, strict=True)
+        ]
         fixed = block.fixed - tf.add_n(lent)
 
-        def by_stretch() -> ByStretch:
+        def by_tangent() -> TangentSums:
             derivatives = derivatives_at(family, given, at, own)
             # The linear predictor's derivatives, each [rows, chains]; and how the means change
             # them, each [rows, fixed].
-            moves, bends = (
+            by_sigma, fixed_by_sigma = (
                 [
-                    asked * to_rows(has, _stretched(stretch, of_levels))
-                    for has, of_levels, of_factor, asked in zip(
-                        block.factors, all_levels, stretches, standardised, strict=True
+                    asked * to_rows(factor_arrays, _times(tangent, of_levels))
+                    for factor_arrays, of_levels, of_factor, asked in zip(
+                        block.factors, all_levels, tangents, standardised, strict=True
                     )
-                    for stretch in tf.unstack(of_factor)
+                    for tangent in tf.unstack(of_factor)
                 ]
                 for all_levels in (effects, means)
             )
-            return _by_stretch(fixed, moves, bends, derivatives, counted)
+            return _tangent_sums(fixed, by_sigma, fixed_by_sigma, derivatives, counted)
 
         # Few fits have a factor standardised, and its derivatives cost more than all the rest.
-        stretch = tf.cond(tf.add_n(standardised) > 0, by_stretch, lambda: none)
-        return family.summed(given, at, own, fixed, counted), stretch
+        tangent = tf.cond(tf.add_n(standardised) > 0, by_tangent, lambda: none)
+        return family.summed(given, at, own, fixed, counted), tangent
 
     nothing = no_sums(layout.chains, layout.fixed, family.auxiliary), none
     return None, in_blocks(arrays, rows, predictor, nothing, of_block)
 
 
-def _stretched(stretch: tf.Tensor, of_levels: tf.Tensor) -> tf.Tensor:
+def _times(tangent: tf.Tensor, of_levels: tf.Tensor) -> tf.Tensor:
     """``[levels, ..., columns]``, in float64 on the way: columns of ratings may be nearly
     collinear, so that what is large in each column's effects is small in their sum."""
-    return tf.cast(tf.einsum("ij,lcj->lci", stretch, tf.cast(of_levels, tf.float64)), tf.float32)
+    return tf.cast(tf.einsum("ij,lcj->lci", tangent, tf.cast(of_levels, tf.float64)), tf.float32)
 
 
-def _by_stretch(
+def _tangent_sums(
     fixed: tf.Tensor,
-    moves: list[tf.Tensor],
-    bends: list[tf.Tensor],
+    by_sigma: list[tf.Tensor],
+    fixed_by_sigma: list[tf.Tensor],
     derivatives: Derivatives,
     counted: tf.Tensor,
-) -> ByStretch:
+) -> TangentSums:
+    """From derivatives by sigma, one a tangent: of the predictor, each ``[rows, chains]``, and of
+    the fixed-effect columns, each ``[rows, fixed]``."""
     first, second = derivatives
     columns, chains = tf.unstack(fixed, axis=1), first[0].shape[1]
-    moves = [move * counted[:, tf.newaxis] for move in moves]
-    weighted = [-move * second[0][0] for move in moves]
-    aside = [[-total(move * h) for h in second[0][1:]] for move in moves]
+    by_sigma = [d * counted[:, tf.newaxis] for d in by_sigma]
+    weighted = [-d * second[0][0] for d in by_sigma]
+    sigma_auxiliary = [[-total(d * h) for h in second[0][1:]] for d in by_sigma]
     pull = tf.reduce_sum(first[0], axis=1) * counted  # of a row, by all chains
-    bent = [total(bend * pull[:, tf.newaxis], 0) for bend in bends]
-    mixed = [[total(c[:, tf.newaxis] * w) for w in weighted] for c in columns]
-    return ByStretch(
-        tf.stack([total(move * first[0], 0) for move in moves], axis=1),
-        (tf.stack(mixed) + tf.stack(bent, axis=1)) / chains,
-        tf.stack([[total(move * w) for w in weighted] for move in moves]) / chains,
-        matrix(aside, len(moves), len(first) - 1) / chains,
+    of_fixed = [total(d * pull[:, tf.newaxis], 0) for d in fixed_by_sigma]
+    beta_sigma = [[total(c[:, tf.newaxis] * w) for w in weighted] for c in columns]
+    return TangentSums(
+        tf.stack([total(d * first[0], 0) for d in by_sigma], axis=1),
+        (tf.stack(beta_sigma) + tf.stack(of_fixed, axis=1)) / chains,
+        tf.stack([[total(d * w) for w in weighted] for d in by_sigma]) / chains,
+        matrix(sigma_auxiliary, len(by_sigma), len(first) - 1) / chains,
     )
 
 
@@ -181,8 +189,11 @@ def in_blocks(
             return tf.slice(x, begin, [size * each, *x.shape[1:]])
 
         factors = [
-            has._replace(codes=cut(has.codes), z=None if has.z is None else cut(has.z))
-            for has in arrays.factors
+            factor_arrays._replace(
+                codes=cut(factor_arrays.codes),
+                z=None if factor_arrays.z is None else cut(factor_arrays.z),
+            )
+            for factor_arrays in arrays.factors
         ]
         block = arrays._replace(fixed=cut(arrays.fixed), factors=factors)
         counted = tf.cast(start + tf.range(size) >= i * size, tf.float32)

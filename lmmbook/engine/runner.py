@@ -15,7 +15,7 @@ from lmmbook.engine import checkpoint, checkpoint_files, init, program
 from lmmbook.engine.arrays import Parameters, from_parameters, on_device, to_parameters
 from lmmbook.engine.certificate import centering, certify, louis
 from lmmbook.engine.kept import Kept
-from lmmbook.engine.linear_predictor import HERE, Where, is_gaussian
+from lmmbook.engine.linear_predictor import SINGLE_DEVICE, Placement, is_gaussian
 from lmmbook.engine.parallel import chain_parallel, data_parallel
 from lmmbook.engine.parallel.collectives import Devices
 from lmmbook.engine.parallel.workers import Watch
@@ -29,7 +29,7 @@ import pandas as pd
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-SETTLE = 40  # sweeps before draws are believed to belong to parameters that were just set
+WARMUP = 40  # sweeps before draws are believed to belong to parameters that were just set
 WATCHED = 10_000_000  # rows x chains that are gone through for what is watched, in a chunk
 ADAPTATION = 0.1  # gain of the step sizes while the parameters move
 
@@ -50,9 +50,9 @@ class Engine:
         All that the program is given; and what of it is not rows, on one device.
     kept
         The draws of the last `measure` that are kept.
-    walk, trace
+    iterates, trace
         A frame a call of the program, one row a sweep: the parameters of the design, and those of
-        the data (`coordinates.reported`) with acceptance and phase.
+        the data (`coordinates.constrained`) with acceptance and phase.
     watched
         What ``look`` found in the draws of the last `measure`, by name.
     """
@@ -71,25 +71,25 @@ class Engine:
         self.watch = watch or Watch(None)
         self.design, self.chains, self.seed = design, chains, seed
         self.progress = progress or Progress(False)
-        self.where: Where = HERE
+        self.placement: Placement = SINGLE_DEVICE
         if strategy is None or chain_parallel.suits(strategy, design.rows, chains):
             self.layout, self.arrays = on_device(design, chains)
             self.whole, self.program = self.arrays, program.compiled(self.layout)
             if strategy is not None:
-                self.where = Devices(strategy)
+                self.placement = Devices(strategy)
                 self.program = chain_parallel.Program(strategy, self.layout, self.arrays)
         else:
             with tf.device("CPU:0"):  # no single device need have room for all rows
                 self.layout, whole = on_device(design, chains)
-            self.where, self.arrays = data_parallel.share_out(strategy, self.layout, whole)
+            self.placement, self.arrays = data_parallel.share_out(strategy, self.layout, whole)
             self.whole = data_parallel.without_rows(whole)
-            self.program = data_parallel.Program(self.layout, self.where)
+            self.program = data_parallel.Program(self.layout, self.placement)
         self.products = centering.products_of(design, self.layout)
         self.chunk = program.sweeps_of(self.layout)
         parameters = to_parameters(design, init.start_values(design))
         self.state = self._graph(program.start, self.layout)(self.arrays, parameters)
         self.sweeps_left, self.max_sweeps, self.calls = max_sweeps, max_sweeps, 0
-        self.walk: list[pd.DataFrame] = []
+        self.iterates: list[pd.DataFrame] = []
         self.trace: list[pd.DataFrame] = []
         self.kept = Kept(self.layout)
         self.watched: checkpoint.Entry = {}
@@ -99,10 +99,10 @@ class Engine:
             numbers = chains * self.kept.effects + self.kept.numbers_at_most
             checkpoint_files.check_room(folder, 4 * numbers)
         self.journal = checkpoint.Journal(
-            folder, identity, self.where.worker, self.where.smallest
+            folder, identity, self.placement.worker, self.placement.smallest
         )  # fmt: skip
         if self.journal.restored:
-            self.state = checkpoint.from_disk(self.state, self.journal.restored, self.where)
+            self.state = checkpoint.from_disk(self.state, self.journal.restored, self.placement)
 
     @property
     def parameters(self) -> Parameters:
@@ -110,18 +110,21 @@ class Engine:
         return self.state.parameters
 
     @property
-    def unit(self) -> float:
-        """The scale of the linear predictor on which one row tells something: the residual sd, or
-        what is like it in another family, one over the root of a row's mean information."""
+    def working_sd(self) -> float:
+        """The working residual sd, on the scale of the linear predictor.
+
+        The residual's in a Gaussian family. In another it is ``1 / sqrt(mean W)``, with W a row's
+        information on its predictor: a working weight, as in iteratively reweighted least squares.
+        """
         if is_gaussian(self.layout):
             return float(self.parameters.residual_sd)
-        told = self._graph(program.information)
-        entry = self.journal.recall(lambda: {"told": told(self.arrays, self.state).numpy()})
-        return 1.0 / math.sqrt(float(entry["told"]))
+        information = self._graph(program.row_information)
+        entry = self.journal.recall(lambda: {"told": information(self.arrays, self.state).numpy()})
+        return 1.0 / math.sqrt(float(entry["told"]))  # by the name that checkpoints have for it
 
     def _graph(self, function: Callable, *static: Any) -> Callable:
         """As one graph, which several devices need."""
-        return tf.function(partial(function, *static, where=self.where), autograph=False)
+        return tf.function(partial(function, *static, placement=self.placement), autograph=False)
 
     def set(self, values: Mapping[str, Any]) -> None:
         """Put named values in place of the parameters."""
@@ -129,28 +132,28 @@ class Engine:
 
     def em(self, phase: str, gains: np.ndarray) -> pd.DataFrame:
         """EM iterations, a sweep and an M-step each, with these gains; returns where they were."""
-        home = louis.as_written(self.layout)  # the program asks for one; not used here
+        parametrisation = louis.as_written(self.layout)  # the program asks for one; not used here
         never = np.zeros(self.chunk, bool)
-        before = len(self.walk)
+        before = len(self.iterates)
         for part in self._parts(gains):
-            self._call(phase, part, never, never, home)
-        return pd.concat(self.walk[before:], ignore_index=True)
+            self._call(phase, part, never, never, parametrisation)
+        return pd.concat(self.iterates[before:], ignore_index=True)
 
     def measure(
         self, draws: int, estimated: np.ndarray, look: Look | None = None
     ) -> certify.Certificate:
-        """Freeze the parameters, sweep until the draws have settled, make ``draws`` more sweeps,
-        and judge the parameters by them. What ``look`` finds in the draws is in ``watched``."""
-        home = centering.choose_homes(
-            self.layout, self.whole, self.products, self.parameters, self.unit**2, estimated
+        """Freeze the parameters, warm up, make ``draws`` more sweeps, and judge the parameters by
+        them. What ``look`` finds in the draws is in ``watched``."""
+        parametrisation = centering.choose_parametrisation(
+            self.layout, self.whole, self.products, self.parameters, self.working_sd**2, estimated
         )  # fmt: skip
         scores, watched = [], []
         information = np.zeros(2 * [louis.coordinates(self.layout)])
-        parts = self._parts(np.zeros(SETTLE + draws))
-        settled = (np.arange(len(parts) * self.chunk) >= SETTLE).reshape(len(parts), -1)
-        kept = self.kept.begin(settled, self.journal.restored)
-        for part, measured, keep in zip(parts, settled, kept, strict=True):
-            output = self._call("draws", part, measured, keep, home, look)
+        parts = self._parts(np.zeros(WARMUP + draws))
+        warmed_up = (np.arange(len(parts) * self.chunk) >= WARMUP).reshape(len(parts), -1)
+        kept = self.kept.begin(warmed_up, self.journal.restored)
+        for part, measured, keep in zip(parts, warmed_up, kept, strict=True):
+            output = self._call("draws", part, measured, keep, parametrisation, look)
             if measured.any():
                 scores.append(output["score"][measured])
                 information += output["information"].sum(0)
@@ -158,7 +161,7 @@ class Engine:
         self.watched = {k: np.concatenate([w[k] for w in watched]) for k in watched[0]}
         return certify.certify(
             self.design, self.layout, self.parameters,
-            np.concatenate(scores), information / settled.sum(), estimated,
+            np.concatenate(scores), information / warmed_up.sum(), estimated,
         )  # fmt: skip
 
     def _parts(self, gains: np.ndarray) -> list[np.ndarray]:
@@ -171,10 +174,12 @@ class Engine:
 
     def _call(
         self, phase: str, gains: np.ndarray, measure: np.ndarray, keep: np.ndarray,
-        home: louis.Home, look: Look | None = None,
+        parametrisation: louis.Parametrisation, look: Look | None = None,
     ) -> checkpoint.Entry:  # fmt: skip
         """One chunk, on the device or from the checkpoint; what it gave back."""
-        entry = self.journal.recall(lambda: self._sweeps(gains, measure, keep, home, look))
+        entry = self.journal.recall(
+            lambda: self._sweeps(gains, measure, keep, parametrisation, look)
+        )
         shapes = self.state.parameters
         flat = [entry[f"parameters{i}"] for i in range(len(tf.nest.flatten(shapes)))]
         parameters = tf.nest.pack_sequence_as(shapes, flat)
@@ -192,12 +197,12 @@ class Engine:
     def save(self) -> None:
         """Write a checkpoint, if there is a folder for it."""
         if self.journal.folder is not None:
-            state = checkpoint.to_disk(self.state, self.where)
+            state = checkpoint.to_disk(self.state, self.placement)
             self.journal.save(state | self.kept.to_disk())
 
     def _sweeps(
-        self, gains: np.ndarray, measure: np.ndarray, keep: np.ndarray, home: louis.Home,
-        look: Look | None,
+        self, gains: np.ndarray, measure: np.ndarray, keep: np.ndarray,
+        parametrisation: louis.Parametrisation, look: Look | None,
     ) -> checkpoint.Entry:  # fmt: skip
         """One chunk on the device."""
         self.state, output = self.program(
@@ -206,7 +211,7 @@ class Engine:
             tf.constant(gains),
             tf.constant(measure),
             tf.constant(ADAPTATION if gains.any() else 0.0, tf.float32),
-            home,
+            parametrisation,
             tfp.random.sanitize_seed([self.seed, self.calls]),
         )
         if keep.any():
@@ -228,9 +233,9 @@ class Engine:
         beta, *scales, auxiliary = (np.asarray(x, float) for x in tf.nest.flatten(parameters))
         point = beta, [lower @ np.swapaxes(lower, 1, 2) for lower in scales], auxiliary
         last = {"acceptance": acceptance, "phase": phase}
-        self.walk.append(pd.DataFrame(covariance.name_values(self.design, *point)))
-        self.trace.append(pd.DataFrame(coordinates.reported(self.design, *point) | last))
-        if not np.isfinite(self.walk[-1].to_numpy()).all():
+        self.iterates.append(pd.DataFrame(covariance.name_values(self.design, *point)))
+        self.trace.append(pd.DataFrame(coordinates.constrained(self.design, *point) | last))
+        if not np.isfinite(self.iterates[-1].to_numpy()).all():
             raise FloatingPointError(
                 f"{phase}: expected finite values, got {self.trace[-1].iloc[-1].to_dict()}"
             )

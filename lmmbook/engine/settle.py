@@ -19,80 +19,81 @@ from lmmbook.engine.certificate.certify import Certificate
 import numpy as np
 
 if TYPE_CHECKING:
-    from lmmbook.engine.driver import Course
+    from lmmbook.engine.driver import Driver
 
-GONE = 1e-4  # an sd that is tried at zero, relative to `Engine.unit`
+ZERO_SD = 1e-4  # an sd that is tried at zero, relative to `Engine.working_sd`
 NO_GAIN = 0.02  # log-likelihood: what a point 0.2 standard errors from the maximum misses
 TRIED = 0.8  # of it, so that another look at the slope may find it a little steeper
-NEAR = 0.1  # standard errors; from further away a slope is not what it is at the others' best
+# Standard errors; from further away a slope is not what it is at the others' best.
+MAX_REFIT_DISTANCE = 0.1
 SURE = 3.0  # Monte Carlo standard errors before a sign is believed
 REFITS = 5  # Newton's steps of the others, beside a variance that is tried
 NEAREST, FURTHEST = 2.0, 10.0  # times a variance, to the next one that is tried
 
 
-def settle(course: Course, block: Block, least: int, draws: int = 200) -> Certificate:
+def settle(driver: Driver, block: Block, least: int, draws: int = 200) -> Certificate:
     """Decide whether a block has no variance in ``least`` directions, its smallest ones.
 
-    ``course.singular`` and ``course.interior`` say so then; or the budget ends. Returns a
+    ``driver.singular`` and ``driver.interior`` say so then; or the budget ends. Returns a
     certificate of where the parameters are left.
     """
-    engine = course.engine
-    known = course.found is not None and course.found.definite
-    before = engine.values() if known and block not in course.at_boundary else None
-    course.singular[block], course.trying = least, block
-    course.turned.pop(block, None)
-    gone = (GONE * engine.unit) ** 2
-    point = course.design, engine.parameters
-    course.put(block, boundary.flattened(*point, block, least, gone))
-    course.climb()
+    engine = driver.engine
+    known = driver.found is not None and driver.found.definite
+    before = engine.values() if known and block not in driver.at_boundary else None
+    driver.singular[block], driver.trying = least, block
+    driver.turned.pop(block, None)
+    tiny = (ZERO_SD * engine.working_sd) ** 2
+    point = driver.design, engine.parameters
+    driver.put(block, boundary.flattened(*point, block, least, tiny))
+    driver.saem()
     while True:
-        found = course.measure(draws)
+        found = driver.measure(draws)
         # Only where the others are at their best there is one direction to ask about. But where
         # they are on a ridge, and it is uphill inside, that is the way.
-        while not (found.converged or (found.indefinite and course.uphill(block))):
-            found = course.improve(found)
-        draws, slope = course.draws, course.slopes[block]
+        while not (found.converged or (found.indefinite and driver.uphill(block))):
+            found = driver.improve(found)
+        draws, slope = driver.draws, driver.slopes[block]
         if slope.score + SURE * slope.error <= 0:
-            course.trying = None
+            driver.trying = None
             return found
-        if inside(course, block, slope, before):
-            course.singular[block], course.trying = least - 1, None
-            course.interior.add(block)
-            return course.measure(draws)
-        if block in course.turned:
-            course.trying = None
-            return course.measure(draws)
+        if inside(driver, block, slope, before):
+            driver.singular[block], driver.trying = least - 1, None
+            driver.interior.add(block)
+            return driver.measure(draws)
+        if block in driver.turned:
+            driver.trying = None
+            return driver.measure(draws)
         draws *= 2
 
 
-def inside(course: Course, block: Block, slope: Slope, before: dict | None) -> bool:
+def inside(driver: Driver, block: Block, slope: Slope, before: dict | None) -> bool:
     """Whether the maximum is known to be inside. If so, the parameters are left near there: as they
     were ``before``, or where the slope is about zero. If not, they are left as they are now, and
-    ``course.turned`` remembers from which variance on it is known to be downhill.
+    ``driver.turned`` remembers from which variance on it is known to be downhill.
     """
-    engine, along, draws = course.engine, slope.direction[:, np.newaxis], course.draws
-    zero, most = engine.values(), engine.unit**2
+    engine, along, draws = driver.engine, slope.direction[:, np.newaxis], driver.draws
+    zero, most = engine.values(), engine.working_sd**2
     uphill = zero
     tried, variance = [(0.0, slope.score)], 0.0
     further = TRIED * NO_GAIN / (slope.score + SURE * slope.error)
     while True:
-        _add(course, block, (further - variance) * along @ along.T)
+        _add(driver, block, (further - variance) * along @ along.T)
         variance = further
-        if not refit(course, draws, along):
+        if not refit(driver, draws, along):
             if len(tried) > 1:  # so much is known: it is uphill from there
                 engine.set(uphill)
                 return True
             break
-        score, error, _ = course.slopes[block]
+        score, error, _ = driver.slopes[block]
         tried.append((variance, score))
         if score < -SURE * error:
             if len(tried) > 2:
                 between = float(np.clip(flat_at(*tried[-2:]), tried[-2][0], variance))
-                _add(course, block, (between - variance) * along @ along.T)
+                _add(driver, block, (between - variance) * along @ along.T)
                 return True
-            course.turned[block] = variance
+            driver.turned[block] = variance
             break
-        if not course.uphill(block):
+        if not driver.uphill(block):
             if len(tried) > 2:  # it is flat here, as far as can be seen
                 return True
             break
@@ -105,27 +106,27 @@ def inside(course: Course, block: Block, slope: Slope, before: dict | None) -> b
         furthest = min(most, FURTHEST * variance)
         further = float(np.clip(flat_at(*tried[-2:]), NEAREST * variance, furthest))
     engine.set(zero)
-    course.draws = draws
+    driver.draws = draws
     return False
 
 
-def refit(course: Course, draws: int, along: np.ndarray) -> bool:
+def refit(driver: Driver, draws: int, along: np.ndarray) -> bool:
     """Bring the other parameters to their best, by Newton's steps, which leave a variance where it
     is; and measure. Whether they are known to be there."""
     for _ in range(REFITS):
-        found = course.measure(draws, along)
-        if found.converged and found.distance < NEAR:
+        found = driver.measure(draws, along)
+        if found.converged and found.distance < MAX_REFIT_DISTANCE:
             return True
         if not found.definite:
             return False
-        course.advance(found)
+        driver.advance(found)
     return False
 
 
-def _add(course: Course, block: Block, matrix: np.ndarray) -> None:
+def _add(driver: Driver, block: Block, matrix: np.ndarray) -> None:
     """Add to the covariance of a factor."""
-    lower = np.asarray(course.engine.parameters.scales[block[0]], float)
-    course.put(block, lower @ lower.T + matrix)
+    lower = np.asarray(driver.engine.parameters.scales[block[0]], float)
+    driver.put(block, lower @ lower.T + matrix)
 
 
 def flat_at(first: tuple[float, float], second: tuple[float, float]) -> float:

@@ -7,36 +7,36 @@ in some direction. Both have a name, and something to do about it.
 from __future__ import annotations
 
 from lmmbook.engine.certificate import certify
-from lmmbook.engine.driver import Course
+from lmmbook.engine.driver import Driver
 from lmmbook.engine.settle import NO_GAIN
 from lmmbook.families.gaussian import Gaussian
 from lmmbook.formula import covariance
 from lmmbook.formula.existence import LOST
-from lmmbook.results.fit import CLOSE
+from lmmbook.results.fit import CONVERGED_WITHIN
 
 import numpy as np
 
 
-def missing(course: Course) -> str:
+def missing(driver: Driver) -> str:
     """What a fit lacks whose budget ended, and what helps: a clause for its warning."""
-    spent = f"{course.engine.max_sweeps:,} sweeps were not enough"
-    family = course.design.family
+    spent = f"{driver.engine.max_sweeps:,} sweeps were not enough"
+    family = driver.design.family
     gaussian = isinstance(family, Gaussian) and family.estimated
-    if gaussian and course.engine.parameters.residual_sd < LOST:
-        sd = course.engine.trace[-1]["sd(residual)"].iloc[-1]
+    if gaussian and driver.engine.parameters.residual_sd < LOST:
+        sd = driver.engine.trace[-1]["sd(residual)"].iloc[-1]
         return (
             f"'sd(residual)' went to {sd:.2g}, next to nothing beside the responses. Where the "
             "effects explain every row there is no maximum, and more sweeps cannot find one: try "
             "a simpler model"
         )
-    if course.found is None:
+    if driver.found is None:
         return f"{spent} to look for the maximum: try a larger max_sweeps"
-    return f"{spent}: {obstacle(course) or furthest(course.found)}"
+    return f"{spent}: {obstacle(driver) or furthest(driver.found)}"
 
 
-def obstacle(course: Course) -> str | None:
+def obstacle(driver: Driver) -> str | None:
     """What more sweeps may not mend; None if there is no such thing."""
-    found = course.found
+    found = driver.found
     if found is None:
         return None
     if found.unknown:
@@ -47,8 +47,8 @@ def obstacle(course: Course) -> str | None:
             f"the data say next to nothing {about}: leave out one of the terms, or centre the "
             "covariates; a larger max_sweeps will hardly help"
         )
-    if block := course.trying or course.doubtful():
-        names = covariance.names_of_block(course.design.factors[block[0]], block[1])
+    if block := driver.trying or driver.doubtful():
+        names = covariance.names_of_block(driver.design.factors[block[0]], block[1])
         return (
             f"it is not known whether the maximum has no variance in some direction of "
             f"{listed(names)}: with one, the log-likelihood may be more than {NO_GAIN} higher; try "
@@ -68,15 +68,16 @@ def furthest(found: certify.Certificate) -> str:
     steps, noise = found.table["step"].abs() / errors, 2 * found.table["mcse"] / errors
     name = str((steps + noise).idxmax())
     known = f"within {noise[name]:.2g} (two Monte Carlo standard errors)"
-    if steps[name] > CLOSE:
+    if steps[name] > CONVERGED_WITHIN:
         return (
             f"the maximum is {steps[name]:.2g} standard errors away in {name!r}, {known}; at most "
-            f"{CLOSE} in all is converged. Try a larger max_sweeps, or a simpler model"
+            f"{CONVERGED_WITHIN} in all is converged. Try a larger max_sweeps, or a simpler model"
         )
     return (
         f"the estimates are as near to the maximum as is asked, but it is not known well enough: "
-        f"{name!r} is {steps[name]:.2g} standard errors away, {known}, where {CLOSE} in all is "
-        "converged. That is Monte Carlo error: try a larger max_sweeps, or more chains"
+        f"{name!r} is {steps[name]:.2g} standard errors away, {known}, where "
+        f"{CONVERGED_WITHIN} in all is converged. That is Monte Carlo error: try a larger "
+        "max_sweeps, or more chains"
     )
 
 

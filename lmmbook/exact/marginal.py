@@ -231,6 +231,6 @@ def _diagonal(matrix: np.ndarray, columns: int) -> np.ndarray:
 def _root(covariance: np.ndarray) -> np.ndarray:
     """An L with ``L L' = covariance``, which may be singular; by way of the correlations."""
     sds = np.sqrt(np.diag(covariance))
-    unit = np.where(sds > 0, sds, 1)
-    values, vectors = np.linalg.eigh(covariance / np.outer(unit, unit))
+    scale = np.where(sds > 0, sds, 1)
+    values, vectors = np.linalg.eigh(covariance / np.outer(scale, scale))
     return sds[:, None] * vectors * np.sqrt(np.maximum(values, 0))

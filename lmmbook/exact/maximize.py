@@ -1,10 +1,10 @@
-"""The climb to the exact maximum.
+"""How the exact likelihood is maximised.
 
-Chapter 04. It goes by roots of the covariances (`theta`). Where the maximum is a singular
-covariance, a root with as many columns as rows has some too many: in these the slope vanishes
-whatever the data say, and a climb creeps, or ends by mistake. So columns that are worth nothing are
-dropped, and the maximum is sought with those that are left. Whether it is one among all covariances
-is then asked of the slope in the covariance, not in its root: with a little more variance in some
+Chapter 04. By roots of the covariances (`theta`). Where the maximum is a singular covariance, a
+root with as many columns as rows has some too many: in these the slope vanishes whatever the data
+say, and an optimiser creeps, or ends by mistake. So columns that are worth nothing are dropped, and
+the maximum is sought with those that are left. Whether it is one among all covariances is then
+asked of the slope in the covariance, not in its root: with a little more variance in some
 direction, does the likelihood rise? If so, that direction becomes a new column.
 """
 
@@ -12,15 +12,15 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from lmmbook.exact.theta import Bend, Position, lower
+from lmmbook.exact.theta import Curvature, Theta, lower
 
 import numpy as np
 from scipy import linalg, optimize
 
-LITTLE = 1e-9  # of log-likelihood: a variance that is worth less is zero
-UNCLEAR = 1e-2  # what is worth less before the maximum is reached is tried as zero
+NEGLIGIBLE_GAIN = 1e-9  # of log-likelihood: a variance that is worth less is zero
+UNCLEAR_GAIN = 1e-2  # what is worth less before the maximum is reached is tried as zero
 ROUNDING = 1e-12  # of the log-likelihood
-PATIENCE = 200  # Newton's steps, in one go
+MAX_NEWTON_STEPS = 200  # Newton's steps, in one go
 
 
 class Step(NamedTuple):
@@ -30,43 +30,43 @@ class Step(NamedTuple):
     gain: float
 
 
-class Ascent(Position):
-    """A `Position` that climbs."""
+class Ascent(Theta):
+    """A `Theta` that moves to the maximum."""
 
     def maximise(self) -> None:
-        """Climb until nothing is to be gained.
+        """Move on until nothing is to be gained.
 
         Where a covariance comes out singular there may be another maximum, in other directions:
-        from those we climb once more, and keep the higher one.
+        from those we start once more, and keep the higher one.
 
         Raises
         ------
         RuntimeError
             If it takes more steps than it ever should.
         """
-        self._hurry()
-        self._settle(PATIENCE)
+        self._quasi_newton()
+        self._find_rank(MAX_NEWTON_STEPS)
         value, reached = self.evaluate().value, (self.roots, self.residual_sd)
         if not self._turn_away():
             return
         try:
-            self._settle(PATIENCE // 4)
-            higher = self.evaluate().value > value + LITTLE
+            self._find_rank(MAX_NEWTON_STEPS // 4)
+            higher = self.evaluate().value > value + NEGLIGIBLE_GAIN
         except (RuntimeError, np.linalg.LinAlgError):  # this was only to make sure
             higher = False
         if not higher:
             self.roots, self.residual_sd = reached
 
-    def _hurry(self) -> None:
+    def _quasi_newton(self) -> None:
         """L-BFGS, from afar: it comes near to a maximum, or into a flat valley near it."""
-        units = [self.spread / block.size for block in self.blocks]
-        start = self.point(units)
+        scales = [self.response_sd / block.size for block in self.blocks]
+        start = self.point(scales)
         room = np.full(len(start), np.inf)
         if self.free:
             room[-1] = 5.0  # the first steps may be far too long
 
         def objective(point: np.ndarray) -> tuple[float, np.ndarray]:
-            found, slope = self.slope(point, units)
+            found, slope = self.slope(point, scales)
             return -found.value, -slope
 
         result = optimize.minimize(
@@ -74,59 +74,59 @@ class Ascent(Position):
             bounds=optimize.Bounds(start - room, start + room),
             options={"ftol": 1e-9, "gtol": 1e-4, "maxiter": 500},
         )  # fmt: skip
-        self.move(result.x, units)
+        self.move(result.x, scales)
 
-    def _settle(self, patience: int) -> None:
-        """To the maximum nearby, and to the ranks it has."""
-        self._drop(UNCLEAR)
+    def _find_rank(self, patience: int) -> None:
+        """To the maximum nearby, and to the ranks that its roots have."""
+        self._drop_columns(UNCLEAR_GAIN)
         for _ in range(30):
-            self._arrive(patience)
-            if not self._drop(LITTLE) and not self._grow():
+            self._newton(patience)
+            if not self._drop_columns(NEGLIGIBLE_GAIN) and not self._add_columns():
                 return
-        raise RuntimeError("exact fit: expected a maximum after 30 climbs, got a slope upwards")
+        raise RuntimeError("exact fit: expected a maximum after 30 ascents, got a slope upwards")
 
-    def _arrive(self, patience: int) -> None:
+    def _newton(self, patience: int) -> None:
         """Newton's steps, until they are smaller than a millionth of a standard error."""
-        bend, promised = self.bend(), np.inf  # twice the gain that the last step promised
+        curvature, promised = self.curvature(), np.inf  # twice the gain that the last step promised
         for _ in range(patience):
-            step = self._uphill(bend)
+            step = self._newton_step(curvature)
             if step.gain > promised / 30:
                 # Close by, one curvature serves all the steps; but this one is from too far away.
-                bend = self.bend()
-                step = self._uphill(bend)
+                curvature = self.curvature()
+                step = self._newton_step(curvature)
             promised = step.gain
-            if promised < 1e-12 or not self._walk(step.by, bend.units):
+            if promised < 1e-12 or not self._line_search(step.by, curvature.scales):
                 break
         if promised > 1e-6:  # if less, rounding is all that is left
             raise RuntimeError(
                 f"exact fit: expected a stationary point, got a last step of {step.by}"
             )
 
-    def _uphill(self, bend: Bend) -> Step:
+    def _newton_step(self, curvature: Curvature) -> Step:
         """Newton's step, but uphill also where the likelihood bends upwards.
 
-        At most it adds as much as there is, and one of the units.
+        At most it adds as much as there is, and one on its scale.
         """
-        point = self.point(bend.units)
-        _, slope = self.slope(point, bend.units)
-        values, vectors = np.linalg.eigh(bend.curvature)
+        point = self.point(curvature.scales)
+        _, slope = self.slope(point, curvature.scales)
+        values, vectors = np.linalg.eigh(curvature.hessian)
         size = np.maximum(np.abs(values), 1e-10 * np.abs(values).max())
         step = vectors @ (vectors.T @ slope / size)
         step /= max(1.0, (np.abs(step) / (1 + np.abs(point))).max())
         return Step(step, float(step @ slope))
 
-    def _walk(self, step: np.ndarray, units: list[np.ndarray]) -> bool:
+    def _line_search(self, step: np.ndarray, scales: list[np.ndarray]) -> bool:
         """Take the step, or the largest of its halves, quarters, ... that does not lead downhill;
         was there one?"""
-        point, value = self.point(units), self.evaluate().value
+        point, value = self.point(scales), self.evaluate().value
         for halving in range(40):
-            self.move(point + step / 2.0**halving, units)
+            self.move(point + step / 2.0**halving, scales)
             if self.evaluate().value > value - ROUNDING * (1 + abs(value)):
                 return True
-        self.move(point, units)
+        self.move(point, scales)
         return False
 
-    def _drop(self, little: float) -> bool:
+    def _drop_columns(self, little: float) -> bool:
         """Leave out the columns of roots that are worth too little; were there any?
 
         In a direction a, with a'expected a = e, the information on a variance v is about
@@ -142,7 +142,7 @@ class Ascent(Position):
         self.roots = roots
         return dropped
 
-    def _grow(self) -> bool:
+    def _add_columns(self) -> bool:
         """Add a column to roots where the likelihood rises with a variance; did it for any?"""
         grown = False
         for i, (block, root) in enumerate(zip(self.blocks, self.roots, strict=True)):
@@ -151,8 +151,8 @@ class Ascent(Position):
             value = self.evaluate().value
             surplus, directions = linalg.eigh(*self.surplus(block))
             away = directions[:, -1:]  # where e = 1, so that scoring proposes surplus * levels
-            if surplus[-1] < 0 or surplus[-1] ** 2 * block.levels / 4 < 10 * LITTLE:
-                continue  # or `_drop` might take it back
+            if surplus[-1] < 0 or surplus[-1] ** 2 * block.levels / 4 < 10 * NEGLIGIBLE_GAIN:
+                continue  # or `_drop_columns` might take it back
             for halving in range(40):
                 column = away * np.sqrt(surplus[-1] * block.levels / 2.0**halving)
                 self.roots[i] = lower(np.hstack([root, column]))

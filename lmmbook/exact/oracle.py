@@ -144,7 +144,7 @@ def fit(
     L-BFGS over roots of the covariances with analytic gradients, the fixed effects profiled out,
     then Newton steps until they are smaller than a millionth of a standard error. Where a maximum
     is a singular covariance, no variance that is added to it raises the likelihood; and as there
-    may be more than one such maximum, a second climb from elsewhere looks for a higher one.
+    may be more than one such maximum, a second ascent from elsewhere looks for a higher one.
 
     Raises
     ------
@@ -172,9 +172,9 @@ def fit(
     except np.linalg.LinAlgError as error:
         raise RuntimeError(
             "exact fit: expected a residual sd that is not lost in rounding beside those of the "
-            f"effects, got {ascent.residual_sd * design.unit:.2g}"
+            f"effects, got {ascent.residual_sd * design.response_scale:.2g}"
         ) from error
-    value = ascent.evaluate().value - design.rows * np.log(design.unit)
+    value = ascent.evaluate().value - design.rows * np.log(design.response_scale)
     return ExactFit(parameter_table(ascent), value)
 
 

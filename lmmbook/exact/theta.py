@@ -1,9 +1,9 @@
-"""Where a climb is: a root of each block's covariance, and the likelihood around it.
+"""Theta: a root of each block's covariance, the residual sd, and the likelihood around them.
 
-Chapter 04. A root F ``[columns, rank]`` stands for the covariance F F'. It needs no bounds, and one
-with fewer columns than rows stands for a singular covariance, as with an sd of zero or a
-correlation of one. Roots here are zero above the diagonal: otherwise many would be the same
-covariance.
+Chapter 04. A root F ``[columns, rank]`` stands for the covariance ``Σ = F F'``; lme4's theta has
+the entries of such a root, relative to the residual sd. It needs no bounds, and one with fewer
+columns than rows stands for a singular covariance, as with an sd of zero or a correlation of one.
+Roots here are zero above the diagonal: otherwise many would be the same covariance.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from lmmbook.formula.design import Design
 import numpy as np
 
 H = 1e-4  # of central differences, in units of about an sd
-NEAR = 1e-4  # in the same units: so far off, a curvature is the same
+SAME_CURVATURE = 1e-4  # in the same units: so near, the curvature is the same
 
 
 class Block(NamedTuple):
@@ -35,26 +35,26 @@ class Block(NamedTuple):
         return matrices[self.factor][np.ix_(self.columns, self.columns)]
 
 
-class Bend(NamedTuple):
-    """How the likelihood bends at a ``point`` [parameters], in ``units`` [columns] a block.
+class Curvature(NamedTuple):
+    """How the likelihood bends at a ``point`` [parameters], on ``scales`` [columns] a block.
 
-    ``curvature`` [parameters, parameters] has the second derivatives, ``follow`` [fixed columns,
-    parameters] says by how much the best fixed effects move with a point, and ``ranks`` are the
-    shapes of the roots.
+    ``hessian`` [parameters, parameters] has the second derivatives, ``beta_jacobian`` [fixed
+    columns, parameters] says by how much the best fixed effects move with a point, and ``ranks``
+    are the shapes of the roots.
     """
 
     ranks: list[tuple[int, ...]]
-    units: list[np.ndarray]
+    scales: list[np.ndarray]
     point: np.ndarray
-    curvature: np.ndarray
-    follow: np.ndarray
+    hessian: np.ndarray
+    beta_jacobian: np.ndarray
 
 
-class Position:
+class Theta:
     """Roots and a residual sd, and the likelihood with the fixed effects at their best.
 
-    A point is the same as a vector ``[parameters]``: the entries of the roots in given units, which
-    are ``[columns]`` a block, and then the logarithm of the residual sd if that is free.
+    A point is the same as a vector ``[parameters]``: the entries of the roots on given scales,
+    which are ``[columns]`` a block, and then the logarithm of the residual sd if that is free.
 
     Attributes
     ----------
@@ -73,11 +73,11 @@ class Position:
             for k, f in enumerate(design.factors)
             for block in f.blocks
         ]
-        self.spread = float(np.std(design.response))
-        self.residual_sd = self.spread / 2 if residual_sd is None else residual_sd
-        self.roots = [np.diag(self.spread / 2 / block.size) for block in self.blocks]
+        self.response_sd = float(np.std(design.response))
+        self.residual_sd = self.response_sd / 2 if residual_sd is None else residual_sd
+        self.roots = [np.diag(self.response_sd / 2 / block.size) for block in self.blocks]
         self._last: tuple[tuple, Evaluation] | None = None
-        self._bend: Bend | None = None
+        self._curvature: Curvature | None = None
 
     @property
     def covariances(self) -> list[np.ndarray]:
@@ -104,65 +104,65 @@ class Position:
         expected = block.of(found.expected)
         return block.of(found.observed) - expected, expected
 
-    def natural_units(self) -> list[np.ndarray]:
+    def natural_scales(self) -> list[np.ndarray]:
         """About the sd of a level's effect as the ratings show it, their noise included.
 
-        In these units the likelihood bends by about one a level, whatever the data.
+        On these scales the likelihood bends by about one a level, whatever the data.
         """
         return [np.sqrt(b.levels / np.diag(self.surplus(b)[1])) for b in self.blocks]
 
-    def point(self, units: list[np.ndarray]) -> np.ndarray:
-        """Where we are, ``[parameters]``."""
+    def point(self, scales: list[np.ndarray]) -> np.ndarray:
+        """The point that theta is, ``[parameters]``."""
         parts = [
-            (root / unit[:, None])[_entries(root)]
-            for root, unit in zip(self.roots, units, strict=True)
+            (root / scale[:, None])[_entries(root)]
+            for root, scale in zip(self.roots, scales, strict=True)
         ]
         return np.concatenate([*parts, [np.log(self.residual_sd)] if self.free else []])
 
-    def move(self, point: np.ndarray, units: list[np.ndarray]) -> None:
+    def move(self, point: np.ndarray, scales: list[np.ndarray]) -> None:
         """Go to a point ``[parameters]``, with roots of the same ranks."""
         roots, start = [], 0
-        for old, unit in zip(self.roots, units, strict=True):
+        for old, scale in zip(self.roots, scales, strict=True):
             entries, root = _entries(old), np.zeros(old.shape)
             root[entries] = point[start : start + len(entries[0])]
-            roots.append(unit[:, None] * root)
+            roots.append(scale[:, None] * root)
             start += len(entries[0])
         self.roots = roots
         if self.free:
             self.residual_sd = float(np.exp(point[-1]))
 
-    def slope(self, point: np.ndarray, units: list[np.ndarray]) -> tuple[Evaluation, np.ndarray]:
+    def slope(self, point: np.ndarray, scales: list[np.ndarray]) -> tuple[Evaluation, np.ndarray]:
         """Go to a point; the likelihood there, and its derivatives ``[parameters]``."""
-        self.move(point, units)
+        self.move(point, scales)
         found = self.evaluate()
         parts = [
-            (unit[:, None] * (self.surplus(block)[0] @ root))[_entries(root)]
-            for block, root, unit in zip(self.blocks, self.roots, units, strict=True)
+            (scale[:, None] * (self.surplus(block)[0] @ root))[_entries(root)]
+            for block, root, scale in zip(self.blocks, self.roots, scales, strict=True)
         ]
         return found, np.concatenate([*parts, [found.residual_score] if self.free else []])
 
-    def bend(self) -> Bend:
-        """How the likelihood bends here, by central differences in `natural_units`.
+    def curvature(self) -> Curvature:
+        """How the likelihood bends here, by central differences on `natural_scales`.
 
         Asked again next to the same place, it does not compute again.
         """
         ranks = [root.shape for root in self.roots]
-        if self._bend is not None and ranks == self._bend.ranks:
-            away = self.point(self._bend.units) - self._bend.point
-            if np.abs(away).max(initial=0) < NEAR:
-                return self._bend
-        units = self.natural_units()
-        point = self.point(units)
+        if self._curvature is not None and ranks == self._curvature.ranks:
+            away = self.point(self._curvature.scales) - self._curvature.point
+            if np.abs(away).max(initial=0) < SAME_CURVATURE:
+                return self._curvature
+        scales = self.natural_scales()
+        point = self.point(scales)
         slopes, betas = [], []
         for step in H * np.eye(len(point)):
-            up, slope_up = self.slope(point + step, units)
-            down, slope_down = self.slope(point - step, units)
+            up, slope_up = self.slope(point + step, scales)
+            down, slope_down = self.slope(point - step, scales)
             slopes.append((slope_up - slope_down) / (2 * H))
             betas.append((up.beta - down.beta) / (2 * H))
-        self.move(point, units)
+        self.move(point, scales)
         second, fixed = (np.reshape(rows, (len(point), -1)) for rows in (slopes, betas))
-        self._bend = Bend(ranks, units, point, (second + second.T) / 2, fixed.T)
-        return self._bend
+        self._curvature = Curvature(ranks, scales, point, (second + second.T) / 2, fixed.T)
+        return self._curvature
 
 
 def lower(root: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ derivatives that the M-step and the certificate need.
 
 Some families have parameters of their own besides the linear predictor, such as a residual standard
 deviation or thresholds. The engine sees these *auxiliary* parameters as unconstrained numbers
-``[auxiliary]``; people see them as `Family.report` puts them. `base` says what a family
+``[auxiliary]``; people see them as `Family.constrain` gives them. `base` says what a family
 is, `bernoulli` is for no or yes, `binomial` for how often yes, `cumulative` and `categorical` are
 for a response with categories, `custom` is for your own.
 """
@@ -100,7 +100,7 @@ class Poisson(Family):
             raise ValueError("response: expected counts that are not all zero for poisson")
         return self
 
-    def escape(self, response: np.ndarray) -> np.ndarray:
+    def recession(self, response: np.ndarray) -> np.ndarray:
         """A count of zero wants its predictor down."""
         return np.where(response == 0, -1.0, 0.0)
 

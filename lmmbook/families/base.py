@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lmmbook.families.derivatives import ByRegression, Derivatives, derivatives_at, summed
+from lmmbook.families.derivatives import Derivatives, RegressionSums, derivatives_at, summed
 
 import numpy as np
 import pandas as pd
@@ -74,9 +74,12 @@ class Family:
         """
         return self, response
 
-    def escape(self, response: np.ndarray) -> np.ndarray | None:
-        """``[rows]``: 1 where a response is ever more likely the larger its predictor, -1 the
-        smaller, 0 where there is a best predictor. None if that is not known (`separation`)."""
+    def recession(self, response: np.ndarray) -> np.ndarray | None:
+        """``[rows]``: each row's direction of recession, in which its likelihood rises without end.
+
+        1 where a response is ever more likely the larger its predictor, -1 the smaller, 0 where
+        there is a best predictor. None if that is not known (`separation`).
+        """
         return None
 
     def distribution(self, predictor: tf.Tensor, auxiliary: tf.Tensor) -> tfd.Distribution:
@@ -132,7 +135,7 @@ class Family:
         auxiliary: tf.Tensor,
         fixed: tf.Tensor,
         counted: tf.Tensor,
-    ) -> ByRegression:
+    ) -> RegressionSums:
         """`derivatives` summed over rows, for the M-step and the certificate.
 
         ``predictor`` is ``[rows, chains]``, ``fixed`` ``[rows, fixed]``; ``counted`` [rows] is 1
@@ -161,17 +164,20 @@ class Family:
         """
         return "one value a row does not tell how much rows differ; leave it out"
 
-    def report(
+    def constrain(
         self, intercept: Any, auxiliary: np.ndarray
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Named parameters: those that stand in the intercept's place, and those that come last.
+        """Named parameters from the engine's, which are unconstrained (Stan's words for the two).
+
+        Those that stand in the intercept's place, and those that come last: an sd, for one, is
+        ``exp(auxiliary)``.
 
         ``auxiliary`` is ``[..., auxiliary]``, ``intercept`` ``[...]``; values are ``[...]``.
         """
         return {"Intercept": intercept}, {}
 
-    def unreport(self, values: Mapping[str, Any] | pd.Series) -> tuple[Any, np.ndarray]:
-        """The inverse of `report`; the intercept is None where there is none."""
+    def unconstrain(self, values: Mapping[str, Any] | pd.Series) -> tuple[Any, np.ndarray]:
+        """The inverse of `constrain`; the intercept is None where there is none."""
         return values.get("Intercept"), np.zeros(0)
 
 

@@ -93,7 +93,7 @@ family='categorical' takes more than two, or make a column that is True where it
             )
         return replace(self, categories=tuple(labels))
 
-    def escape(self, response: np.ndarray) -> np.ndarray:
+    def recession(self, response: np.ndarray) -> np.ndarray:
         """A yes wants its predictor up, a no down."""
         return 2 * response - 1
 

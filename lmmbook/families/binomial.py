@@ -77,7 +77,7 @@ class Binomial(Family):
         """The family with the trials, and the successes."""
         return replace(self, trials=response[..., 1]), response[..., 0]
 
-    def escape(self, response: np.ndarray) -> np.ndarray:
+    def recession(self, response: np.ndarray) -> np.ndarray:
         """A row of successes alone wants its predictor up, one of failures alone down."""
         k, n = response.T
         return np.where(k == n, 1.0, np.where(k == 0, -1.0, 0.0))

@@ -47,7 +47,7 @@ class Categorical(Family):
     >>> family = Categorical().bind(pd.Series(["bus", "car", "bike"]))
     >>> family.categories
     ('bike', 'bus', 'car')
-    >>> list(family.report(0.0, np.zeros(2))[0] | family.report(0.0, np.zeros(2))[1])
+    >>> list(family.constrain(0.0, np.zeros(2))[0] | family.constrain(0.0, np.zeros(2))[1])
     ['intercept(bus)', 'intercept(car)', 'score(bus)']
     """
 
@@ -71,7 +71,7 @@ class Categorical(Family):
         """0, 1, ... in the order of the categories."""
         return positions_of(known(self), response)
 
-    def escape(self, response: np.ndarray) -> np.ndarray | None:
+    def recession(self, response: np.ndarray) -> np.ndarray | None:
         """Known of two categories; of more the scores are parameters too."""
         return 2 * response - 1 if len(known(self)) == 2 else None
 
@@ -139,7 +139,7 @@ class Categorical(Family):
         away = log_odds - scores * log_odds[-1]
         return log_odds[-1], np.concatenate([away[1:-1], scores[1:-1]])
 
-    def report(
+    def constrain(
         self, intercept: Any, auxiliary: np.ndarray
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Intercepts in place of the intercept, scores at the end."""
@@ -152,8 +152,8 @@ class Categorical(Family):
         named = {f"score({label})": scores[..., j] for j, label in enumerate(labels[1:-1])}
         return intercepts | {f"intercept({labels[-1]})": intercept}, named
 
-    def unreport(self, values: Mapping[str, Any] | pd.Series) -> tuple[Any, np.ndarray]:
-        """The inverse of `report`."""
+    def unconstrain(self, values: Mapping[str, Any] | pd.Series) -> tuple[Any, np.ndarray]:
+        """The inverse of `constrain`."""
         labels = known(self)
         last = float(values[f"intercept({labels[-1]})"])
         scores = np.array([float(values[f"score({label})"]) for label in labels[1:-1]])

@@ -13,7 +13,7 @@ from typing import Any
 
 from lmmbook.families import thresholds
 from lmmbook.families.base import Family, known
-from lmmbook.families.derivatives import ByRegression, Derivatives
+from lmmbook.families.derivatives import Derivatives, RegressionSums
 from lmmbook.families.ordered_logistic import (
     OrderedLogistic,
     bounds,
@@ -128,7 +128,7 @@ class Cumulative(Family):
     ) -> Derivatives:
         """In closed form, through the upper threshold a and the lower b of each row."""
         response = rows[0]
-        slope, by_a, by_b, curve_a, curve_b, bend = thresholds.derivatives(rows, predictor)
+        slope, by_a, by_b, curve_a, curve_b, curve_ab = thresholds.derivatives(rows, predictor)
         first, second = [slope], [[-curve_a - curve_b]]
         moves = thresholds.moves(auxiliary, self.anchor)
         none = tf.zeros_like(moves[:1])  # beyond the ends there is no threshold
@@ -141,7 +141,7 @@ class Cumulative(Family):
         for j, (up, down) in enumerate(moves):
             row = [second[0][j + 1]]
             for k, (up_k, down_k) in enumerate(moves):
-                mixed = (up * down_k + down * up_k - up * up_k - down * down_k) * bend
+                mixed = (up * down_k + down * up_k - up * up_k - down * down_k) * curve_ab
                 mixed -= up * up_k * curve_a + down * down_k * curve_b
                 row.append(mixed + first[j + 1] if j == k else mixed)
             second.append(row)
@@ -154,18 +154,20 @@ class Cumulative(Family):
         auxiliary: tf.Tensor,
         fixed: tf.Tensor,
         counted: tf.Tensor,
-    ) -> ByRegression:
+    ) -> RegressionSums:
         """As `Family.summed`, by category: a row knows only the two thresholds around it. That is a
         handful of numbers, where derivatives in the parameters of ten categories would be 54."""
         chains, categories = predictor.shape[1], self.auxiliary + 2
-        first, by_a, by_b, curve_a, curve_b, bend = (
+        first, by_a, by_b, curve_a, curve_b, curve_ab = (
             tf.reshape(x, predictor.shape) * counted[:, tf.newaxis]
             for x in thresholds.derivatives(rows, tf.reshape(predictor, [-1]))
         )
-        curve_a, curve_b, bend = (tf.reduce_mean(x, axis=1) for x in (curve_a, curve_b, bend))
+        curve_a, curve_b, curve_ab = (
+            tf.reduce_mean(x, axis=1) for x in (curve_a, curve_b, curve_ab)
+        )
         own = tf.reshape(rows[0], predictor.shape)[:, 0]
         one_hot = tf.cast(tf.range(categories, dtype=own.dtype)[:, tf.newaxis] == own, tf.float32)
-        parts = [by_a, by_b, tf.stack([curve_a, curve_b, bend], axis=1)]
+        parts = [by_a, by_b, tf.stack([curve_a, curve_b, curve_ab], axis=1)]
         parts += [fixed * curve_a[:, tf.newaxis], fixed * curve_b[:, tf.newaxis]]
         sums = tf.cast(tf.matmul(one_hot, tf.concat(parts, axis=1)), tf.float64)
         by_a, by_b, curves, fixed_a, fixed_b = tf.split(
@@ -180,15 +182,15 @@ class Cumulative(Family):
         information += tf.linalg.diag(between, k=1) + tf.linalg.diag(between, k=-1)
         # The thresholds are the anchor and sums of gaps, and those are exponentials.
         moves = thresholds.moves(tf.cast(auxiliary, tf.float64), self.anchor)
-        bent = tf.linalg.diag(tf.linalg.matvec(moves, tf.reduce_mean(slope, axis=1), True))
+        second_order = tf.linalg.diag(tf.linalg.matvec(moves, tf.reduce_mean(slope, axis=1), True))
         across = tf.matmul(fixed_a[:-1] + fixed_b[1:], moves, transpose_a=True)
         weights = (curve_a + curve_b)[:, tf.newaxis]
         by_fixed = tf.matmul(first, fixed, transpose_a=True)
-        return ByRegression(
+        return RegressionSums(
             tf.concat([tf.cast(by_fixed, tf.float64), tf.matmul(slope, moves, True)], axis=1),
             tf.cast(tf.matmul(fixed, weights * fixed, transpose_a=True), tf.float64),
             -across,
-            tf.matmul(moves, tf.matmul(information, moves), transpose_a=True) - bent,
+            tf.matmul(moves, tf.matmul(information, moves), transpose_a=True) - second_order,
         )
 
     def probabilities(self, predictor: np.ndarray, auxiliary: np.ndarray) -> np.ndarray:
@@ -208,7 +210,7 @@ class Cumulative(Family):
         at = np.log(below / (1 - below))
         return -at[self.anchor], np.log(np.diff(at))
 
-    def report(
+    def constrain(
         self, intercept: Any, auxiliary: np.ndarray
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """The thresholds."""
@@ -216,8 +218,8 @@ class Cumulative(Family):
         at = at - np.asarray(intercept)[..., np.newaxis]
         return {name: at[..., j][()] for j, name in enumerate(self.names)}, {}
 
-    def unreport(self, values: Mapping[str, Any] | pd.Series) -> tuple[Any, np.ndarray]:
-        """The inverse of `report`.
+    def unconstrain(self, values: Mapping[str, Any] | pd.Series) -> tuple[Any, np.ndarray]:
+        """The inverse of `constrain`.
 
         Raises
         ------

@@ -80,7 +80,7 @@ class Custom(Family):
         """Zero, in the unconstrained parameters."""
         return 0.0, np.zeros(self.auxiliary)
 
-    def report(
+    def constrain(
         self, intercept: Any, auxiliary: np.ndarray
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """``Intercept``, and the parameters by their names."""
@@ -90,8 +90,8 @@ class Custom(Family):
         }
         return {"Intercept": intercept}, named
 
-    def unreport(self, values: Mapping[str, Any] | pd.Series) -> tuple[Any, np.ndarray]:
-        """The inverse of `report`."""
+    def unconstrain(self, values: Mapping[str, Any] | pd.Series) -> tuple[Any, np.ndarray]:
+        """The inverse of `constrain`."""
         unconstrained = [
             float(bijector.inverse(np.float64(values[name])))
             for name, bijector in self.bijectors.items()

@@ -21,19 +21,19 @@ class Derivatives(NamedTuple):
     second: list[list[tf.Tensor]]
 
 
-class ByRegression(NamedTuple):
+class RegressionSums(NamedTuple):
     """As in a regression without random effects: sums over rows, float64, of derivatives in fixed
     effects and auxiliary parameters.
 
-    ``gradient`` [chains, fixed + auxiliary]; information, averaged over the chains, of the fixed
-    effects ``own`` [fixed, fixed], between them and the auxiliary ``beside`` [fixed, auxiliary],
-    and of those ``last`` [auxiliary, auxiliary].
+    ``gradient`` [chains, fixed + auxiliary]; and the information, averaged over the chains, in
+    blocks by the parameters that they join: ``beta_beta`` [fixed, fixed], ``beta_auxiliary``
+    [fixed, auxiliary], and ``auxiliary_auxiliary`` [auxiliary, auxiliary].
     """
 
     gradient: tf.Tensor
-    own: tf.Tensor
-    beside: tf.Tensor
-    last: tf.Tensor
+    beta_beta: tf.Tensor
+    beta_auxiliary: tf.Tensor
+    auxiliary_auxiliary: tf.Tensor
 
 
 def zeros(*shape: int) -> tf.Tensor:
@@ -45,9 +45,9 @@ def zeros(*shape: int) -> tf.Tensor:
     return tf.constant(np.zeros(shape))
 
 
-def no_sums(chains: int, fixed: int, auxiliary: int) -> ByRegression:
+def no_sums(chains: int, fixed: int, auxiliary: int) -> RegressionSums:
     """Zeros, to begin a sum with."""
-    return ByRegression(
+    return RegressionSums(
         zeros(chains, fixed + auxiliary),
         zeros(fixed, fixed),
         zeros(fixed, auxiliary),
@@ -68,20 +68,20 @@ def derivatives_at(
     return tf.nest.map_structure(lambda x: tf.reshape(x, predictor.shape), flat)
 
 
-def summed(derivatives: Derivatives, fixed: tf.Tensor, counted: tf.Tensor) -> ByRegression:
+def summed(derivatives: Derivatives, fixed: tf.Tensor, counted: tf.Tensor) -> RegressionSums:
     """Sums over rows; ``fixed`` is ``[rows, fixed]``, ``counted`` [rows] 1 where a row counts."""
     first, second = tf.nest.map_structure(lambda x: x * counted[:, tf.newaxis], derivatives)
     columns, auxiliary, chains = tf.unstack(fixed, axis=1), len(first) - 1, first[0].shape[1]
     gradient = [total(column[:, tf.newaxis] * first[0], 0) for column in columns]
     gradient += [total(f, 0) for f in first[1:]]
     weights = [-tf.reduce_mean(h, axis=1) for h in second[0]]  # each [rows]
-    beside = [[total(a * w) for w in weights[1:]] for a in columns]
-    last = [[-total(h) / chains for h in row[1:]] for row in second[1:]]
-    return ByRegression(
+    beta_auxiliary = [[total(a * w) for w in weights[1:]] for a in columns]
+    auxiliary_auxiliary = [[-total(h) / chains for h in row[1:]] for row in second[1:]]
+    return RegressionSums(
         tf.stack(gradient, axis=1),
         tf.stack([[total(a * b * weights[0]) for b in columns] for a in columns]),
-        matrix(beside, len(columns), auxiliary),
-        matrix(last, auxiliary, auxiliary),
+        matrix(beta_auxiliary, len(columns), auxiliary),
+        matrix(auxiliary_auxiliary, auxiliary, auxiliary),
     )
 
 

@@ -78,12 +78,12 @@ class Gaussian(Family):
     ) -> Derivatives:
         """In closed form; see `Family.derivatives`."""
         precision = tf.exp(-2.0 * auxiliary[0])
-        left = rows[0] - predictor
-        squares = tf.square(left) * precision
-        mixed = -2.0 * left * precision
+        residual = rows[0] - predictor
+        squares = tf.square(residual) * precision
+        mixed = -2.0 * residual * precision
         return Derivatives(
-            [left * precision, squares - 1.0],
-            [[-precision * tf.ones_like(left), mixed], [mixed, -2.0 * squares]],
+            [residual * precision, squares - 1.0],
+            [[-precision * tf.ones_like(residual), mixed], [mixed, -2.0 * squares]],
         )
 
     def start(self, response: np.ndarray) -> tuple[float, np.ndarray]:
@@ -97,7 +97,7 @@ class Gaussian(Family):
             return None
         return "the residual is such an effect; leave it out, or fix the residual: Gaussian(sd=...)"
 
-    def report(
+    def constrain(
         self, intercept: Any, auxiliary: np.ndarray
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """``Intercept`` and ``sd(residual)``."""
@@ -106,6 +106,6 @@ class Gaussian(Family):
             "sd(residual)": sd if self.sd is None else 0 * sd + self.sd
         }
 
-    def unreport(self, values: Mapping[str, Any] | pd.Series) -> tuple[Any, np.ndarray]:
-        """The inverse of `report`."""
+    def unconstrain(self, values: Mapping[str, Any] | pd.Series) -> tuple[Any, np.ndarray]:
+        """The inverse of `constrain`."""
         return values.get("Intercept"), np.log([float(values["sd(residual)"])])

@@ -9,7 +9,7 @@ import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
 LOG_4 = 1.3862943611198906
-FAR = 1e9  # stands for an infinite threshold: a probability of 0 or 1 to the last bit
+INFINITE_THRESHOLD = 1e9  # stands for one: a probability of 0 or 1 to the last bit
 
 
 class OrderedLogistic(tfd.OrderedLogistic):
@@ -37,7 +37,7 @@ class OrderedLogistic(tfd.OrderedLogistic):
 
 def bounds(cutpoints: tf.Tensor, category: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """The upper and the lower threshold of each ``category`` (0, 1, ...)."""
-    far = tf.constant([FAR], cutpoints.dtype)
+    far = tf.constant([INFINITE_THRESHOLD], cutpoints.dtype)
     padded = tf.concat([-far, cutpoints, far], axis=0)
     index = tf.cast(category, tf.int32)
     return tf.gather(padded, index + 1), tf.gather(padded, index)

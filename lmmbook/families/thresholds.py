@@ -44,12 +44,12 @@ def derivatives(rows: tuple[tf.Tensor, ...], predictor: tf.Tensor) -> tuple[tf.T
     """Of each row's log mass in its predictor, its upper threshold a, and its lower b.
 
     ``rows`` are as from `cumulative.Cumulative.rows`. The first derivatives; and ``curve_a``,
-    ``curve_b``, ``bend``, of which the second ones are made: in a ``-curve_a - bend``, in b
-    ``-curve_b - bend``, in both ``bend``.
+    ``curve_b``, ``curve_ab``, of which the second ones are made: in a ``-curve_a - curve_ab``, in b
+    ``-curve_b - curve_ab``, in both ``curve_ab``.
     """
     _, upper, lower, width = rows
     half_a, half_b = (tf.tanh(0.5 * (x - predictor)) for x in (upper, lower))
     by_a, by_b = 0.5 - 0.5 * half_a + width, -0.5 - 0.5 * half_b - width
     curve_a, curve_b = (0.25 - 0.25 * tf.square(half) for half in (half_a, half_b))
-    bend = width * (1.0 + width) * tf.ones_like(predictor)  # minus the derivative of width
-    return 0.5 * (half_a + half_b), by_a, by_b, curve_a, curve_b, bend
+    curve_ab = width * (1.0 + width) * tf.ones_like(predictor)  # minus the derivative of width
+    return 0.5 * (half_a + half_b), by_a, by_b, curve_a, curve_b, curve_ab

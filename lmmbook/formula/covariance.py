@@ -93,7 +93,7 @@ def name_values(
     the family's own parameters, some of which may stand in the intercept's place.
     """
     by_name = {name: beta[..., c][()] for c, name in enumerate(design.fixed_names)}
-    first, last = design.family.report(by_name.get("Intercept", 0.0), auxiliary)
+    first, last = design.family.constrain(by_name.get("Intercept", 0.0), auxiliary)
     values: dict[str, Any] = {}
     for name, value in by_name.items():
         values |= first if name == "Intercept" else {name: value}
@@ -106,7 +106,7 @@ def split_values(
     design: Design, values: Mapping[str, Any] | pd.Series
 ) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
     """The inverse of `name_values`, for numbers: ``beta``, covariances, ``auxiliary``."""
-    intercept, auxiliary = design.family.unreport(values)
+    intercept, auxiliary = design.family.unconstrain(values)
     named = [intercept if n == "Intercept" else values[n] for n in design.fixed_names]
     beta = np.array(named, float)
     covariances = [to_matrix(factor, values) for factor in design.factors]

@@ -21,7 +21,7 @@ from scipy.linalg import solve_triangular
 DEPENDENT = 1e-12  # eigenvalue of columns of length one, less their means; not told from rounding
 ALIKE = 1e-5  # the same, of blocks of effects that are independent: those cannot be centred
 FOLLOWS = 1e-9  # squared length, of one, that other columns leave of one that follows from them
-SEEN = 1e-6  # share of a combination of columns that is zero in training rows, in a new row
+NONZERO = 1e-6  # share of a combination of columns that is zero in training rows, in a new row
 
 
 class LeftOut(NamedTuple):
@@ -44,7 +44,7 @@ class LeftOut(NamedTuple):
     def refuse(self, columns: np.ndarray, data: pd.DataFrame) -> None:
         """Raise if a new row lies in a cell that the training rows left empty."""
         size = np.abs(columns) @ np.abs(self.unknown)
-        odd = (np.abs(columns @ self.unknown) > SEEN * size).any(axis=1)
+        odd = (np.abs(columns @ self.unknown) > NONZERO * size).any(axis=1)
         if odd.any():
             cells = data.loc[odd, list(self.of)].astype(str).drop_duplicates()
             raise ValueError(
@@ -73,9 +73,9 @@ def left_out(
     for j in first:
         k = len(kept)
         across = solve_triangular(root[:k, :k], gram[kept, j], lower=True) if k else np.zeros(0)
-        left = gram[j, j] - across @ across
-        if left > FOLLOWS:
-            root[k, :k], root[k, k] = across, np.sqrt(left)
+        residual = gram[j, j] - across @ across
+        if residual > FOLLOWS:
+            root[k, :k], root[k, k] = across, np.sqrt(residual)
             kept.append(j)
         elif cells[j] is None:
             return None  # a mistake, which `check_independent` finds

@@ -21,7 +21,7 @@ ROUNDING = 1e-14  # of what a residual is a difference of
 NONE = 1e-12  # a residual sd, in units of all that is to be explained: there is none
 LOST = 1e-5  # a residual sd, the same: single precision loses it
 FARTHEST = 1e4  # offset beside which single precision knows the predictor to three digits
-ROWS = 200_000  # are looked at first
+FIRST_ROWS = 200_000  # are looked at first
 
 
 def refuse(design: Inner) -> None:
@@ -83,10 +83,10 @@ def _alike(design: Design, factor: Factor) -> bool:
     """Whether in every level all responses are the same, at one end of what they can be."""
     response = design.response
     if design.family.categories is None:
-        escape = design.family.escape(response)
-        if escape is None or (escape == 0).any():
+        recession = design.family.recession(response)
+        if recession is None or (recession == 0).any():
             return False
-        response = escape
+        response = recession
     least, most = np.full(factor.levels, np.inf), np.full(factor.levels, -np.inf)
     np.minimum.at(least, factor.codes, response)
     np.maximum.at(most, factor.codes, response)
@@ -106,16 +106,16 @@ def refuse_no_residual(design: Inner, least: float) -> None:
     name, fixed = data._response, ", ".join(map(repr, data.fixed_names))
     terms = np.abs(design.origin) * np.abs(data.fixed).max(0)
     size = np.abs(data.response).max() + np.abs(data.offset).max() + terms.sum()
-    left = design.unit * np.sqrt(np.mean(design.response**2))
-    if left <= ROUNDING * size:
+    residual_sd = design.response_scale * np.sqrt(np.mean(design.response**2))
+    if residual_sd <= ROUNDING * size:
         raise ValueError(
             f"response {name!r}: expected residuals, got a linear function of {fixed} in every "
             "row: nothing is left to fit, and there is no maximum, for the residual sd goes to zero"
         )
     for factor in design.factors:
-        share = _left(design, factor, ROWS)
+        share = _residual_sd(design, factor, FIRST_ROWS)
         if share <= least:
-            share = _left(design, factor, design.rows)
+            share = _residual_sd(design, factor, design.rows)
         if share > least:
             continue
         end = "There is no maximum: the residual sd goes to zero"
@@ -130,7 +130,7 @@ def refuse_no_residual(design: Inner, least: float) -> None:
         )
 
 
-def _left(design: Design, factor: Factor, rows: int) -> float:
+def _residual_sd(design: Design, factor: Factor, rows: int) -> float:
     """What a factor's effects and the fixed effects leave of the inner response in the first rows,
     root mean square."""
     codes, z = factor.codes[:rows], factor.z[:rows]

@@ -21,7 +21,7 @@ from lmmbook.formula.terms import Terms, evaluate
 import numpy as np
 import pandas as pd
 
-FAR = 0.9  # cosine of a covariate with the intercept; 0.9 is a mean of two sds
+COLLINEAR = 0.9  # cosine of a covariate with the intercept (0.9: a mean of two sds), or others
 NOISE = 1e-13  # a covariate that varies by less of its mean varies by rounding
 
 
@@ -238,7 +238,7 @@ def origin_of(columns: np.ndarray, names: Sequence[str]) -> np.ndarray | None:
         return None
     gram = columns.T @ columns / len(columns)  # without a copy of the columns
     means = gram[list(names).index("Intercept")]
-    far = np.abs(means) > FAR * np.sqrt(np.diag(gram))
+    far = np.abs(means) > COLLINEAR * np.sqrt(np.diag(gram))
     varies = [np.ptp(c) > NOISE * abs(mean) for c, mean in zip(columns.T, means, strict=True)]
     origin = np.where(far & varies, means, 0.0)
     return origin if origin.any() else None

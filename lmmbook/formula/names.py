@@ -58,7 +58,7 @@ def check_names(design: Design) -> None:
 
 def _sources(design: Design) -> Iterator[tuple[str, str]]:
     """The names of all parameters, and in words what each is of."""
-    first, last = design.family.report(0.0, np.zeros(design.family.auxiliary))
+    first, last = design.family.constrain(0.0, np.zeros(design.family.auxiliary))
     common = design._common
     of_terms = {label: term.name for term in common.terms for label in term.labels}
     for name in design.fixed_names:

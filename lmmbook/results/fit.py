@@ -19,7 +19,7 @@ from lmmbook.results import criticism, saving
 import numpy as np
 import pandas as pd
 
-CLOSE = 0.2  # standard errors from the maximum, Monte Carlo error included: converged
+CONVERGED_WITHIN = 0.2  # standard errors from the maximum, Monte Carlo error included: converged
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ class Fit:
             f"{self.parameters.to_string(float_format='{:.4f}'.format)}\n\n"
             + (f"std_error and mcse of {', of '.join(notes)}.\n" if notes else "")
             + f"{verdict}: the maximum was found {self.distance:.2g} standard errors away\n"
-            f"(at most {CLOSE}, Monte Carlo error included, counts as converged).\n"
+            f"(at most {CONVERGED_WITHIN}, Monte Carlo error included, counts as converged).\n"
             "Next: .effects, .predict(data), .draws(data, n, seed), .log_score(data), .trace"
         )
 

@@ -27,7 +27,7 @@ from scipy.special import ndtri
 from tensorflow_probability import distributions as tfd
 
 STRATA_SEED = 0  # of the places within the strata, and of their order
-AT_ONCE = 2_000_000  # numbers in an array, 16 MB; a few of them are alive at a time
+NUMBERS_AT_ONCE = 2_000_000  # numbers in an array, 16 MB; a few of them are alive at a time
 
 Posterior = Mapping[str, np.ndarray]
 
@@ -64,7 +64,7 @@ def batches(
         known.append(effects)
         unseen.append(normal @ _root(matrix).T)
     dtype = np.float32 if isinstance(new.family, Custom) else np.float64
-    each = max(1, AT_ONCE // (new.rows * len(new.family.categories or [0])))
+    each = max(1, NUMBERS_AT_ONCE // (new.rows * len(new.family.categories or [0])))
     for first in range(0, n, each):
         part = slice(first, first + each)
         effects_of = [

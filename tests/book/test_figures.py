@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Iterator
 
 from lmmbook.book import figures
-from lmmbook.book.sliders import Walk
+from lmmbook.book.sliders import Slider
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -58,15 +58,15 @@ def test_the_style_lets_the_page_shine_through(shown):
     assert png[25] == 6  # colour type: with an alpha channel
 
 
-def test_walks_ride_along_with_their_figure(shown):
+def test_sliders_ride_along_with_their_figure(shown):
     _, ax = plt.subplots()
     ax.plot([0, 2], [0, 1])
-    walk = Walk({"way": "up"}, ax, [0, 1], [0, 2], [0, 1], {"height": [0, 1]})
-    figures.show(ax.figure, alt="a line", walks=[walk])
+    slider = Slider({"way": "up"}, ax, [0, 1], [0, 2], [0, 1], {"height": [0, 1]})
+    figures.show(ax.figure, alt="a line", sliders=[slider])
     ((data, metadata),) = shown
     assert "image/png" in data
     assert metadata["image/png"]["alt"] == "a line"
-    [placed] = metadata["lmmbook"]["walks"]
+    [placed] = metadata["lmmbook"]["sliders"]
     assert placed["choices"] == [["way", "up"]]
     assert placed["facts"] == [["height", [0.0, 1.0]]]
     assert 0 < placed["left"][0] < placed["left"][1] < 100

@@ -1,4 +1,4 @@
-"""A point that walks over a picture stands where the picture has drawn its path."""
+"""A point that a slider moves over a picture stands where the picture has drawn its path."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from lmmbook.book import sliders
 from lmmbook.book.figures import STYLE
-from lmmbook.book.sliders import Walk
+from lmmbook.book.sliders import Slider
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -25,8 +25,8 @@ def style() -> Iterator[None]:
     plt.close("all")
 
 
-def walk(**changes: Any) -> Walk:
-    """A walk of three places in new axes."""
+def slider(**changes: Any) -> Slider:
+    """A slider of three places in new axes."""
     given: dict[str, Any] = {
         "choices": {"way": "slow", "start": "far"},
         "steps": [0, 1, 10],
@@ -37,7 +37,7 @@ def walk(**changes: Any) -> Walk:
     if "axes" not in changes:
         _, given["axes"] = plt.subplots()
         given["axes"].plot(given["x"], given["y"])
-    return Walk(**(given | changes))
+    return Slider(**(given | changes))
 
 
 @pytest.mark.parametrize("scale", ["linear", "log"])
@@ -57,12 +57,12 @@ def test_a_place_is_where_the_picture_has_it(scale: str) -> None:
         rows, columns = np.nonzero(dark)
         size = dark.shape
         found.append([100 * (columns.mean() + 0.5) / size[1], 100 * (rows.mean() + 0.5) / size[0]])
-    [placed] = sliders.as_json([walk(axes=ax, x=x, y=y)])
+    [placed] = sliders.as_json([slider(axes=ax, x=x, y=y)])
     np.testing.assert_allclose(np.array(found), np.c_[placed["left"], placed["top"]], atol=0.3)
 
 
 def test_a_notebook_keeps_the_order_of_facts_and_choices() -> None:
-    [placed] = sliders.as_json([walk()])
+    [placed] = sliders.as_json([slider()])
     output = nbformat.v4.new_output("display_data", {"image/png": "AAAA"}, metadata={"it": placed})
     cell = nbformat.v4.new_code_cell("", outputs=[output])
     text = nbformat.writes(nbformat.v4.new_notebook(cells=[cell]))  # it sorts what has names
@@ -82,14 +82,14 @@ def test_a_notebook_keeps_the_order_of_facts_and_choices() -> None:
         {"facts": {"height": [1.0, 2.0, 3.0, 4.0]}},
     ],
 )
-def test_a_walk_without_a_number_a_place_is_refused(changes: dict[str, Any]) -> None:
+def test_a_slider_without_a_number_a_place_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="expected 3 finite numbers"):
-        walk(**changes)
+        slider(**changes)
 
 
 @pytest.mark.parametrize(
     "choices", [{"way": "slow", "start": "far"}, {"way": "fast"}, {"start": "far", "way": "fast"}]
 )
-def test_walks_that_a_reader_cannot_choose_between_are_refused(choices: dict[str, str]) -> None:
+def test_sliders_that_a_reader_cannot_choose_between_are_refused(choices: dict[str, str]) -> None:
     with pytest.raises(ValueError, match="expected the same choices, differently answered"):
-        sliders.as_json([walk(), walk(choices=choices)])
+        sliders.as_json([slider(), slider(choices=choices)])

@@ -222,8 +222,8 @@ MEASURE = """
             file.write("5")  # the peak from here on
         before = kib("VmRSS")
         design = build_design("y ~ x + (1|a) + (1|b) + (1|c)", data)
-        directions.translations(design)
-        [directions.freed(design, factor) for factor in design.factors]
+        directions.group_moves(design)
+        [directions.expanded(design, factor) for factor in design.factors]
         return 1024 * (kib("VmHWM") - before)
 
     few, many = peak(500_000), peak(3_000_000)

@@ -6,7 +6,7 @@ from lmmbook.core import e_step
 from lmmbook.core.model import LinearMixedEffectModel, features_of
 from lmmbook.engine import arrays
 from lmmbook.engine.e_step import adaptation, block_hmc
-from lmmbook.engine.e_step.group_moves import translate
+from lmmbook.engine.e_step.group_moves import group_move
 from lmmbook.engine.linear_predictor import curvatures, linear_predictor, rows_of
 from lmmbook.formula import build_design
 from lmmbook.formula.covariance import parameter_names
@@ -98,7 +98,7 @@ def sampler(request) -> Sampler:
     )
 
 
-@pytest.mark.parametrize("step_size", [0.2, adaptation.LONGEST_STEP, 1.7])
+@pytest.mark.parametrize("step_size", [0.2, adaptation.MAX_STEP_SIZE, 1.7])
 def test_the_exact_conditional_is_left_as_it_is(sampler, step_size):
     start = sampler.exact_draws(seed=1)
     effects, predictor, acceptance = sampler(start, step_size, seed=2)
@@ -117,7 +117,7 @@ def test_the_exact_conditional_is_left_as_it_is(sampler, step_size):
 def test_a_start_far_away_is_forgotten(sampler):
     effects = [np.full_like(u, 3.0) for u in sampler.exact_draws(seed=0)]
     for seed in range(15):
-        effects = [u.numpy() for u in sampler(effects, adaptation.LONGEST_STEP, seed)[0]]
+        effects = [u.numpy() for u in sampler(effects, adaptation.MAX_STEP_SIZE, seed)[0]]
     assert_conditional(sampler.design, sampler.truth, effects)
 
 
@@ -130,9 +130,9 @@ def test_the_seed_decides(sampler):
 
 def test_a_translation_changes_no_prediction_and_keeps_the_conditional(sampler):
     start = sampler.exact_draws(seed=6)
-    assert sampler.layout.translations
-    for t, (inner, outer, _) in enumerate(sampler.layout.translations):
-        moved = translate(
+    assert sampler.layout.group_moves
+    for t, (inner, outer, _) in enumerate(sampler.layout.group_moves):
+        moved = group_move(
             sampler.layout, sampler.arrays, sampler.parameters, t,
             [tf.constant(u) for u in start], tf.constant([7, t]),
         )  # fmt: skip
@@ -165,24 +165,24 @@ def test_joint_and_level_by_level_draw_from_the_same_distribution(sampler):
     assert_conditional(sampler.design, sampler.truth, jointly)
     effects = [np.ones_like(u) for u in jointly]
     for seed in range(10):
-        effects = [u.numpy() for u in sampler(effects, adaptation.LONGEST_STEP, seed)[0]]
+        effects = [u.numpy() for u in sampler(effects, adaptation.MAX_STEP_SIZE, seed)[0]]
     assert_conditional(sampler.design, sampler.truth, effects)
 
 
 def test_adaptation_shortens_what_is_refused_and_keeps_to_its_limit():
-    sizes = tf.constant([0.3, adaptation.LONGEST_STEP])
+    sizes = tf.constant([0.3, adaptation.MAX_STEP_SIZE])
     [shorter] = adaptation.adapt([sizes], [tf.constant([0.2, 0.2])], tf.constant(0.3))
     assert np.all(shorter < sizes)
     [longer] = adaptation.adapt([sizes], [tf.constant([1.0, 1.0])], tf.constant(0.3))
     assert longer[0] > 0.3
-    assert float(longer[1]) == pytest.approx(adaptation.LONGEST_STEP)
+    assert float(longer[1]) == pytest.approx(adaptation.MAX_STEP_SIZE)
 
 
 # Directions, found from the data
 
 
 def test_nesting_is_found(tiny_design, nested, insteval):
-    assert all(t.groups == 1 for t in directions.translations(tiny_design))  # shifts only
+    assert all(t.groups == 1 for t in directions.group_moves(tiny_design))  # shifts only
     design = build_design(nested.formula, nested.data)
     block, pot = (
         next(f for f in design.factors if f.name == name) for name in ("block", "block:pot")
@@ -193,21 +193,21 @@ def test_nesting_is_found(tiny_design, nested, insteval):
     assert directions.parents(block, pot) is None
 
     formula = "ratings ~ service + (1|students) + (1|instructors) + (1|departments)"
-    found = directions.translations(build_design(formula, insteval))
+    found = directions.group_moves(build_design(formula, insteval))
     # instructors in departments, and the three pairs
     assert sorted((t.inner[0], t.outer[0], t.groups) for t in found) == [
         (0, 1, 1), (0, 2, 1), (1, 2, 1), (1, 2, 14)
     ]  # fmt: skip
 
 
-def test_what_is_constant_within_levels_is_freed():
+def test_what_is_constant_within_levels_is_expanded():
     rng = np.random.default_rng(0)
     data = pd.DataFrame({"g": np.resize(np.arange(12), 96), "h": np.repeat(np.arange(8), 12)})
     data = data.assign(x=rng.normal(size=96), y=rng.normal(size=96))
     data["age"] = rng.normal(size=12)[data["g"]]
     design = build_design("y ~ age*x + (1 + x|g) + (1|h)", data)
     assert design.fixed_names == ("Intercept", "age", "x", "age:x")
-    of_g, of_h = (directions.freed(design, f) for f in design.factors)
+    of_g, of_h = (directions.expanded(design, f) for f in design.factors)
     assert dict(zip(of_g.fixed, of_g.columns, strict=True)) == {0: 0, 1: 0, 2: 1, 3: 1}
     assert of_h.fixed == (0,)
     for c, j, w in zip(of_g.fixed, of_g.columns, of_g.weights.T, strict=True):
@@ -215,8 +215,10 @@ def test_what_is_constant_within_levels_is_freed():
         np.testing.assert_allclose(design.fixed[:, c], w[factor.codes] * factor.z[:, j])
 
     alone = build_design("y ~ 1 + (0 + x|g)", data)
-    assert directions.freed(alone, alone.factors[0]).fixed == ()  # no slope to fold into
-    assert directions.freed(build_design("y ~ 0 + x + (1|g)", data), alone.factors[0]).fixed == (0,)
+    assert directions.expanded(alone, alone.factors[0]).fixed == ()  # no slope to fold into
+    assert directions.expanded(build_design("y ~ 0 + x + (1|g)", data), alone.factors[0]).fixed == (
+        0,
+    )
     few = data.assign(h=data["g"] % 3, a=data["g"] % 3 == 1)
     design = build_design("y ~ a + (1|h)", few)
-    assert len(directions.freed(design, design.factors[0]).fixed) == 1  # of three levels
+    assert len(directions.expanded(design, design.factors[0]).fixed) == 1  # of three levels

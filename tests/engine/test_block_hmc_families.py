@@ -64,7 +64,7 @@ def made(name: str, nested: bool = False) -> tuple[Design, dict[str, float]]:
 def row_densities(design: Design, values: dict[str, float]) -> np.ndarray:
     """``[rows, grid]``: each row's log density at an effect, by the distribution."""
     family: Family = design.family
-    intercept, auxiliary = family.unreport(values)
+    intercept, auxiliary = family.unconstrain(values)
     fixed = design.offset + design.fixed @ np.array([intercept, values["x"]])
     distribution = family.distribution(
         tf.constant(fixed[:, np.newaxis] + GRID), tf.constant(auxiliary, tf.float64)
@@ -242,7 +242,7 @@ def nested_sampler(request) -> tuple[Sampler, Exact]:
 @pytest.mark.parametrize(
     "parents_too", [lambda i: True, every, lambda i: False], ids=["always", "every", "never"]
 )
-def test_parents_may_be_left_to_the_translations(nested_sampler, parents_too):
+def test_parents_may_be_left_to_the_group_moves(nested_sampler, parents_too):
     sampler, exact = nested_sampler
     effects, _ = sampler(sampler.far(1.5), 60, 0.7, 4, parents_too)
     exact.check(effects)

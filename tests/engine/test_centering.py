@@ -1,4 +1,4 @@
-"""Of all homes the chosen ones leave least to be taken away, whatever the columns are."""
+"""The chosen parametrisation leaves least to be taken away, whatever the columns are."""
 
 from __future__ import annotations
 
@@ -30,19 +30,24 @@ def ten_groups(mean: float) -> pd.DataFrame:
 
 
 def information(
-    design: Design, values: dict[str, float], home: louis.Home | None, chains: int
+    design: Design,
+    values: dict[str, float],
+    parametrisation: louis.Parametrisation | None,
+    chains: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scores ``[chains, coordinates]`` of exact draws, and the complete data's information."""
     layout, array = arrays.on_device(design, chains)
     parameters = arrays.to_parameters(design, values)
-    if home is None:
+    if parametrisation is None:
         size = louis.coordinates(layout)
         products = centering.products_of(design, layout)
         given = layout, array, products, parameters, values["sd(residual)"] ** 2, np.eye(size)
-        home = centering.choose_homes(*given)
+        parametrisation = centering.choose_parametrisation(*given)
     effects = [tf.constant(u) for u in conditional_draws(design, values, chains, seed=1)]
     rows, at = rows_of(layout, array, parameters), linear_predictor(array, parameters, effects)
-    return louis.score_and_information(layout, array, parameters, effects, rows, at, home)
+    return louis.score_and_information(
+        layout, array, parameters, effects, rows, at, parametrisation
+    )
 
 
 # Nearly collinear covariates; a mean of slopes that only the intercept can take up; slopes on a
@@ -75,7 +80,7 @@ def test_what_the_data_know_is_not_lost_to_the_coordinates(formula):
     np.testing.assert_allclose(found.table["std_error"], truth["std_error"], rtol=5 * noise)
 
 
-def test_no_other_home_knows_less():
+def test_no_other_parametrisation_knows_less():
     """Fixed effects: any other means leave at least as much to be taken away, in any direction."""
     design = build_design("y ~ z + f + (z|g) + (1|h)", ten_groups(3.0))
     values = [1.0, 0.5, 0.2, 1.0, 0.3, -0.4, 0.5, 1.0]
@@ -89,8 +94,10 @@ def test_no_other_home_knows_less():
     nothing = louis.as_written(layout).standardised
 
     def known(means: list[np.ndarray]) -> np.ndarray:
-        home = louis.Home([tf.constant(m, tf.float32) for m in means], nothing)
-        return information(design, values, home, 2)[1].numpy()[fixed, fixed]
+        parametrisation = louis.Parametrisation(
+            [tf.constant(m, tf.float32) for m in means], nothing
+        )
+        return information(design, values, parametrisation, 2)[1].numpy()[fixed, fixed]
 
     least = known(best)
     for _ in range(20):
@@ -102,17 +109,23 @@ def test_no_other_home_knows_less():
     assert least[0, 0] < 0.1 * as_written[0, 0]
 
 
-def test_a_stretch_is_in_part_here_in_part_there():
-    """A singular covariance that can be turned: neither home knows little about all of it, and both
-    together do."""
+def test_a_covariance_is_partially_non_centred():
+    """A singular covariance that can be turned: of all of it the complete data know little neither
+    centred nor non-centred, but partially non-centred they do."""
     design = build_design("y ~ 1 + (z|g)", ten_groups(20.0))
     layout, array = arrays.on_device(design, 2)
     units = array.factors[0].units.numpy()
     root = units @ np.array([[13.0, 0.0], [0.7, 1e-4]])  # as of z, less its mean
-    of, has, scale = layout.factors[0], array.factors[0], np.linalg.cholesky(root @ root.T)
-    kept = np.eye(3)[:, :2]  # but for the stretch of what has no variance
-    observed, prior, likelihood = centering.what_is_left(of, has, scale, 1.0, np.eye(3))
-    part = centering.least_part(of, has, scale, 1.0, kept)
+    factor_layout, factor_arrays, scale = (
+        layout.factors[0],
+        array.factors[0],
+        np.linalg.cholesky(root @ root.T),
+    )
+    kept = np.eye(3)[:, :2]  # but for the tangent along which there is no variance
+    observed, prior, likelihood = centering.information_on_covariance(
+        factor_layout, factor_arrays, scale, 1.0, np.eye(3)
+    )
+    part = centering.least_part(factor_layout, factor_arrays, scale, 1.0, kept)
     rest = np.eye(3) - part
     both = rest.T @ prior @ rest + part.T @ likelihood @ part
     shares = {

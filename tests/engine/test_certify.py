@@ -9,14 +9,14 @@ from lmmbook import exact, families
 from lmmbook.data import simulate
 from lmmbook.engine import arrays
 from lmmbook.engine.certificate import boundary, certify, louis
-from lmmbook.engine.driver import Course
+from lmmbook.engine.driver import Driver
 from lmmbook.engine.fit import fit
 from lmmbook.engine.linear_predictor import linear_predictor, rows_of
 from lmmbook.engine.runner import Engine
 from lmmbook.exact.marginal import Marginal
 from lmmbook.formula import build_design, covariance
 from lmmbook.formula.covariance import parameter_names
-from lmmbook.results.fit import CLOSE, Fit
+from lmmbook.results.fit import CONVERGED_WITHIN, Fit
 
 import numpy as np
 import pandas as pd
@@ -44,7 +44,7 @@ def sloped() -> tuple[str, pd.DataFrame, dict[str, float]]:
 
 # Which fixed effects (Intercept, x, age) live in the mean of a factor's effects, and to what extent
 # (the rest is in the likelihood); which factors are standardised.
-HOMES = {
+PARAMETRISATIONS = {
     "as written": ([0, 0, 0], [0], [0, 0]),
     "fixed effects in the effects": ([0, 1, 1], [1], [0, 0]),
     "all in one factor": ([1, 1, 1], [0], [0, 0]),
@@ -53,51 +53,54 @@ HOMES = {
     "both standardised": ([0, 0, 0], [0], [1, 1]),
     "standardised, with means": ([0.6, 0.3, 0.9], [0.3], [1, 1]),
     "any": (None, None, [1, 0]),
-    "any, and a part of each stretch": (None, None, None),
+    "any, and a part of each tangent": (None, None, None),
 }
 
 
-def home_of(name: str) -> louis.Home:
-    first, second, standardised = HOMES[name]
-    means = [np.zeros((5, 3)), np.zeros((2, 3))]  # [freed + columns, fixed]
+def parametrisation_of(name: str) -> louis.Parametrisation:
+    first, second, standardised = PARAMETRISATIONS[name]
+    means = [np.zeros((5, 3)), np.zeros((2, 3))]  # [expanded + columns, fixed]
     if first is None:
         rng = np.random.default_rng(0)
         means = [rng.normal(0, 0.3, m.shape) for m in means]
     else:
         means[0][:3], means[1][0, 0] = np.diag(first), second[0]
-    sizes = 3, 1  # stretches
+    sizes = 3, 1  # tangents
     if standardised is None:
         parts = [np.random.default_rng(1).normal(0.5, 0.3, (size, size)) for size in sizes]
     else:
         parts = [s * np.eye(size) for s, size in zip(standardised, sizes, strict=True)]
-    return louis.Home(
+    return louis.Parametrisation(
         *([tf.constant(x, tf.float32) for x in of_each] for of_each in (means, parts))
     )
 
 
-def stretched(layout, parameters, units, home, step):
-    """Covariances stretched by I + S: what `louis` takes the derivatives of."""
+def moved_by(layout, parameters, units, parametrisation, step):
+    """Covariances moved by I + S: what `louis` takes the derivatives of."""
     begins = louis.offsets(layout)
     covariances = []
     for k, scale in enumerate(parameters.scales):
-        own, part = step[begins[k] : begins[k + 1]], home.standardised[k].numpy().astype(float)
+        own, part = (
+            step[begins[k] : begins[k + 1]],
+            parametrisation.standardised[k].numpy().astype(float),
+        )
         root = scale.numpy()
         for entries in (own - part @ own, part @ own):  # in the prior, then in the likelihood
-            stretch = np.tensordot(entries, louis.basis(layout.factors[k]), 1)
-            root = root + units[k] @ stretch @ np.linalg.solve(units[k], root)
+            tangent = np.tensordot(entries, louis.tangent_basis(layout.factors[k]), 1)
+            root = root + units[k] @ tangent @ np.linalg.solve(units[k], root)
         covariances.append(root @ root.T)
     beta = parameters.beta.numpy() + step[: layout.fixed]
     return beta, covariances, float(parameters.residual_sd) * np.exp(step[-1])
 
 
-# Where a correlation is near 1, the complete data know too much in the prior: no home there.
-CASES = [(name, 0.5) for name in HOMES] + [
-    (name, 0.999) for name in HOMES if HOMES[name][2] and HOMES[name][2][0] == 1
+# Where a correlation is near 1, the complete data know too much about the prior: not centred.
+CASES = [(name, 0.5) for name in PARAMETRISATIONS] + [
+    (name, 0.999) for name, (*_, part) in PARAMETRISATIONS.items() if part and part[0] == 1
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "correlation"), CASES)
-def test_fishers_and_louis_identities_hold_in_every_home(name, correlation):
+def test_fishers_and_louis_identities_hold_in_every_parametrisation(name, correlation):
     """Exact draws: mean score and information against differences of the exact log-likelihood.
 
     Scores within 5 Monte Carlo standard errors. The information within 5 times sqrt(2 / chains) of
@@ -111,14 +114,16 @@ def test_fishers_and_louis_identities_hold_in_every_home(name, correlation):
     rows = rows_of(layout, array, parameters)
     predictor = linear_predictor(array, parameters, effects)
     score, information = louis.score_and_information(
-        layout, array, parameters, effects, rows, predictor, home_of(name)
+        layout, array, parameters, effects, rows, predictor, parametrisation_of(name)
     )
     score = score.numpy().astype(float)
     size, marginal = score.shape[1], Marginal(design)
-    units = [has.units.numpy() for has in array.factors]
+    units = [factor_arrays.units.numpy() for factor_arrays in array.factors]
 
     def log_likelihood(step: np.ndarray) -> float:
-        return marginal.evaluate(*stretched(layout, parameters, units, home_of(name), step)).value
+        return marginal.evaluate(
+            *moved_by(layout, parameters, units, parametrisation_of(name), step)
+        ).value
 
     h = 1e-3 * np.eye(size)
     truth = np.array([(log_likelihood(e) - log_likelihood(-e)) / 2e-3 for e in h])
@@ -196,9 +201,9 @@ def test_converged_counts_two_errors_of_the_step():
     """
     for draws, converged in ((10_000, True), (200, False)):
         found = certify.certify(*made_up(0.16, draws=draws), np.eye(3))
-        assert found.distance < CLOSE
+        assert found.distance < CONVERGED_WITHIN
         error = 2 * np.sqrt(6 / (8 * draws)) / 4
-        assert (0.16 + 2 * error < CLOSE) == converged
+        assert (0.16 + 2 * error < CONVERGED_WITHIN) == converged
         assert found.converged == converged
 
 
@@ -227,8 +232,8 @@ def test_without_information_there_is_no_verdict():
     assert np.all(found.step == 0)
 
 
-@pytest.mark.parametrize(("left", "hopeless"), [(0.1, False), (0.0, True)])
-def test_what_more_draws_would_show_is_not_given_up(left, hopeless):
+@pytest.mark.parametrize(("left", "weakly_identified"), [(0.1, False), (0.0, True)])
+def test_what_more_draws_would_show_is_not_given_up(left, weakly_identified):
     """Of the second direction a share of 0.1 or nothing is left, and nobody knows at 200 draws:
     three errors of the share are 3 sqrt(2 / 1,600) = 0.106. With more draws the first is known."""
     design, layout, parameters, score, complete = made_up(0.0)
@@ -236,8 +241,8 @@ def test_what_more_draws_would_show_is_not_given_up(left, hopeless):
         rng = np.random.default_rng(4)
         score = rng.normal(size=(draws, 8, 3)) * np.sqrt(np.diag(complete) * [0.5, 1 - left, 0.5])
         found = certify.certify(design, layout, parameters, score, complete, np.eye(3))
-        assert found.definite == (draws == 1600 and not hopeless)
-        assert found.hopeless == hopeless
+        assert found.definite == (draws == 1600 and not weakly_identified)
+        assert found.weakly_identified == weakly_identified
 
 
 def test_what_is_left_does_not_depend_on_the_coordinates():
@@ -446,7 +451,7 @@ def test_a_variance_whose_maximum_is_zero_is_reported_as_such():
 def test_the_mean_of_the_last_two_thirds_stays():
     """Of 120 iterates that are counted from 0."""
 
-    class Climbing:
+    class Counted:
         def em(self, phase: str, gains: np.ndarray) -> pd.DataFrame:
             assert phase == ("approach" if (gains == 1).all() else "average")
             return pd.DataFrame({"a": np.arange(len(gains)), "acceptance": 1.0, "phase": 0})
@@ -454,10 +459,10 @@ def test_the_mean_of_the_last_two_thirds_stays():
         def set(self, values: dict[str, float]) -> None:
             self.values = values
 
-    course = Course.__new__(Course)
-    course.engine = Climbing()
-    course.climb()
-    assert course.engine.values["a"] == pytest.approx(np.arange(40, 120).mean())
+    driver = Driver.__new__(Driver)
+    driver.engine = Counted()
+    driver.saem()
+    assert driver.engine.values["a"] == pytest.approx(np.arange(40, 120).mean())
 
 
 # Singular covariances of slopes
@@ -530,15 +535,15 @@ def test_a_singular_covariance_can_be_turned():
     design, losses = build_design(formula, data), []
     wrong = truth.parameters["estimate"].to_dict() | {"sd(x|g)": 0.05, "cor(Intercept,x|g)": 1.0}
     for seed in range(3):
-        course = Course(Engine(design, 64, 10_000, seed))
-        course.singular[0, (0, 1)] = 1
-        course.engine.set(wrong)
-        found = course.measure(200)
+        driver = Driver(Engine(design, 64, 10_000, seed))
+        driver.singular[0, (0, 1)] = 1
+        driver.engine.set(wrong)
+        found = driver.measure(200)
         assert found.distance > 1
         while not found.converged:  # its budget is finite
-            found = course.improve(found)
-        course.take(found.step)  # the last, short one, as in a fit
-        reached = exact.log_likelihood(formula, data, course.engine.values())
+            found = driver.improve(found)
+        driver.take(found.step)  # the last, short one, as in a fit
+        reached = exact.log_likelihood(formula, data, driver.engine.values())
         losses.append(truth.log_likelihood - reached)
     assert np.mean(losses) < 0.02
 

@@ -54,7 +54,7 @@ def crossed(family: str) -> tuple[str, pd.DataFrame]:
 
 
 def no_variance() -> tuple[str, pd.DataFrame]:
-    """One sd has its maximum at zero, so that the course takes a longer way, by its kept draws."""
+    """One sd has its maximum at zero, so that the fit takes a longer way, by its kept draws."""
     data, _ = simulate.crossed(800, {"g": (60, 0.7), "h": (12, 0.0)}, seed=2)
     return "y ~ x + (1|g) + (1|h)", data
 

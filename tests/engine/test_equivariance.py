@@ -185,16 +185,16 @@ def test_an_inner_design_is_the_same_model(family, formula):
     covariances = [np.eye(len(f.effects)) for f in design.factors]
     u = [rng.normal(size=(f.levels, len(f.effects))) for f in design.factors]
     own = name_values(inner, beta, covariances, auxiliary)
-    reported = coordinates.reported(inner, beta, covariances, auxiliary)
-    of_data = [coordinates.effects_reported(inner, k, v) for k, v in enumerate(u)]
+    constrained = coordinates.constrained(inner, beta, covariances, auxiliary)
+    of_data = [coordinates.outer_effects(inner, k, v) for k, v in enumerate(u)]
     np.testing.assert_allclose(
-        densities(design, reported, of_data) + np.log(inner.unit),
+        densities(design, constrained, of_data) + np.log(inner.response_scale),
         densities(inner, own, u),
         rtol=1e-6, atol=1e-6,
     )  # fmt: skip
     # Of independent effects of size one, each moves alone: that is a root of their covariance.
-    for k, matrix in enumerate(split_values(design, reported)[1]):
-        moves = coordinates.effects_reported(inner, k, np.eye(len(matrix)))
+    for k, matrix in enumerate(split_values(design, constrained)[1]):
+        moves = coordinates.outer_effects(inner, k, np.eye(len(matrix)))
         np.testing.assert_allclose(matrix, moves.T @ moves, rtol=1e-9)
     # Single precision can tell its columns apart, and their sums hold.
     for columns in (inner.fixed, *(f.z[:, list(b)] for f in inner.factors for b in f.blocks)):
@@ -221,7 +221,7 @@ def test_the_inner_response_knows_no_units(family):
         there = coordinates.inner(build_design(FORMULA, rescaled(0, b, 0, 1), scaled))
         assert (there.response == inner.response).all()  # by a power of two, nothing is rounded
         assert there.family == inner.family
-        assert there.unit == b * inner.unit
+        assert there.response_scale == b * inner.response_scale
     moved = DATA.assign(o=1e8 + DATA["w"], y=DATA["y"] + 1e8 + DATA["w"])
     there = coordinates.inner(build_design("y ~ x + offset(o) + (x|g)", moved, family))
     np.testing.assert_allclose(there.response, inner.response, atol=1e-6)
@@ -247,14 +247,15 @@ def test_an_offset_is_brought_near_zero(family):
 
 
 def test_columns_of_a_level_stay_so():
-    """A group's covariate keeps its home among the group's effects, and takes none of the rows'."""
+    """A group's covariate stays one that the group's effects can take over, and takes none of the
+    rows'."""
     level = 1.7e9 + np.random.default_rng(1).normal(size=20)[DATA["g"]]
     data = DATA.assign(level=level, near=level + 0.01 * DATA["w"])
     inner = coordinates.inner(build_design("y ~ near + level + (1|g)", data))
-    homes = coordinates._homes(inner)
-    assert homes == [{(0, 0)}, set(), {(0, 0)}]
+    takers = coordinates._takers(inner)
+    assert takers == [{(0, 0)}, set(), {(0, 0)}]
     far = coordinates.inner(build_design("y ~ x + (x|g)", DATA.assign(x=1e7 + DATA["x"])))
-    assert coordinates._homes(far) == [{(0, 0)}, {(0, 1)}]
+    assert coordinates._takers(far) == [{(0, 0)}, {(0, 1)}]
 
 
 @pytest.mark.parametrize("kind", ["int64", "float32", "Int64"])
@@ -280,7 +281,7 @@ def test_a_likelihood_of_ones_own_is_given_the_response_as_it_is():
     family = Custom(lambda loc: tfd.StudentT(4.0, loc, 1.0), {})
     inner = coordinates.inner(build_design(FORMULA, rescaled(30, 1, 2000, 5), family))
     assert inner.response is inner.outer.response
-    assert inner.unit == 1
+    assert inner.response_scale == 1
 
 
 # What the warning says

@@ -267,7 +267,7 @@ def test_many_shapes_say_nothing_on_stderr(tiny, capfd):
 
 
 def test_progress_is_a_line_that_goes_away(tiny, capfd, monkeypatch):
-    monkeypatch.setattr("lmmbook.engine.progress.PATIENCE", 0.0)
+    monkeypatch.setattr("lmmbook.engine.progress.SHOWN_AFTER", 0.0)
     lmmbook.fit("y ~ 1 + (1|g)", tiny.data, seed=0, progress=True)
     out, err = capfd.readouterr()
     assert out == ""

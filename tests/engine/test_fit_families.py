@@ -286,7 +286,7 @@ def test_a_gaussian_offset_is_subtracted():
         away = np.abs(fit.parameters["estimate"] - exact["estimate"])
         unit = np.where(exact.index.str.startswith("sd"), exact["estimate"], 1.0)
         assert np.all(away < (0.2 * exact["std_error"] + 3 * fit.parameters["mcse"]) * unit)
-    # One seed, one course: float32's rounding, made larger on the way, is all that differs.
+    # One seed, one way: float32's rounding, made larger on the way, is all that differs.
     error = exact["std_error"]
     away = (with_offset.parameters["estimate"] - without.parameters["estimate"]).abs()
     assert np.all(away < 0.02 * error)

@@ -27,7 +27,7 @@ REPLICATIONS = 6000
 DRAWS = 15  # kept of each replication, so that a rank is one of 16
 THIN = 15  # sweeps between them, after which nothing is left of where a chain was
 FALSE_ALARM = 1e-4  # all quantities together
-SHORT, LONG = adaptation.LONGEST_STEP, 1.7  # of long steps, up to a third are refused
+SHORT, LONG = adaptation.MAX_STEP_SIZE, 1.7  # of long steps, up to a third are refused
 
 
 def crossed_slopes() -> Simulated:

@@ -219,7 +219,7 @@ def test_with_slopes_and_a_covariate_the_exact_maximum_stays_where_it_is():
     table = exact.fit(formula, data).parameters
     assert not table["at_boundary"].any()
     maximum, design = table["estimate"], build_design(formula, data)
-    assert set(arrays.on_device(design, 2)[0].factors[0].freed_fixed) == {0, 1, 2}
+    assert set(arrays.on_device(design, 2)[0].factors[0].expanded_fixed) == {0, 1, 2}
     found = many_steps(design, maximum.to_dict(), expand=True)
     mcse = found.std(ddof=1) / np.sqrt(BATCHES)
     is_sd = maximum.index.str.startswith("sd(")

@@ -1,4 +1,4 @@
-"""One fit on several devices, which share out its rows or its chains: the same sums, the same
+"""One fit on several devices, data parallel (rows) or chain parallel: the same sums, the same
 answer, and a clear end if one is gone.
 
 TensorFlow is told of its devices before it starts. So each test here is a script of its own, run
@@ -96,43 +96,45 @@ SAME_SUMS = (
 from lmmbook.engine import row_sums
 from lmmbook.engine.e_step import block_hmc
 from lmmbook.engine.parallel import data_parallel
-from lmmbook.engine.e_step.group_moves import translate
+from lmmbook.engine.e_step.group_moves import group_move
 
-where, shares = data_parallel.share_out(strategy, layout, whole)
-assert where.shared == 0
-rows_on = [len(part) for part in where.parts(shares.response)]
-levels_on = [len(part) for part in where.parts(shares.factors[0].cross)]
+placement, shares = data_parallel.share_out(strategy, layout, whole)
+assert placement.shared == 0
+rows_on = [len(part) for part in placement.parts(shares.response)]
+levels_on = [len(part) for part in placement.parts(shares.factors[0].cross)]
 assert sum(rows_on) == 3000 and sum(levels_on) == 300, (rows_on, levels_on)
 assert min(rows_on) > 1300, rows_on
 cuts = np.cumsum([0, *levels_on])
-own = where.whole([effects[0][a:b] for a, b in zip(cuts[:-1], cuts[1:])])
-home = louis.as_written(layout)
-home = home._replace(standardised=[tf.eye(len(part)) for part in home.standardised])
+own = placement.whole([effects[0][a:b] for a, b in zip(cuts[:-1], cuts[1:])])
+written = louis.as_written(layout)
+parametrisation = written._replace(standardised=[tf.eye(len(x)) for x in written.standardised])
 seed = tf.constant([3, 4])
 
 
-def everything(arrays_, effects_, where):
+def everything(arrays_, effects_, placement):
     state = program.State(values, effects_, [], [])
-    state, rows, at = program.begin(layout, arrays_, state, True, where)
-    _, sums = where.rows(row_sums.regression_sums, (layout,), arrays_, values, rows, at)
+    state, rows, at = program.begin(layout, arrays_, state, True, placement)
+    _, sums = placement.rows(row_sums.regression_sums, (layout,), arrays_, values, rows, at)
     given = layout, arrays_, values, effects_, rows, at
-    score = louis.score_and_information(*given, home, where)
-    moved = closed_form.step(*given, tf.constant(0.7), where=where)
+    score = louis.score_and_information(*given, parametrisation, placement)
+    moved = closed_form.step(*given, tf.constant(0.7), placement=placement)
     u, _ = block_hmc.update(
         layout, arrays_, values, 1, effects_[1], rows, at, state.curvature[1],
-        tf.fill([25], 0.7), seed, where,
+        tf.fill([25], 0.7), seed, placement,
     )
     there = effects_
-    for t in range(len(layout.translations)):
-        there = translate(layout, arrays_, values, t, there, seed + t, where)
+    for t in range(len(layout.group_moves)):
+        there = group_move(layout, arrays_, values, t, there, seed + t, placement)
     small = sums, score, moved[0], moved[1][1:], state.curvature[1:], u, there[1:]
     return small, (moved[1][0], there[0])
 
 
-one = tf.function(partial(everything, where=linear_predictor.HERE), autograph=False)(whole, effects)
-two = tf.function(partial(everything, where=where), autograph=False)(shares, [own, *effects[1:]])
-two = two[0], [tf.concat(where.parts(x), axis=0) for x in two[1]]
-assert len(layout.translations) >= 4
+alone = partial(everything, placement=linear_predictor.SINGLE_DEVICE)
+one = tf.function(alone, autograph=False)(whole, effects)
+both = partial(everything, placement=placement)
+two = tf.function(both, autograph=False)(shares, [own, *effects[1:]])
+two = two[0], [tf.concat(placement.parts(x), axis=0) for x in two[1]]
+assert len(layout.group_moves) >= 4
 for a, b in zip(tf.nest.flatten(one), tf.nest.flatten(two), strict=True):
     a, b = np.asarray(a), np.asarray(b)
     np.testing.assert_allclose(b, a, rtol=2e-5, atol=2e-5 * np.abs(a).max(initial=0))
@@ -169,17 +171,17 @@ def close(a, b):
 # Frozen parameters: each device has the chains that it would have alone.
 state = program.State(values, effects, adaptation.longest_steps(layout), [])
 state, *_ = tf.function(partial(program.begin, layout), autograph=False)(whole, state, True)
-home, seed = louis.as_written(layout), tf.constant([3, 4])
+parametrisation, seed = louis.as_written(layout), tf.constant([3, 4])
 gains, measure, still = tf.zeros([4]), tf.fill([4], True), tf.constant(0.0)
-after, output = made(whole, state, gains, measure, still, home, seed)
+after, output = made(whole, state, gains, measure, still, parametrisation, seed)
 alone = program.compiled(made.layout)
 information = []
 for device in (0, 1):
     chains = slice(2 * device, 2 * device + 2)
-    own = arrays.on_device(design, 2)[1]._replace(shard=tf.constant(device))
+    own = arrays.on_device(design, 2)[1]._replace(replica=tf.constant(device))
     begun = state._replace(effects=[u[:, chains] for u in effects])
     own_seed = randomness.fold_in(seed, device)
-    then, found = alone(own, begun, gains, measure, still, home, own_seed)
+    then, found = alone(own, begun, gains, measure, still, parametrisation, own_seed)
     close(found.effects, [u[:, :, chains] for u in output.effects])
     close(then.effects, [u[:, chains] for u in after.effects])
     close(found.score, output.score[:, chains])
@@ -190,26 +192,27 @@ close(tf.reduce_mean(information, axis=0), output.information)
 order = [0, 2, 1, 3]
 
 
-def moved(layout, arrays_, effects, where):
+def moved(layout, arrays_, effects, placement):
     _, rows, at = program.begin(
-        layout, arrays_, program.State(values, effects, [], []), True, where
+        layout, arrays_, program.State(values, effects, [], []), True, placement
     )
     given = layout, arrays_, values, effects, rows, at, tf.constant(0.7)
-    return closed_form.step(*given, where=where)[:2]
+    return closed_form.step(*given, placement=placement)[:2]
 
 
 turned = [tf.gather(u, order, axis=1) for u in effects]
-here = partial(moved, layout, where=linear_predictor.HERE)
+here = partial(moved, layout, placement=linear_predictor.SINGLE_DEVICE)
 one = tf.function(here, autograph=False)(whole, turned)
-two = tf.function(partial(moved, made.layout, where=made.where), autograph=False)(
+two = tf.function(partial(moved, made.layout, placement=made.placement), autograph=False)(
     made.arrays, [made._apart(u) for u in effects]
 )
 close(one[0], two[0])
-close(one[1], [tf.gather(made.where.gathered(u, axis=1), order, axis=1) for u in two[1]])
+close(one[1], [tf.gather(made.placement.gathered(u, axis=1), order, axis=1) for u in two[1]])
 
 # An EM iteration: chains that begin alike part, on one device as on two.
 same = state._replace(effects=[tf.repeat(u[:, :1], 4, axis=1) for u in effects])
-after, output = made(whole, same, tf.ones([4]), tf.fill([4], False), tf.constant(0.1), home, seed)
+unmeasured = tf.fill([4], False)
+after, output = made(whole, same, tf.ones([4]), unmeasured, tf.constant(0.1), parametrisation, seed)
 for u in after.effects:
     left = (u - tf.reduce_mean(u, axis=1, keepdims=True)).numpy()[:, :, 0].T
     for a in range(4):

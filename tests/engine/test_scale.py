@@ -23,7 +23,7 @@ from lmmbook.engine import runner
 from lmmbook.formula import build_design
 import numpy as np
 
-runner.SETTLE = 0  # no draw of that time is kept: it takes time, and no memory
+runner.WARMUP = 0  # no draw of that time is kept: it takes time, and no memory
 rows, chains, family = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 factors = {"a": (rows // 25, 0.5), "b": (rows // 500, 0.7), "c": (100, 0.3)}
 thresholds = [2.0, 3.0, 4.0] if family == "cumulative" else None

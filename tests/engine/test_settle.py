@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from lmmbook.engine import settle, verdict
 from lmmbook.engine.certificate import boundary, certify
 from lmmbook.engine.certificate.boundary import Slope
-from lmmbook.engine.driver import Course
+from lmmbook.engine.driver import Driver
 from lmmbook.engine.fit import fit
 from lmmbook.formula import build_design
 
@@ -27,16 +27,18 @@ BUDGET = 4 * 10**7  # draws; with noise, a gain close to the limit takes its tim
 
 
 class OneVariance:
-    """A course with one variance v, whose slope at the best of another parameter t is known, but
+    """A driver with one variance v, whose slope at the best of another parameter t is known, but
     for Monte Carlo error. The best t falls with v; held still, it makes a variance look worse."""
 
-    uphill, doubtful = Course.uphill, Course.doubtful
+    uphill, doubtful = Driver.uphill, Driver.doubtful
 
     def __init__(self, slope, noise: float, rng: np.random.Generator, steep: float = 0.0) -> None:
         self.slope, self.noise, self.rng, self.steep = slope, noise, rng, steep
         self.singular, self.interior, self.turned, self.trying = {}, set(), {}, None
         self.found, self.design, self.spent, self.v, self.t = None, None, 0, 0.0, 0.0
-        self.engine = SimpleNamespace(unit=1.0, parameters=None, set=self.set, values=self.values)
+        self.engine = SimpleNamespace(
+            working_sd=1.0, parameters=None, set=self.set, values=self.values
+        )
 
     @property
     def at_boundary(self) -> list:
@@ -53,7 +55,7 @@ class OneVariance:
         self.v = float(matrix[0, 0])
         self.engine.parameters = SimpleNamespace(scales=[np.sqrt(matrix)])
 
-    def climb(self) -> None:
+    def saem(self) -> None:
         self.t = -self.v
 
     def advance(self, found: SimpleNamespace) -> None:
@@ -86,27 +88,27 @@ def test_zero_is_accepted_only_where_next_to_nothing_is_lost(noise, monkeypatch)
         m, d = 1 + rng.choice([0.03, 0.1, 0.3]) * rng.normal(), 10 ** rng.uniform(-1, 2)
         top = max(m - 1, 0.0) / d
         gain = 10 * (m - np.log(m) - 1) if m > 1 else 0.0
-        course = OneVariance(
+        driver = OneVariance(
             lambda v, m=m, d=d: 10 * d * (m / (1 + d * v) ** 2 - 1 / (1 + d * v)),
             noise * d,
             rng,
             steep=50 * d**2,
         )
         try:
-            settle.settle(course, BLOCK, 1)
+            settle.settle(driver, BLOCK, 1)
         except TimeoutError:  # no verdict; this noise takes its time near the limit
             found.append("none")
             continue
-        if course.singular[BLOCK]:
+        if driver.singular[BLOCK]:
             assert gain <= settle.NO_GAIN, (m, d)
-            assert course.doubtful() is None or noise
+            assert driver.doubtful() is None or noise
             lost.append(gain)
         else:
-            assert BLOCK in course.interior
+            assert BLOCK in driver.interior
             assert gain > 0.2 * settle.NO_GAIN, (m, d)
             # From there Newton's steps go on; much noise leaves them a longer way.
-            assert noise > 1 or top / 3 < course.v < 3 * top
-        found.append("zero" if course.singular[BLOCK] else "inside")
+            assert noise > 1 or top / 3 < driver.v < 3 * top
+        found.append("zero" if driver.singular[BLOCK] else "inside")
     assert max(lost) > 0.1 * settle.NO_GAIN  # it is not all too careful
     assert found.count("inside") > 20
     assert found.count("none") <= (0.05 * len(found) if noise > 1 else 0)
@@ -123,12 +125,12 @@ def test_zero_is_accepted_only_where_next_to_nothing_is_lost(noise, monkeypatch)
     ],
 )
 def test_a_boundary_is_in_doubt_where_more_may_be_gained(score, error, turned, known):
-    course = OneVariance(None, 0.0, np.random.default_rng(0))
-    course.singular = {BLOCK: 1}
-    course.slopes = {BLOCK: Slope(score, error, np.ones(1))}
+    driver = OneVariance(None, 0.0, np.random.default_rng(0))
+    driver.singular = {BLOCK: 1}
+    driver.slopes = {BLOCK: Slope(score, error, np.ones(1))}
     if turned is not None:
-        course.turned[BLOCK] = turned
-    assert course.doubtful() == (None if known else BLOCK)
+        driver.turned[BLOCK] = turned
+    assert driver.doubtful() == (None if known else BLOCK)
 
 
 def near_the_boundary() -> tuple[str, pd.DataFrame]:
@@ -172,7 +174,7 @@ def test_a_direction_of_which_nothing_is_known_is_named():
     assert list(found) == [True, True, False, False]
 
 
-def course_of(**found) -> SimpleNamespace:
+def driver_of(**found) -> SimpleNamespace:
     data = pd.DataFrame({"g": np.repeat(np.arange(10), 5), "x": np.arange(50.0) % 7})
     design = build_design("y ~ x + (x|g)", data.assign(y=np.arange(50.0) % 3))
     found = {"unknown": (), "ess": 1e6} | found
@@ -182,16 +184,16 @@ def course_of(**found) -> SimpleNamespace:
 
 
 def test_what_keeps_a_fit_from_converging_is_said_with_a_remedy():
-    assert verdict.obstacle(course_of()) is None
-    text = verdict.obstacle(course_of(unknown=("np.log(x):f[b]", "x")))
+    assert verdict.obstacle(driver_of()) is None
+    text = verdict.obstacle(driver_of(unknown=("np.log(x):f[b]", "x")))
     assert "next to nothing about np.log(x):f[b] and x together: leave out one" in text
     assert "max_sweeps will hardly help" in text
-    text = verdict.obstacle(course_of(unknown=("sd(g)",), ess=1000.0))
+    text = verdict.obstacle(driver_of(unknown=("sd(g)",), ess=1000.0))
     assert text.startswith("so few draws say nothing about sd(g): try a larger max_sweeps")
     for where in ("trying", "doubtful"):
-        course = course_of()
-        setattr(course, where, (0, (0, 1)) if where == "trying" else lambda: (0, (0, 1)))
-        text = verdict.obstacle(course)
+        driver = driver_of()
+        setattr(driver, where, (0, (0, 1)) if where == "trying" else lambda: (0, (0, 1)))
+        text = verdict.obstacle(driver)
         assert "direction of sd(g), sd(x|g) and cor(Intercept,x|g)" in text
         assert "larger max_sweeps" in text
 

@@ -93,7 +93,7 @@ def test_m_step_statistics_at_ten_million_rows_are_those_of_double_precision(lar
     p = 1 / (1 + np.exp(-large.at.numpy().astype(float)))
     gradient = (y[:, np.newaxis] - p).T @ x
     information = x.T @ (x * (p * (1 - p)).mean(1)[:, np.newaxis])
-    np.testing.assert_allclose(found.own, information, rtol=1e-6)
+    np.testing.assert_allclose(found.beta_beta, information, rtol=1e-6)
     away = np.abs(found.gradient - gradient) / np.sqrt(np.diag(information))
     assert np.max(away) < 1e-3
 
@@ -142,12 +142,12 @@ def small(family: str, chains: int = 4) -> SimpleNamespace:
 
 def everything(s: SimpleNamespace, standardised: float) -> list[np.ndarray]:
     """The M-step's sums and the certificate's score and information."""
-    home = louis.as_written(s.layout)
-    parts = [standardised * tf.eye(len(part)) for part in home.standardised]
-    home = home._replace(standardised=parts)
+    parametrisation = louis.as_written(s.layout)
+    parts = [standardised * tf.eye(len(part)) for part in parametrisation.standardised]
+    parametrisation = parametrisation._replace(standardised=parts)
     given = s.layout, s.arrays, s.values
     _, sums = row_sums.regression_sums(*given, s.rows, s.at)
-    found = louis.score_and_information(*given, s.effects, s.rows, s.at, home)
+    found = louis.score_and_information(*given, s.effects, s.rows, s.at, parametrisation)
     return [x.numpy() for x in tf.nest.flatten((sums, found))]
 
 
@@ -188,7 +188,7 @@ def test_the_order_of_the_rows_changes_no_sum():
         at = linear_predictor.linear_predictor(array, values, effects)
         given = linear_predictor.rows_of(layout, array, values)
         sums = row_sums.regression_sums(layout, array, values, given, at)
-        levels = [linear_predictor.left_by_level(k, array, at)[1] for k in (0, 1)]
+        levels = [linear_predictor.residuals_by_level(k, array, at)[1] for k in (0, 1)]
         found.append(
             [x.numpy() for x in tf.nest.flatten((sums[1], levels, array.factors[0].cross))]
         )
@@ -199,10 +199,10 @@ def test_the_order_of_the_rows_changes_no_sum():
 def test_shares_of_the_levels_add_up():
     """What the M-step and the certificate need of a factor's levels."""
     s = small("gaussian")
-    has, scale, u = s.arrays.factors[0], s.values.scales[0], s.effects[0]
-    _, whole = level_sums(has, scale, u)
+    factor_arrays, scale, u = s.arrays.factors[0], s.values.scales[0], s.effects[0]
+    _, whole = level_sums(factor_arrays, scale, u)
     parts = [
-        level_sums(has._replace(weights=has.weights[part]), scale, u[part])[1]
+        level_sums(factor_arrays._replace(weights=factor_arrays.weights[part]), scale, u[part])[1]
         for part in (slice(0, 11), slice(11, None))
     ]
     for one, *shares in zip(whole, *parts, strict=True):

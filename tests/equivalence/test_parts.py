@@ -24,8 +24,8 @@ from lmmbook.engine.e_step import adaptation, block_hmc, group_moves
 from lmmbook.engine.linear_predictor import (
     changes_and_slopes,
     curvatures,
-    left_by_level,
     linear_predictor,
+    residuals_by_level,
     rows_of,
     value_and_slopes,
 )
@@ -168,7 +168,7 @@ def test_slopes_of_the_level_densities(case, k):
     if isinstance(b.design.family, Gaussian):
         change = tf.fill(b.effects[k].shape, 0.25)
         predictor = b.predictor + arrays.to_rows(b.array.factors[k], change)
-        likelihood = left_by_level(k, b.array, predictor)[1] / b.parameters.residual_sd**2
+        likelihood = residuals_by_level(k, b.array, predictor)[1] / b.parameters.residual_sd**2
     else:
         given = b.layout, k, b.array, b.parameters, b.rows, b.predictor
         before, _ = value_and_slopes(*given)
@@ -220,9 +220,9 @@ def test_hmc_makes_the_same_proposals_and_decisions(case, k):
 @pytest.mark.parametrize("case", CASES)
 def test_group_moves(case):
     b = both(*case)
-    assert len(b.data.moves) == len(b.layout.translations) > 0
+    assert len(b.data.moves) == len(b.layout.group_moves) > 0
     for t, move in enumerate(b.data.moves):
-        theirs = group_moves.translate(
+        theirs = group_moves.group_move(
             b.layout, b.array, b.parameters, t, b.effects, tf.constant([7, t])
         )
         ours = e_step.group_move(b.theta, move, b.u, tf.constant([7, t]))
@@ -267,14 +267,16 @@ def test_scores_and_informations(case, held):
     """In the same parametrisation. The engine's coordinate is 1 + s where ours is exp(s), so our
     negative Hessian is its, less the score on the diagonal of the sigmas."""
     b, (share, a) = both(*case), HELD[held]
-    home = louis.as_written(b.layout)
-    means = [m.numpy() for m in home.means]
-    for position, c in enumerate(b.layout.factors[0].freed_fixed):
+    parametrisation = louis.as_written(b.layout)
+    means = [m.numpy() for m in parametrisation.means]
+    for position, c in enumerate(b.layout.factors[0].expanded_fixed):
         means[0][position, c] = share
     C = [tf.constant(share * b.data.W[0]), tf.zeros_like(b.data.W[1])]
-    home = louis.Home([tf.constant(m) for m in means], [tf.fill([1, 1], a)] * 2)
+    parametrisation = louis.Parametrisation(
+        [tf.constant(m) for m in means], [tf.fill([1, 1], a)] * 2
+    )
     theirs, information = louis.score_and_information(
-        b.layout, b.array, b.parameters, b.effects, b.rows, b.predictor, home
+        b.layout, b.array, b.parameters, b.effects, b.rows, b.predictor, parametrisation
     )
     ours, J = certificate.score_and_information(
         b.data, b.theta, b.u, certificate.Parametrisation(C, tf.fill([2], a))

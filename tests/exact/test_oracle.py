@@ -7,7 +7,7 @@ import itertools
 from lmmbook import exact, families
 from lmmbook.exact import oracle
 from lmmbook.exact.marginal import Marginal
-from lmmbook.exact.theta import Position, lower
+from lmmbook.exact.theta import Theta, lower
 from lmmbook.formula import build_design
 from lmmbook.formula.covariance import parameter_names
 
@@ -521,24 +521,24 @@ def test_a_covariate_has_no_scale_and_columns_have_no_order(seed):
 
 @pytest.mark.parametrize("seed", range(8))
 def test_the_slope_in_roots_is_that_of_finite_differences_at_singular_points_too(seed):
-    position = Position(build_design(*hard(seed)), None)
+    theta = Theta(build_design(*hard(seed)), None)
     rng = np.random.default_rng(seed)
-    position.roots = [  # of any rank, nought included
+    theta.roots = [  # of any rank, nought included
         lower(root @ rng.normal(size=(len(root), rng.integers(0, len(root) + 1))))
-        for root in position.roots
+        for root in theta.roots
     ]
-    units = position.natural_units()
-    point = position.point(units)
-    _, slope = position.slope(point, units)
+    scales = theta.natural_scales()
+    point = theta.point(scales)
+    _, slope = theta.slope(point, scales)
     h = 1e-5
     values = [
-        [position.slope(point + sign * step, units)[0].value for sign in (1, -1)]
+        [theta.slope(point + sign * step, scales)[0].value for sign in (1, -1)]
         for step in h * np.eye(len(point))
     ]
     truth = np.diff(values, axis=1)[:, 0] / (-2 * h)
     np.testing.assert_allclose(slope, truth, rtol=1e-4, atol=1e-4 * np.abs(slope).max())
-    position.move(point, units)
-    np.testing.assert_allclose(position.point(units), point, rtol=1e-12)
+    theta.move(point, scales)
+    np.testing.assert_allclose(theta.point(scales), point, rtol=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(12))

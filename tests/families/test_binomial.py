@@ -104,9 +104,9 @@ class OnDevice(NamedTuple):
             self.layout, 0, self.arrays, parameters, rows, predictor
         )
         _, sums = row_sums.regression_sums(*given, rows, predictor)
-        means, stretches = [tf.zeros([8, 2, 1])], [tf.ones([1, 1, 1], tf.float64)]
+        means, tangents = [tf.zeros([8, 2, 1])], [tf.ones([1, 1, 1], tf.float64)]
         certificate = row_sums.likelihood_sums(
-            *given, effects, rows, predictor, means, stretches, [tf.constant(1.0)]
+            *given, effects, rows, predictor, means, tangents, [tf.constant(1.0)]
         )[1]
         told = curvatures(*given, rows, predictor)
         total = tf.reduce_sum(tf.cast(value, tf.float64), axis=0)
@@ -138,7 +138,7 @@ def test_a_device_has_the_trials_of_its_own_rows():
     few = OnDevice.of("p(k, n) ~ x + (1|g)", rows(), Binomial())
     codes = few.arrays.factors[0].codes.numpy()
     own = slice(*np.searchsorted(codes, [2, 5]))
-    part = data_parallel._shard(few.layout, few.arrays, 0, 1, slice(2, 5), own)
+    part = data_parallel._of_replica(few.layout, few.arrays, 0, 1, slice(2, 5), own)
     parameters = arrays.Parameters(tf.constant([0.2, 0.5]), [tf.constant([[0.7]])], NONE)
     of_all, of_part = (rows_of(few.layout, x, parameters) for x in (few.arrays, part))
     for whole, some in zip(of_all, of_part, strict=True):
@@ -161,7 +161,7 @@ def test_the_regression_is_that_of_the_trials_written_out(monkeypatch):
     assert variance == pytest.approx(1 / weight)
     p = special.expit(beta[0] + beta[1] * data["x"])
     assert value == pytest.approx(stats.binom.logpmf(data["k"], data["n"], p).sum())
-    monkeypatch.setattr(init, "ROWS", 50)  # of many rows, some: a start
+    monkeypatch.setattr(init, "MAX_ROWS", 50)  # of many rows, some: a start
     assert np.isfinite(init.fit(few)[0]).all()
 
 

@@ -89,7 +89,7 @@ def test_two_ordered_categories_are_a_logit():
             logit.probabilities(predictor.numpy(), none.numpy()),
             rtol=1e-9, atol=1e-14,
         )  # fmt: skip
-    assert Cumulative((0, 1)).report(0.7, np.zeros(0)) == ({"threshold(0|1)": -0.7}, {})
+    assert Cumulative((0, 1)).constrain(0.7, np.zeros(0)) == ({"threshold(0|1)": -0.7}, {})
 
 
 def test_the_densities_are_scipys():
@@ -323,11 +323,11 @@ def test_ordered_logistic_takes_thresholds_that_are_close():
 @pytest.mark.parametrize("name", CASES)
 def test_report_and_unreport_are_inverse(name):
     family, auxiliary, _ = CASES[name]
-    first, last = family.report(0.7, np.array(auxiliary, float))
-    intercept, own = family.unreport(first | last)
+    first, last = family.constrain(0.7, np.array(auxiliary, float))
+    intercept, own = family.unconstrain(first | last)
     assert intercept == pytest.approx(0.7)
     np.testing.assert_allclose(own, auxiliary, atol=1e-12)
-    many = family.report(np.array([0.7, -1.0]), np.array([auxiliary, auxiliary], float))
+    many = family.constrain(np.array([0.7, -1.0]), np.array([auxiliary, auxiliary], float))
     for one, two in zip((first, last), many, strict=True):
         assert list(one) == list(two)
         for key, value in one.items():
@@ -337,19 +337,19 @@ def test_report_and_unreport_are_inverse(name):
 
 def test_reported_thresholds_are_where_the_odds_are_even():
     family, own = Cumulative(("low", "mid", "high")), np.array([0.4])
-    named, last = family.report(0.7, own)
+    named, last = family.constrain(0.7, own)
     assert list(named) == ["threshold(low|mid)", "threshold(mid|high)"]
     assert last == {}
     for count, threshold in enumerate(named.values(), start=1):
         at_even = family.probabilities(np.array([0.7 + threshold]), own)[0, :count].sum()
         assert at_even == pytest.approx(0.5)
     with pytest.raises(ValueError, match=r"expected increasing ones, got \[1\.0, 0\.5\]"):
-        family.unreport({"threshold(low|mid)": 1.0, "threshold(mid|high)": 0.5})
+        family.unconstrain({"threshold(low|mid)": 1.0, "threshold(mid|high)": 0.5})
 
 
 def test_reported_intercepts_and_scores_are_those_of_the_log_odds():
     family, own = Categorical(("a", "b", "c", "d")), np.array([0.7, -0.4, 1.6, -0.5])
-    intercepts, scores = family.report(0.3, own)
+    intercepts, scores = family.constrain(0.3, own)
     for effect in (0.0, 0.9):  # of covariates
         p = family.probabilities(np.array([0.3 + effect]), own)[0]
         for i, label in enumerate("bcd", start=1):
@@ -534,7 +534,7 @@ def ordinary(family: str, formula: str, data: pd.DataFrame):
     unit = np.sqrt(np.diag(information))
     assert np.abs(score / unit).max() < 1e-4  # standard errors off the maximum
     assert variance == pytest.approx(1 / weight)
-    first, last = design.family.report(beta[0], auxiliary)
+    first, last = design.family.constrain(beta[0], auxiliary)
     named = first | dict(zip(design.fixed_names[1:], beta[1:], strict=True)) | last
     errors = np.sqrt(np.diag(np.linalg.inv(information)))
     return named, errors, value
@@ -649,8 +649,8 @@ def test_near_the_maximum_the_m_step_is_newtons(family, gain):
 
 @pytest.mark.parametrize("family", NOT_GAUSSIAN)
 def test_from_far_away_the_m_step_climbs_to_the_maximum(family):
-    """Damped: no step moves the predictor by more than `LONGEST_MOVE`. And the effects count: here
-    they are 0.5 throughout, which the intercept has to make up for."""
+    """Damped: no step moves the predictor by more than `MAX_NEWTON_MOVE`. And the effects count:
+    here they are 0.5 throughout, which the intercept has to make up for."""
     s = setting(family, effects=0.5)
     beta, own, _ = init.fit(s.design)
     at_beta, at_own = beta + [3.0, -2.0, 1.5], own - 0.5
@@ -659,7 +659,7 @@ def test_from_far_away_the_m_step_climbs_to_the_maximum(family):
         moved = newton(s, at_beta, at_own)
         step = np.sqrt(np.mean((s.design.fixed @ (moved[0] - at_beta)) ** 2))
         longest = np.max([step, *np.abs(moved[1] - at_own)])
-        assert longest < closed_form.LONGEST_MOVE * 1.001
+        assert longest < closed_form.MAX_NEWTON_MOVE * 1.001
         at_beta, at_own = moved
     value = init.evaluate(s.design, at_beta + [0.5, 0, 0], at_own)[0]
     best, _, information, _ = init.evaluate(s.design, beta, own)

@@ -101,16 +101,16 @@ def test_separation_agrees_with_trying_every_direction(seed):
     normals = [sign * v for v in normals if v.any() for sign in (1, -1)]
     # The cone of directions that hurt no row is spanned by such, if its rows span the space.
     truth = any((signed @ v >= 0).all() for v in normals)
-    pulls = separation.Pulls(signed, np.zeros(len(x), bool), ("", "a", "b"))
-    found = separation._direction(pulls)
+    constraints = separation.Constraints(signed, np.zeros(len(x), bool), ("", "a", "b"))
+    found = separation._direction(constraints)
     assert (found is not None) == truth
     assert found is None or (signed @ found).min() > -1e-6
 
 
 def test_of_many_rows_a_sample_is_looked_at_first(monkeypatch):
     """It decides only where it can: a rare category is not in it."""
-    monkeypatch.setattr(separation, "ROWS", 50)
-    monkeypatch.setattr(separation, "AT_ONCE", 20)
+    monkeypatch.setattr(separation, "FIRST_ROWS", 50)
+    monkeypatch.setattr(separation, "ROWS_AT_ONCE", 20)
     rare = (np.arange(400) == 77).astype(float)
     assert "'z'" in (said("x + z", "bernoulli", DATA["yes"].to_numpy(), z=rare) or "")
     for name in SEPARATED:
@@ -134,9 +134,9 @@ def test_the_warning_comes_first_is_the_only_one_and_the_fit_has_not_converged(m
     """Whatever its certificate says. Nothing is computed here."""
     before = []
     monkeypatch.setattr(fit, "Engine", lambda *_: None)
-    monkeypatch.setattr(fit, "Course", lambda _: None)
+    monkeypatch.setattr(fit, "Driver", lambda _: None)
     monkeypatch.setattr(fit, "_run", lambda _: before.append(len(caught)) or reason)
-    monkeypatch.setattr(fit, "gather", lambda course, design, converged: converged)
+    monkeypatch.setattr(fit, "assemble", lambda driver, design, converged: converged)
     separated = DATA.assign(y=np.where(ONE, 0, DATA["yes"]))
     with pytest.warns(UserWarning, match="separation.*'z'") as caught:
         converged = lmmbook.fit("y ~ x + z + (1|g)", separated, "bernoulli", seed=0)
@@ -182,7 +182,7 @@ def test_the_oracle_refuses_them_too():
 
 def test_many_rows_are_looked_at_to_their_end(monkeypatch):
     """The first ones alone may be explained by chance."""
-    monkeypatch.setattr(existence, "ROWS", 40)
+    monkeypatch.setattr(existence, "FIRST_ROWS", 40)
     y = DATA["g"] ** 2.0
     with pytest.raises(ValueError, match="expected residuals"):
         existence.refuse(inner("y ~ x + (1|g)", y))

@@ -288,27 +288,27 @@ def test_the_search_finds_a_chapter(browser: Browser, site: str) -> None:
     page.close()
 
 
-# --- the picture that can be walked through (chapter 4) -------------------------------------------
+# --- the picture with a slider (chapter 4) -------------------------------------------
 
-WALKED = "chapters/04_m_step"
+WITH_SLIDER = "chapters/04_m_step"
 BELOW = "log-likelihood below its maximum"
 
 
 @pytest.fixture
-def walk(browser: Browser, site: str) -> Iterator[Page]:
-    """The page of the walk, for a reader who minds no movement."""
+def slider_page(browser: Browser, site: str) -> Iterator[Page]:
+    """The page with the slider, for a reader who minds no movement."""
     page = browser.new_page(reduced_motion="no-preference")
-    page.goto(f"{site}/{WALKED}.html")
-    page.wait_for_selector(".walk-told strong")
+    page.goto(f"{site}/{WITH_SLIDER}.html")
+    page.wait_for_selector(".slider-status strong")
     yield page
     page.close()
 
 
 def told(page: Page) -> dict[str, float]:
     """What stands below the picture: `step`, and a number for each fact."""
-    step = page.inner_text(".walk-told > strong").removeprefix("Step ")
+    step = page.inner_text(".slider-status > strong").removeprefix("Step ")
     facts = page.eval_on_selector_all(
-        ".walk-told > span",
+        ".slider-status > span",
         "all => all.map(e => [e.firstChild.textContent.trim(), e.lastChild.textContent])",
     )
     texts = {"step": step} | dict(facts)
@@ -319,7 +319,7 @@ def point(page: Page) -> tuple[float, float]:
     """Where the point is, in percent of its picture: from the left, from the top."""
     across, down = page.evaluate(  # both in one go: the page may be scrolling
         """() => {
-            const [picture, mark] = [".walk-picture img", ".walk-point"].map(
+            const [picture, mark] = [".slider-picture img", ".slider-point"].map(
                 selector => document.querySelector(selector).getBoundingClientRect());
             return [100 * (mark.x + mark.width / 2 - picture.x) / picture.width,
                     100 * (mark.y + mark.height / 2 - picture.y) / picture.height];
@@ -328,9 +328,9 @@ def point(page: Page) -> tuple[float, float]:
     return across, down
 
 
-def walk_through(page: Page) -> list[dict[str, float]]:
+def slide_through(page: Page) -> list[dict[str, float]]:
     """All places of the chosen path, from its start, by the keyboard."""
-    slider = page.locator(".walk input")
+    slider = page.locator(".slider-controls input")
     slider.press("Home")
     places = [told(page)]
     while slider.input_value() != slider.get_attribute("max"):
@@ -339,15 +339,15 @@ def walk_through(page: Page) -> list[dict[str, float]]:
     return places
 
 
-def test_a_walk_climbs_and_every_path_ends_on_the_same_top(walk: Page) -> None:
+def test_a_slider_climbs_and_every_path_ends_on_the_same_top(slider_page: Page) -> None:
     """What EM promises, as the reader is told it, and as the point on the picture shows it."""
-    ways, starts = walk.locator(".walk select").all()
+    ways, starts = slider_page.locator(".slider-controls select").all()
     tops = []
     for way in ways.locator("option").all_inner_texts():
         for start in starts.locator("option").all_inner_texts():
             ways.select_option(way)
             starts.select_option(start)
-            places = walk_through(walk)
+            places = slide_through(slider_page)
             steps = [place["step"] for place in places]
             assert steps[:3] == [0, 1, 2]
             assert steps == sorted(set(steps))
@@ -355,37 +355,37 @@ def test_a_walk_climbs_and_every_path_ends_on_the_same_top(walk: Page) -> None:
             assert below[0] > 10
             assert below == sorted(below, reverse=True)
             assert below[-1] == pytest.approx(0.0, abs=1e-3)
-            assert walk.locator(".walk-layer polyline").get_attribute("points").count(" ") == (
-                len(places) - 1
-            )
-            tops.append(point(walk))
+            assert slider_page.locator(".slider-layer polyline").get_attribute("points").count(
+                " "
+            ) == (len(places) - 1)
+            tops.append(point(slider_page))
     assert len(tops) == 4
     for top in tops:
         assert top == pytest.approx(tops[0], abs=0.2)
 
 
-def test_expansion_arrives_where_plain_em_has_hardly_begun(walk: Page) -> None:
-    ways = walk.locator(".walk select").first
+def test_expansion_arrives_where_plain_em_has_hardly_begun(slider_page: Page) -> None:
+    ways = slider_page.locator(".slider-controls select").first
     left = {}
     for way in ways.locator("option").all_inner_texts():
         ways.select_option(way)
-        walk.locator(".walk input").fill("9")
-        assert told(walk)["step"] == 9
-        left[way] = told(walk)["standard errors from the maximum"]
+        slider_page.locator(".slider-controls input").fill("9")
+        assert told(slider_page)["step"] == 9
+        left[way] = told(slider_page)["standard errors from the maximum"]
     assert left["with location expansion"] < 0.2
     assert left["plain EM"] > 10
 
 
-def test_the_point_stands_on_the_path_that_the_picture_shows(walk: Page) -> None:
+def test_the_point_stands_on_the_path_that_the_picture_shows(slider_page: Page) -> None:
     """The picture's own pixels under the point have the path's colour, not the paper's; a little
     beside it they do not. (Ink and contour lines are grey, and may lie over the path.)"""
-    slider = walk.locator(".walk input")
+    slider = slider_page.locator(".slider-controls input")
     on, beside = [], []
     for place in range(3, int(slider.get_attribute("max") or 0), 4):
         slider.fill(str(place))
-        across, down = point(walk)
-        on.append(is_coloured(walk, across, down))
-        beside.append(is_coloured(walk, across - 6, down + 6))
+        across, down = point(slider_page)
+        on.append(is_coloured(slider_page, across, down))
+        beside.append(is_coloured(slider_page, across - 6, down + 6))
     assert sum(on) > 0.7 * len(on)
     assert sum(beside) < 0.3 * len(beside)
 
@@ -394,7 +394,7 @@ def is_coloured(page: Page, across: float, down: float) -> bool:
     """Of the chapter's picture, within 4 of its pixels from this place in percent of it."""
     numbers = page.evaluate(
         """([across, down]) => {
-            const picture = document.querySelector(".walk-picture img");
+            const picture = document.querySelector(".slider-picture img");
             const canvas = document.createElement("canvas");
             canvas.width = picture.naturalWidth;
             canvas.height = picture.naturalHeight;
@@ -410,24 +410,29 @@ def is_coloured(page: Page, across: float, down: float) -> bool:
     return any(alpha > 200 and max(colour) - min(colour) > 50 for *colour, alpha in pixels)
 
 
-def test_playing_moves_the_point_and_the_reader_can_stop_it(walk: Page) -> None:
-    slider, button = walk.locator(".walk input"), walk.locator(".walk button")
-    places = len(walk_through(walk))
+def test_playing_moves_the_point_and_the_reader_can_stop_it(slider_page: Page) -> None:
+    slider, button = (
+        slider_page.locator(".slider-controls input"),
+        slider_page.locator(".slider-controls button"),
+    )
+    places = len(slide_through(slider_page))
     button.click()  # at the end it begins anew
     assert button.inner_text() == "Pause"
-    assert walk.get_attribute(".walk-told", "aria-live") == "off"
-    walk.wait_for_function("document.querySelector('.walk input').value >= 2")
+    assert slider_page.get_attribute(".slider-status", "aria-live") == "off"
+    slider_page.wait_for_function("document.querySelector('.slider-controls input').value >= 2")
     assert int(slider.input_value()) < places - 1
     slider.press("ArrowLeft")
     assert button.inner_text() == "Play"
-    assert walk.get_attribute(".walk-told", "aria-live") == "polite"
+    assert slider_page.get_attribute(".slider-status", "aria-live") == "polite"
     stopped = slider.input_value()
-    walk.wait_for_timeout(500)  # milliseconds: three places, were it still playing
+    slider_page.wait_for_timeout(500)  # milliseconds: three places, were it still playing
     assert slider.input_value() == stopped
 
     slider.fill(str(places - 3))
     button.click()
-    walk.wait_for_function("document.querySelector('.walk button').textContent == 'Play'")
+    slider_page.wait_for_function(
+        "document.querySelector('.slider-controls button').textContent == 'Play'"
+    )
     assert slider.input_value() == slider.get_attribute("max")
 
 
@@ -435,25 +440,25 @@ def test_nothing_moves_for_a_reader_who_asked_for_less_movement(
     browser: Browser, site: str
 ) -> None:
     page = browser.new_page(reduced_motion="reduce")
-    page.goto(f"{site}/{WALKED}.html")
-    page.wait_for_selector(".walk input")
-    assert page.locator(".walk button").count() == 0
+    page.goto(f"{site}/{WITH_SLIDER}.html")
+    page.wait_for_selector(".slider-controls input")
+    assert page.locator(".slider-controls button").count() == 0
     page.close()
 
 
 def test_without_scripts_and_on_paper_there_is_the_picture_alone(
-    browser: Browser, site: str, walk: Page
+    browser: Browser, site: str, slider_page: Page
 ) -> None:
-    walk.emulate_media(media="print")
-    assert walk.locator(".walk-picture img").is_visible()
-    for part in (".walk", ".walk-told", ".walk-layer"):
-        assert not walk.locator(part).first.is_visible(), part
+    slider_page.emulate_media(media="print")
+    assert slider_page.locator(".slider-picture img").is_visible()
+    for part in (".slider-controls", ".slider-status", ".slider-layer"):
+        assert not slider_page.locator(part).first.is_visible(), part
 
     page = browser.new_page(java_script_enabled=False)
-    page.goto(f"{site}/{WALKED}.html")
-    script = page.locator("script.lmmbook-walks")
+    page.goto(f"{site}/{WITH_SLIDER}.html")
+    script = page.locator("script.lmmbook-sliders")
     picture = page.locator(".cell_output", has=script).locator("img")
     assert picture.is_visible()
-    assert page.locator(".walk").count() == 0
+    assert page.locator(".slider-controls").count() == 0
     assert not script.is_visible()
     page.close()

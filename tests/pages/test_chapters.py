@@ -326,10 +326,10 @@ def test_full_fit_against_the_known_maximum():
 
 def test_exact_em_climbs_at_every_step_and_arrives():
     """What the slider of chapter 4 shows: a law of EM, and the maximum known from outside."""
-    walks = records(executed("04_m_step"), "walks")[0]["walks"]
-    assert len(walks) == len({str(walk["choices"]) for walk in walks}) == 4
-    for walk in walks:
-        facts = dict(walk["facts"])
+    sliders = records(executed("04_m_step"), "sliders")[0]["sliders"]
+    assert len(sliders) == len({str(slider["choices"]) for slider in sliders}) == 4
+    for slider in sliders:
+        facts = dict(slider["facts"])
         below = facts["log-likelihood below its maximum"]
         assert all(later <= sooner for sooner, later in itertools.pairwise(below))
         assert below[0] > 50
@@ -337,9 +337,9 @@ def test_exact_em_climbs_at_every_step_and_arrives():
         for name in ["Intercept", "sd(departments)"]:
             assert facts[name][-1] == pytest.approx(KNOWN_MAXIMUM[name][0], abs=2e-4)
         assert facts["standard errors from the maximum"][-1] < 1e-3
-        columns = [walk["left"], walk["top"], *facts.values()]
-        assert {len(column) for column in columns} == {len(walk["steps"])}
-        assert all(0 < place < 100 for place in walk["left"] + walk["top"])
+        columns = [slider["left"], slider["top"], *facts.values()]
+        assert {len(column) for column in columns} == {len(slider["steps"])}
+        assert all(0 < place < 100 for place in slider["left"] + slider["top"])
 
 
 def test_table_of_the_readme_against_the_known_maximum():

@@ -134,26 +134,26 @@ def test_a_page_shows_what_its_chapter_computed(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_picture_that_can_be_walked_has_its_walks_below_it(
+def test_a_picture_with_sliders_has_them_below_it(
     pages: dict[Path, BeautifulSoup], name: str
 ) -> None:
     """The picture stays for those without scripts; what the script needs is on the page."""
     chapter = nbformat.read(EXECUTED / f"{name}.ipynb", as_version=4)
     records = [output.get("metadata", {}) for _, output in outputs(chapter)]
-    walked = [record for record in records if "walks" in record.get("lmmbook", {})]
-    scripts = page_of(pages, name).select("script.lmmbook-walks")
-    assert len(scripts) == len(walked)
-    assert walked or name != "04_m_step"
-    for script, record in zip(scripts, walked, strict=True):
+    with_slider = [record for record in records if "sliders" in record.get("lmmbook", {})]
+    scripts = page_of(pages, name).select("script.lmmbook-sliders")
+    assert len(scripts) == len(with_slider)
+    assert with_slider or name != "04_m_step"
+    for script, record in zip(scripts, with_slider, strict=True):
         assert attribute(script, "type") == "application/json"
         assert len(script.get_text()) < 100_000  # bytes: the numbers are plain ASCII
-        assert json.loads(script.get_text()) == record["lmmbook"]["walks"]
+        assert json.loads(script.get_text()) == record["lmmbook"]["sliders"]
         output = script.find_parent(class_="cell_output")
         assert isinstance(output, Tag)
         images = output.find_all("img")
         assert [attribute(image, "alt") for image in images] == [record["image/png"]["alt"]]
     loaded = [attribute(tag, "src") for tag in page_of(pages, name).find_all("script")]
-    assert any("_static/walks.js" in source for source in loaded)
+    assert any("_static/sliders.js" in source for source in loaded)
 
 
 def test_every_image_has_alt_text(pages: dict[Path, BeautifulSoup]) -> None:
@@ -400,11 +400,11 @@ def test_the_computed_alt_text_reaches_the_cell() -> None:
     assert settings == [None, {"image": {"alt": "Four bars.", "classes": "dark-light"}}, {}]
 
 
-def test_walks_go_below_their_figure_and_cannot_end_the_script() -> None:
+def test_sliders_go_below_their_figure_and_cannot_end_the_script() -> None:
     chapter = notebook("show(fig)")
-    walks = [{"choices": [["way", "</script><b>"]], "steps": [0]}]
+    sliders = [{"choices": [["way", "</script><b>"]], "steps": [0]}]
     shown = figure("A path.")
-    shown.metadata["lmmbook"] = {"walks": walks}
+    shown.metadata["lmmbook"] = {"sliders": sliders}
     said = new_output("display_data", {"text/markdown": "A sentence."})
     chapter.cells[1].outputs = [shown, said]
     extension.prepare(chapter)
@@ -412,7 +412,7 @@ def test_walks_go_below_their_figure_and_cannot_end_the_script() -> None:
     assert (first, last) == (shown, said)
     html = script.data["text/html"]
     assert html.count("<") == 2  # those of the script's own tags
-    assert json.loads(re.sub(r"<[^>]*>", "", html)) == walks
+    assert json.loads(re.sub(r"<[^>]*>", "", html)) == sliders
 
 
 def test_a_corner_that_heads_nothing_is_no_header() -> None:

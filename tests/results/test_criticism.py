@@ -443,7 +443,7 @@ def test_batches_do_not_matter(case, monkeypatch):
     whole = [case(f, data=data) for f in (criticism.predict, criticism.log_score)]
     whole.append(case(criticism.pit, 3, data=data))
     sizes = []
-    monkeypatch.setattr(predictive, "AT_ONCE", 2_500)
+    monkeypatch.setattr(predictive, "NUMBERS_AT_ONCE", 2_500)
     linear = predictive.linear
 
     def spy(*arguments):

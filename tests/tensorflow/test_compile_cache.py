@@ -164,7 +164,7 @@ def test_the_oldest_go(folders, monkeypatch):
         compile_cache.publish()
         [file] = store.glob(f"{k}.pb.*")
         os.utime(file, (k, k))
-    monkeypatch.setattr(compile_cache, "MOST", 2 * len(WHOLE) + 1)
+    monkeypatch.setattr(compile_cache, "MAX_STORE", 2 * len(WHOLE) + 1)
     compile_cache._make_room(store)
     assert sorted(file.name[0] for file in store.iterdir()) == ["3", "4"]
 

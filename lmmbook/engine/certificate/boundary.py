@@ -28,7 +28,7 @@ import tensorflow as tf
 from scipy import sparse
 
 WEAK = 2.0  # information on the logarithm of an sd; with less, it may as well be zero
-AT_ONCE = 4_000_000  # numbers are looked at, so that there is no second copy of all draws
+NUMBERS_AT_ONCE = 4_000_000  # numbers are looked at, so that there is no second copy of all draws
 
 Block = tuple[int, tuple[int, ...]]  # a factor, and the columns whose effects are correlated
 
@@ -67,7 +67,7 @@ def weak_blocks(
     for k, (factor, scale) in enumerate(zip(design.factors, parameters.scales, strict=True)):
         lower = np.asarray(scale, float)
         within = np.zeros_like(lower)
-        for part in np.array_split(kept[k], -(-kept[k].size // AT_ONCE), axis=1):
+        for part in np.array_split(kept[k], -(-kept[k].size // NUMBERS_AT_ONCE), axis=1):
             away = part - part.mean((0, 2), keepdims=True)
             within += np.einsum("dlci,dlcj->ij", away, away)
         within /= (kept[k].shape[0] * kept[k].shape[2] - 1) * factor.levels
@@ -118,7 +118,7 @@ def scores(
     factor's prior: its effects scatter around this one's, as ratings do.
     """
     gaussian = isinstance(design.family, Gaussian)
-    found = [(_by_ratings_left if gaussian else _by_ratings)(design, parameters, draws, k, along)]
+    found = [(_by_residuals if gaussian else _by_ratings)(design, parameters, draws, k, along)]
     if along.shape[1] == np.count_nonzero(along) == 1:
         column = int(np.flatnonzero(along)[0])
         for t in _by_children(design, parameters, draws, k, column):
@@ -140,12 +140,12 @@ def _mean_and_error(values: np.ndarray) -> tuple[float, float]:
     return float(values.mean()), float(batches.std(ddof=1) / np.sqrt(len(batches)))
 
 
-def _by_ratings_left(
+def _by_residuals(
     design: Design, parameters: Parameters, draws: list[np.ndarray], k: int, along: np.ndarray
 ) -> np.ndarray:
     """`_by_ratings` for Gaussian ratings, its mean over the effects of factor k.
 
-    With V_l = s^2 I + Z_l Σ Z_l' and r what the other factors leave of the ratings, the mean of g_l
+    With V_l = s^2 I + Z_l Σ Z_l' and r the residuals that the other factors leave, the mean of g_l
     g_l' - C_l is h_l h_l' - Z_l'V_l^-1 Z_l, with h_l = Z_l'V_l^-1 r = (s^2 I + Z_l'Z_l Σ)^-1 Z_l'r.
     """
     factor, others = design.factors[k], [i for i in range(len(draws)) if i != k]
@@ -156,10 +156,10 @@ def _by_ratings_left(
         float(parameters.residual_sd) ** 2 * np.eye(len(lower)) + gram @ lower @ lower.T
     )
     expected = along.T @ (inverse @ gram).sum(0) @ along
-    left = design.response - design.offset - design.fixed @ np.asarray(parameters.beta, float)
+    residual = design.response - design.offset - design.fixed @ np.asarray(parameters.beta, float)
     found = []
     for i in range(len(draws[0]) if others else 1):
-        by_row = np.repeat(left[:, np.newaxis], draws[0].shape[2] if others else 1, axis=1)
+        by_row = np.repeat(residual[:, np.newaxis], draws[0].shape[2] if others else 1, axis=1)
         for f in others:
             by_row -= _of_rows(design.factors[f], draws[f][i])
         pull = np.stack([m @ by_row for m in to_levels], axis=1)  # [levels, columns, chains]
@@ -209,7 +209,7 @@ def _by_children(
     """``[draws, chains]`` for each factor nested in factor k, along one column of its effects."""
     found: list[np.ndarray] = []
     levels = design.factors[k].levels
-    for t in directions.translations(design):
+    for t in directions.group_moves(design):
         inner, a = t.inner
         if t.outer != (k, column) or t.groups != levels:
             continue

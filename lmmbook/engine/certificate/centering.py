@@ -1,7 +1,7 @@
-"""The home of each parameter: the centring in which the complete data know least about it.
+"""The parametrisation in which the complete data know least about each parameter.
 
 Chapter 04. The less the complete data know, the less is to be taken away for the missing effects,
-and the less noise there is. See `louis` for what the homes are.
+and the less noise there is. `louis` says which parametrisations there are.
 """
 
 from __future__ import annotations
@@ -15,33 +15,35 @@ import numpy as np
 import tensorflow as tf
 from scipy import linalg
 
-ENOUGH = 0.1  # observed / complete information; with so much left, a home is good
+ENOUGH_OBSERVED = 0.1  # observed / complete information; with so much, a parametrisation is good
 ROUNDING = 1e-12
 
 
-def choose_homes(
+def choose_parametrisation(
     layout: Layout,
     arrays: Arrays,
     products: np.ndarray,
     parameters: Parameters,
     variance: float,
     estimated: np.ndarray,
-) -> louis.Home:
-    """For each parameter the home where the complete data know least about it.
+) -> louis.Parametrisation:
+    """The parametrisation in which the complete data know least about each parameter.
 
-    ``products`` as from `products_of`; ``variance`` is the residual's, or what is like it (the
-    square of `Engine.unit`): a choice needs no more. ``estimated`` [coordinates, free] are the
-    directions to be judged, as for `certify.certify`.
+    ``products`` as from `products_of`; ``variance`` is the residual's, or the working one (the
+    square of `Engine.working_sd`): a choice needs no more. ``estimated`` [coordinates, free] are
+    the directions to be judged, as for `certify.certify`.
     """
     begins, standardised = louis.offsets(layout), []
-    for k, (of, has, scale) in enumerate(
+    for k, (factor_layout, factor_arrays, scale) in enumerate(
         zip(layout.factors, arrays.factors, parameters.scales, strict=True)
     ):
         own = estimated[begins[k] : begins[k + 1]]
         kept = own[:, np.abs(own).max(0) > 0]
-        standardised.append(least_part(of, has, np.asarray(scale, float), variance, kept))
+        standardised.append(
+            least_part(factor_layout, factor_arrays, np.asarray(scale, float), variance, kept)
+        )
     means = least_means(layout, arrays, products / variance, parameters)
-    return louis.Home(
+    return louis.Parametrisation(
         *([tf.constant(x, tf.float32) for x in of_each] for of_each in (means, standardised))
     )
 
@@ -50,8 +52,8 @@ def products_of(design: Design, layout: Layout) -> np.ndarray:
     """``M'M`` of the columns M that are the fixed effects' and, for each factor, those of its
     effects that no fixed effect is alike to (`lone`)."""
     columns = [design.fixed.T]
-    for of, factor in zip(layout.factors, design.factors, strict=True):
-        columns.append(factor.z.T[lone(of)])
+    for factor_layout, factor in zip(layout.factors, design.factors, strict=True):
+        columns.append(factor.z.T[lone(factor_layout)])
     sizes = np.cumsum([0, *(len(c) for c in columns)])
     found = np.zeros((sizes[-1], sizes[-1]))
     for piece in pieces(design.rows):
@@ -60,15 +62,15 @@ def products_of(design: Design, layout: Layout) -> np.ndarray:
     return found
 
 
-def lone(of: FactorLayout) -> list[int]:
+def lone(layout: FactorLayout) -> list[int]:
     """The columns of a factor in which no fixed effect can be taken over."""
-    return [j for j in range(of.columns) if j not in of.freed_columns]
+    return [j for j in range(layout.columns) if j not in layout.expanded_columns]
 
 
 def least_means(
     layout: Layout, arrays: Arrays, products: np.ndarray, parameters: Parameters
 ) -> list[np.ndarray]:
-    """`louis.Home.means`, those with which the complete data know least.
+    """`louis.Parametrisation.means`, those with which the complete data know least.
 
     With a mean ``F t`` of effects beside a fixed effect's column x, they know
 
@@ -80,22 +82,27 @@ def least_means(
     """
     places, sizes, inside = [], [], []
     end = layout.fixed
-    for of, has, scale in zip(layout.factors, arrays.factors, parameters.scales, strict=True):
-        alone = lone(of)
-        chosen = [*range(len(of.freed_columns)), *(len(of.freed_columns) + j for j in alone)]
-        places += [*of.freed_fixed, *range(end, end + len(alone))]
+    for factor_layout, factor_arrays, scale in zip(
+        layout.factors, arrays.factors, parameters.scales, strict=True
+    ):
+        alone = lone(factor_layout)
+        chosen = [
+            *range(len(factor_layout.expanded_columns)),
+            *(len(factor_layout.expanded_columns) + j for j in alone),
+        ]
+        places += [*factor_layout.expanded_fixed, *range(end, end + len(alone))]
         end += len(alone)
-        sizes.append((len(louis.mean_columns(of)), chosen))
-        weights = louis.mean_weights(has).numpy().astype(float)[:, chosen]
-        columns = np.array(louis.mean_columns(of))[chosen]
+        sizes.append((len(louis.mean_columns(factor_layout)), chosen))
+        weights = louis.mean_weights(factor_arrays).numpy().astype(float)[:, chosen]
+        columns = np.array(louis.mean_columns(factor_layout))[chosen]
         root = np.linalg.inv(np.asarray(scale, float))
         precision = (root.T @ root)[np.ix_(columns, columns)]
         inside.append(weights.T @ weights * precision)
     normal = products[np.ix_(places, places)] + linalg.block_diag(*inside)
-    unit = 1 / np.sqrt(np.diag(normal))
-    normal = normal * np.outer(unit, unit) + ROUNDING * np.eye(len(unit))
-    right = unit[:, np.newaxis] * products[places, : layout.fixed]
-    solved = unit[:, np.newaxis] * np.linalg.solve(normal, right)
+    scaling = 1 / np.sqrt(np.diag(normal))
+    normal = normal * np.outer(scaling, scaling) + ROUNDING * np.eye(len(scaling))
+    right = scaling[:, np.newaxis] * products[places, : layout.fixed]
+    solved = scaling[:, np.newaxis] * np.linalg.solve(normal, right)
     means = []
     for size, chosen in sizes:
         own, solved = np.split(solved, [len(chosen)])
@@ -105,46 +112,49 @@ def least_means(
 
 
 def least_part(
-    of: FactorLayout, has: FactorArrays, scale: np.ndarray, variance: float, kept: np.ndarray
+    layout: FactorLayout, arrays: FactorArrays, scale: np.ndarray, variance: float, kept: np.ndarray
 ) -> np.ndarray:
-    """`louis.Home.standardised`, that with which the complete data know least.
+    """`louis.Parametrisation.standardised`, that with which the complete data know least.
 
-    Where a part P of a stretch is in the likelihood, they know (I - P)' A (I - P) + P' B P, of what
-    A they know in the prior and B in the likelihood. P = (A + B)^-1 A makes that the smallest, in
-    every direction. ``kept`` [stretches, free] are the directions to look at.
+    Where a part P of a tangent S is in the likelihood, they know (I - P)' A (I - P) + P' B P, of
+    what A they know in the prior and B in the likelihood. P = (A + B)^-1 A makes that the smallest,
+    in every direction. ``kept`` [tangents, free] are the directions to look at.
     """
-    left = what_is_left(of, has, scale, variance, np.eye(len(kept)))
+    found = information_on_covariance(layout, arrays, scale, variance, np.eye(len(kept)))
     # Standardising costs as much as all else that is measured: only where it is needed.
-    if kept.shape[1] == 0 or _smallest_ratio(*(kept.T @ x @ kept for x in left[:2])) >= ENOUGH:
+    if (
+        kept.shape[1] == 0
+        or _smallest_ratio(*(kept.T @ x @ kept for x in found[:2])) >= ENOUGH_OBSERVED
+    ):
         return np.zeros(2 * [len(kept)])
-    _, prior, likelihood = left
-    unit = 1 / np.sqrt(np.diag(prior + likelihood))
-    whole = (prior + likelihood) * np.outer(unit, unit) + ROUNDING * np.eye(len(unit))
-    return unit[:, np.newaxis] * np.linalg.solve(whole, unit[:, np.newaxis] * prior)
+    _, prior, likelihood = found
+    scaling = 1 / np.sqrt(np.diag(prior + likelihood))
+    whole = (prior + likelihood) * np.outer(scaling, scaling) + ROUNDING * np.eye(len(scaling))
+    return scaling[:, np.newaxis] * np.linalg.solve(whole, scaling[:, np.newaxis] * prior)
 
 
-def what_is_left(
-    of: FactorLayout, has: FactorArrays, scale: np.ndarray, variance: float, kept: np.ndarray
+def information_on_covariance(
+    layout: FactorLayout, arrays: FactorArrays, scale: np.ndarray, variance: float, kept: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Information on a covariance, ``[free, free]``: observed, in the prior, in the likelihood.
 
     Roughly: for a factor on its own, with levels that are all like their average. ``kept``
-    [stretches, free] are the directions to look at. With Σ the covariance, C a level's Z'Z /
-    variance and A = SΣ + ΣS' what a stretch S adds to Σ, a level's information is
+    [tangents, free] are the directions to look at. With Σ the covariance, C a level's Z'Z /
+    variance and A = SΣ + ΣS' what a tangent S adds to Σ, a level's information is
 
         tr(P A P A) / 2 in the prior, P = Σ^-1;  tr(S'C S Σ) in the likelihood;
         tr(Q A Q A) / 2 observed, with Q = (I + CΣ)^-1 C what the ratings leave certain.
     """
-    own = np.tensordot(kept.T, np.asarray(louis.stretches(of, has.units), float), 1)
+    tangents = np.tensordot(kept.T, np.asarray(louis.tangents(layout, arrays.units), float), 1)
     sigma = scale @ scale.T
-    told = np.asarray(has.cross, float).mean(0) / variance
-    added = own @ sigma
+    fisher = np.asarray(arrays.cross, float).mean(0) / variance
+    added = tangents @ sigma
     added += added.swapaxes(1, 2)
-    certain = np.linalg.solve(np.eye(len(sigma)) + told @ sigma, told)
+    certain = np.linalg.solve(np.eye(len(sigma)) + fisher @ sigma, fisher)
     return (
         _traces(certain @ added) / 2,
         _traces(np.linalg.solve(sigma, added)) / 2,
-        np.einsum("aji,jk,bkl,li->ab", own, told, own, sigma),
+        np.einsum("aji,jk,bkl,li->ab", tangents, fisher, tangents, sigma),
     )
 
 

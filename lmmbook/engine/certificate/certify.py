@@ -17,7 +17,7 @@ from lmmbook.engine.certificate import louis
 from lmmbook.formula import covariance
 from lmmbook.formula.design import Design
 from lmmbook.formula.invariances import coordinates, directions
-from lmmbook.results.fit import CLOSE
+from lmmbook.results.fit import CONVERGED_WITHIN
 
 import numpy as np
 import pandas as pd
@@ -27,7 +27,7 @@ from scipy import linalg
 
 SINGULAR = 0.01  # smallest eigenvalue of observed / complete information that we build on
 BELIEVED = 3.0  # times the eigenvalue's own Monte Carlo error
-LITTLE = 1e-4  # missing / complete information, of which no diagnosis is made
+MIN_MISSING = 1e-4  # missing / complete information, of which no diagnosis is made
 SHARE = 0.3  # of the largest one, in a direction of which next to nothing is known
 BATCHES = 5  # of each chain, for Monte Carlo standard errors
 
@@ -56,7 +56,7 @@ class Certificate:
     unknown
         If it is not known to be positive: the parameters of the direction about which least is
         known, those that have the largest share in it.
-    hopeless
+    weakly_identified
         If it is not known to be positive: whether it is so near zero, for its Monte Carlo error,
         that four times the draws would hardly show it to be.
     r_hat, ess
@@ -72,7 +72,7 @@ class Certificate:
     definite: bool
     indefinite: bool
     unknown: tuple[str, ...]
-    hopeless: bool
+    weakly_identified: bool
     r_hat: float
     ess: float
     step: np.ndarray
@@ -104,7 +104,7 @@ def certify(
     flat = score.reshape(-1, free)
     observed = complete - np.cov(flat.T).reshape(free, free)
     # Of what is nearly all observed the scores hardly vary, but by rounding.
-    varies = np.diag(complete - observed) > LITTLE * np.diag(complete)
+    varies = np.diag(complete - observed) > MIN_MISSING * np.diag(complete)
     ess, r_hat = diagnose(score[..., varies]) if varies.any() else (float(draws * chains), 1.0)
 
     # Both are estimates: the fewer draws, the larger the eigenvalue has to be to be believed.
@@ -112,11 +112,11 @@ def certify(
     smallest, noise = smallest_share(observed, complete), BELIEVED * np.sqrt(2 / ess)
     definite, indefinite = smallest > max(SINGULAR, noise), smallest < -noise
     names = covariance.parameter_names(design)
-    to_reported = jacobian(design, layout, parameters) @ estimated
+    jac = jacobian(design, layout, parameters) @ estimated
     if not definite:
         table = pd.DataFrame(np.nan, names, ["step", "std_error", "mcse"])
         nothing, zero = pd.DataFrame(np.nan, names, names), np.zeros(len(estimated))
-        unknown = least_known(observed, complete, to_reported)
+        unknown = least_known(observed, complete, jac)
         return Certificate(
             table, nothing, np.inf, False, False, bool(indefinite),
             tuple(name for name, yes in zip(names, unknown, strict=True) if yes),
@@ -132,24 +132,24 @@ def certify(
     size = draws // BATCHES
     batches = added[: size * BATCHES].reshape(BATCHES, size, chains, free).mean(1)
     noise = np.cov(batches.reshape(-1, free).T).reshape(free, free) / (BATCHES * chains)
-    open_left = to_reported @ inverse @ to_reported.T
+    error_covariance = jac @ inverse @ jac.T
     table = pd.DataFrame(
         {
-            "step": to_reported @ step,
-            "std_error": np.sqrt(np.diag(open_left)),
-            "mcse": np.sqrt(np.diag(to_reported @ inverse @ noise @ inverse @ to_reported.T)),
+            "step": jac @ step,
+            "std_error": np.sqrt(np.diag(error_covariance)),
+            "mcse": np.sqrt(np.diag(jac @ inverse @ noise @ inverse @ jac.T)),
         },
         index=names,
     )
     idle = table["std_error"].to_numpy() == 0  # fixed, or at a boundary
-    table[idle] = open_left[idle] = open_left[:, idle] = np.nan
+    table[idle] = error_covariance[idle] = error_covariance[:, idle] = np.nan
     relative = table["step"].abs() / table["std_error"]
     reach = (table["step"].abs() + 2 * table["mcse"]) / table["std_error"]
     return Certificate(
         table,
-        pd.DataFrame(open_left, names, names),
+        pd.DataFrame(error_covariance, names, names),
         float(relative.max()),
-        bool(reach.max() <= CLOSE),
+        bool(reach.max() <= CONVERGED_WITHIN),
         True,
         False,
         (),
@@ -172,18 +172,18 @@ def smallest_share(observed: np.ndarray, complete: np.ndarray) -> float:
         return -np.inf
 
 
-def least_known(observed: np.ndarray, complete: np.ndarray, to_reported: np.ndarray) -> np.ndarray:
+def least_known(observed: np.ndarray, complete: np.ndarray, jac: np.ndarray) -> np.ndarray:
     """``[parameters]``, which of them have a large share in the direction where most is missing.
 
-    ``to_reported`` ``[parameters, free]``. A share is how far the direction moves a parameter, in
+    ``jac`` ``[parameters, free]``. A share is how far the direction moves a parameter, in
     the complete data's standard errors, which is at most one.
     """
     try:
         direction = linalg.eigh(observed, complete)[1][:, 0]
     except linalg.LinAlgError:  # as far away as that nothing is known
-        return np.zeros(len(to_reported), bool)
-    spread = np.einsum("pi,ij,pj->p", to_reported, np.linalg.inv(complete), to_reported)
-    share = np.abs(to_reported @ direction) / np.sqrt(np.where(spread > 0, spread, np.inf))
+        return np.zeros(len(jac), bool)
+    spread = np.einsum("pi,ij,pj->p", jac, np.linalg.inv(complete), jac)
+    share = np.abs(jac @ direction) / np.sqrt(np.where(spread > 0, spread, np.inf))
     return share > SHARE * share.max()
 
 
@@ -197,8 +197,8 @@ def diagnose(score: np.ndarray) -> tuple[float, float]:
 
 
 def jacobian(design: Design, layout: Layout, parameters: Parameters) -> np.ndarray:
-    """``[parameters, coordinates]``: reported parameters (sds as logs, correlations as Fisher's z)
-    by local coordinates, by central differences."""
+    """``[parameters, coordinates]``, for the delta method: derivatives of the named parameters (sds
+    as logs, correlations as Fisher's z) by local coordinates, by central differences."""
     size = louis.coordinates(layout)
     columns = []
     for i in range(size):
@@ -219,14 +219,17 @@ def move(
 ) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
     """``(beta, covariances, auxiliary)`` after a step in local coordinates, in float64.
 
-    A covariance is stretched by exp(S), to first order I + S, and stays one however long the step.
+    ``Σ <- exp(S) Σ exp(S)'``, with S the step in tangent coordinates (`louis`): to first order
+    I + S, and Σ stays a covariance however long the step.
     """
     begins = louis.offsets(layout)
     units = [directions.units(factor) for factor in design.factors]
     covariances = []
-    for k, (of, scale) in enumerate(zip(layout.factors, parameters.scales, strict=True)):
-        stretch = np.tensordot(step[begins[k] : begins[k + 1]], louis.basis(of), 1)
-        values, vectors = np.linalg.eigh(stretch)
+    for k, (factor_layout, scale) in enumerate(zip(layout.factors, parameters.scales, strict=True)):
+        tangent = np.tensordot(
+            step[begins[k] : begins[k + 1]], louis.tangent_basis(factor_layout), 1
+        )
+        values, vectors = np.linalg.eigh(tangent)
         by = units[k] @ (vectors * np.exp(values)) @ vectors.T @ np.linalg.inv(units[k])
         root = by @ np.asarray(scale, float)
         covariances.append(root @ root.T)

@@ -4,21 +4,30 @@ Chapter 04. Fisher's identity: the gradient of log p(ratings) is the mean, over 
 effects, of the gradient of log p(ratings, effects). Louis (1982): its negative Hessian is the mean
 of the complete data's, minus the covariance of the gradients.
 
-Both hold under any *centring* of the effects, and the noise is least where the complete data know
-least about a parameter. So every parameter has a home:
+Both hold under any *parametrisation* of the effects (Papaspiliopoulos, Roberts & Sköld 2007), and
+the noise is least where the complete data know least about a parameter. So every parameter has its
+own:
 
-- a fixed effect lives in the likelihood, or it can be the mean of a factor's effects instead, to
-  the extent that a mean of theirs does to the ratings what the fixed effect does;
-- a covariance lives in the prior of its effects, or (``standardised``) scales standardised effects
-  in the likelihood, or in part here, in part there. The likelihood is for small variances, of which
-  the prior knows too much.
+- a fixed effect stands in the likelihood (*non-centred*), or it is the mean of a factor's effects
+  instead (*centred*), to the extent that a mean of theirs does to the ratings what the fixed effect
+  does;
+- a covariance stands in the prior of its effects (*centred*), or scales standardised effects in the
+  likelihood (*non-centred*, ``standardised``), or in part the one, in part the other (*partially
+  non-centred*). Non-centred is for small variances, of which the prior knows too much.
 
-Parameters are counted off in local coordinates: the fixed effects; for each factor the entries of a
-stretch S, with ``covariance <- (I + S) covariance (I + S)'`` (where a part of S is in the
-likelihood and a part in the prior, I + S is the product of theirs, in this order); the family's
-auxiliary parameters. S is symmetric where effects are measured in `FactorArrays.units`. For a lone
-intercept it is the change of log sd. A covariance that is singular stays so, and can still be
-turned.
+For one factor with an intercept beta, a scale L, LL' = Σ, and v ~ Normal(0, I):
+
+    centred  u ~ Normal(beta, Σ), y ~ u;    non-centred  y ~ beta + L v.
+
+Parameters are counted off in local coordinates: the fixed effects; for each factor the *tangent
+coordinates* of its covariance, sigma, which are the entries of a matrix S; the family's auxiliary
+parameters. The covariance is a point on a surface, and S a direction along it:
+
+    Σ <- (I + S) Σ (I + S)'    or exp(S) Σ exp(S)', the same to first order.
+
+(Where a part of S is in the likelihood and a part in the prior, I + S is the product of theirs, in
+this order.) S is symmetric where effects are measured in `FactorArrays.units`. For a lone intercept
+it is the change of log sd. A covariance that is singular stays so, and can still be turned.
 """
 
 from __future__ import annotations
@@ -36,75 +45,80 @@ from lmmbook.engine.arrays import (
     one_hot,
 )
 from lmmbook.engine.level_sums import LevelSums, level_sums
-from lmmbook.engine.linear_predictor import HERE, Where
-from lmmbook.engine.row_sums import ByStretch, join, likelihood_sums
-from lmmbook.families.derivatives import ByRegression
+from lmmbook.engine.linear_predictor import SINGLE_DEVICE, Placement
+from lmmbook.engine.row_sums import TangentSums, join, likelihood_sums
+from lmmbook.families.derivatives import RegressionSums
 
 import numpy as np
 import tensorflow as tf
 
 
-class Home(NamedTuple):
-    """Where each parameter lives; numbers, so that a program serves all choices.
+class Parametrisation(NamedTuple):
+    """A centred, non-centred or partially non-centred parametrisation of each parameter.
 
-    ``means``, per factor ``[freed + columns, fixed]``: what a fixed effect of one adds to the mean
-    of its effects, as coefficients of the covariates that the factor can take over, and of a
+    Numbers, so that a program serves all choices.
+
+    ``means``, per factor ``[expanded + columns, fixed]``: what a fixed effect of one adds to the
+    mean of its effects, as coefficients of the covariates that the factor can take over, and of a
     constant for each column (see `means_of`). What this does to the ratings is taken away from the
-    fixed effect's column in the likelihood. ``standardised``, per factor ``[stretches,
-    stretches]``: the part of a stretch that is in the likelihood, zeros for none and the identity
-    for all.
+    fixed effect's column in the likelihood. ``standardised``, per factor ``[tangents,
+    tangents]``: the part of S that is in the likelihood, zeros for none and the identity for all.
     """
 
     means: list[tf.Tensor]
     standardised: list[tf.Tensor]
 
 
-def as_written(layout: Layout) -> Home:
-    """Fixed effects in the likelihood, covariances in the prior."""
-    return Home(
-        [tf.zeros([len(mean_columns(of)), layout.fixed]) for of in layout.factors],
-        [tf.zeros(2 * [len(basis(of))]) for of in layout.factors],
+def as_written(layout: Layout) -> Parametrisation:
+    """As the formula is written: fixed effects in the likelihood (non-centred), covariances in the
+    prior (centred)."""
+    return Parametrisation(
+        [tf.zeros([len(mean_columns(factor)), layout.fixed]) for factor in layout.factors],
+        [tf.zeros(2 * [len(tangent_basis(factor))]) for factor in layout.factors],
     )
 
 
-def mean_columns(of: FactorLayout) -> tuple[int, ...]:
-    """``[freed + columns]``: which column of a factor each coefficient of `Home.means` is of."""
-    return (*of.freed_columns, *range(of.columns))
+def mean_columns(layout: FactorLayout) -> tuple[int, ...]:
+    """``[expanded + columns]``: which column of a factor each coefficient of the `means` is of."""
+    return (*layout.expanded_columns, *range(layout.columns))
 
 
-def mean_weights(has: FactorArrays) -> tf.Tensor:
-    """``[levels, freed + columns]``: what it is multiplied by in each level."""
-    levels, columns = has.cross.shape[:2]
-    return tf.concat([has.weights, tf.ones([levels, columns])], axis=1)
+def mean_weights(arrays: FactorArrays) -> tf.Tensor:
+    """``[levels, expanded + columns]``: what it is multiplied by in each level."""
+    levels, columns = arrays.cross.shape[:2]
+    return tf.concat([arrays.weights, tf.ones([levels, columns])], axis=1)
 
 
-def means_of(of: FactorLayout, has: FactorArrays, means: tf.Tensor) -> tf.Tensor:
+def means_of(layout: FactorLayout, arrays: FactorArrays, means: tf.Tensor) -> tf.Tensor:
     """``[levels, fixed, columns]``: the mean of effects, for a fixed effect of one."""
-    place = one_hot(mean_columns(of), of.columns)
-    return tf.einsum("lm,mf,mj->lfj", mean_weights(has), means, place)
+    place = one_hot(mean_columns(layout), layout.columns)
+    return tf.einsum("lm,mf,mj->lfj", mean_weights(arrays), means, place)
 
 
-def basis(of: FactorLayout) -> np.ndarray:
-    """Entries of a stretch, ``[entries, columns, columns]``: symmetric, one (pair) each."""
+def tangent_basis(layout: FactorLayout) -> np.ndarray:
+    """A basis of the matrices S, ``[tangents, columns, columns]``: one entry each, or a symmetric
+    pair."""
     matrices = []
-    for block in of.blocks:
+    for block in layout.blocks:
         for a, b in combinations_with_replacement(block, 2):
-            matrix = np.zeros((of.columns, of.columns), np.float32)
+            matrix = np.zeros((layout.columns, layout.columns), np.float32)
             matrix[a, b] = matrix[b, a] = 1.0
             matrices.append(matrix)
     return np.array(matrices)
 
 
-def stretches(of: FactorLayout, units: tf.Tensor) -> tf.Tensor:
-    """The same in the units of effects, ``[entries, columns, columns]`` float64: what multiplies
+def tangents(layout: FactorLayout, units: tf.Tensor) -> tf.Tensor:
+    """The same in the units of effects, ``[tangents, columns, columns]`` float64: what multiplies
     them."""
-    inverse = tf.linalg.triangular_solve(units, tf.eye(of.columns, dtype=tf.float64), lower=False)
-    return units @ tf.constant(basis(of), tf.float64) @ inverse
+    inverse = tf.linalg.triangular_solve(
+        units, tf.eye(layout.columns, dtype=tf.float64), lower=False
+    )
+    return units @ tf.constant(tangent_basis(layout), tf.float64) @ inverse
 
 
 def offsets(layout: Layout) -> list[int]:
-    """Where each factor's stretch begins among the coordinates; last, where the auxiliary do."""
-    sizes = [len(basis(of)) for of in layout.factors]
+    """Where each factor's tangent coordinates begin; last, where the auxiliary do."""
+    sizes = [len(tangent_basis(factor)) for factor in layout.factors]
     return [int(n) for n in layout.fixed + np.cumsum([0, *sizes])]
 
 
@@ -120,33 +134,45 @@ def score_and_information(
     effects: list[tf.Tensor],
     rows: tuple[tf.Tensor, ...],
     predictor: tf.Tensor,
-    home: Home,
-    where: Where = HERE,
+    parametrisation: Parametrisation,
+    placement: Placement = SINGLE_DEVICE,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Gradient ``[chains, coordinates]`` and mean negative Hessian ``[coordinates, coordinates]``.
 
-    Of log p(ratings, effects), the effects centred as ``home`` says, at each chain's draw. float64.
+    Of log p(ratings, effects), in this ``parametrisation``, at each chain's draw. float64.
     """
-    _, (regression, stretch) = where.rows(
-        in_likelihood, (layout,), arrays, parameters, effects, rows, predictor, home
+    _, (regression, tangent) = placement.rows(
+        in_likelihood, (layout,), arrays, parameters, effects, rows, predictor, parametrisation
     )
     begins, size = offsets(layout), coordinates(layout)
     by_fixed, by_auxiliary = tf.split(
         regression.gradient, [layout.fixed, layout.family.auxiliary], 1
     )
     part = tf.linalg.LinearOperatorBlockDiag(
-        [tf.linalg.LinearOperatorFullMatrix(tf.cast(s, tf.float64)) for s in home.standardised]
+        [
+            tf.linalg.LinearOperatorFullMatrix(tf.cast(s, tf.float64))
+            for s in parametrisation.standardised
+        ]
     ).to_dense()
-    score = tf.concat([by_fixed, stretch.gradient @ part, by_auxiliary], axis=1)
-    aside, among = (tf.matmul(part, x, transpose_a=True) for x in (stretch.aside, stretch.among))
-    beside = tf.concat([regression.beside, aside], axis=0)
-    own = join(regression.own, stretch.mixed @ part, among @ part)
-    information = join(own, beside, regression.last)
-    for k, (of, has, scale) in enumerate(
+    score = tf.concat([by_fixed, tangent.gradient @ part, by_auxiliary], axis=1)
+    sigma_auxiliary, sigma_sigma = (
+        tf.matmul(part, x, transpose_a=True) for x in (tangent.sigma_auxiliary, tangent.sigma_sigma)
+    )
+    with_auxiliary = tf.concat([regression.beta_auxiliary, sigma_auxiliary], axis=0)
+    of_both = join(regression.beta_beta, tangent.beta_sigma @ part, sigma_sigma @ part)
+    information = join(of_both, with_auxiliary, regression.auxiliary_auxiliary)
+    for k, (factor_layout, factor_arrays, scale) in enumerate(
         zip(layout.factors, arrays.factors, parameters.scales, strict=True)
     ):
-        _, sums = where.levels(k, _sums_with_means, (), has, scale, effects[k])
-        s, h = _prior(of, has.units, scale, sums, home.means[k], home.standardised[k])
+        _, sums = placement.levels(k, _sums_with_means, (), factor_arrays, scale, effects[k])
+        s, h = _prior(
+            factor_layout,
+            factor_arrays.units,
+            scale,
+            sums,
+            parametrisation.means[k],
+            parametrisation.standardised[k],
+        )
         positions = [*range(layout.fixed), *range(begins[k], begins[k + 1])]
         place = tf.cast(one_hot(positions, size), tf.float64)
         score += tf.matmul(s, place)
@@ -161,58 +187,62 @@ def in_likelihood(
     effects: list[tf.Tensor],
     rows: tuple[tf.Tensor, ...],
     predictor: tf.Tensor,
-    home: Home,
-) -> tuple[None, tuple[ByRegression, ByStretch]]:
+    parametrisation: Parametrisation,
+) -> tuple[None, tuple[RegressionSums, TangentSums]]:
     """The part of log p(ratings given effects), as `row_sums.likelihood_sums`."""
     of_each = list(zip(layout.factors, arrays.factors, strict=True))
-    means = [means_of(*both, m) for both, m in zip(of_each, home.means, strict=True)]
-    own = [stretches(of, has.units) for of, has in of_each]
-    asked = [tf.cast(tf.reduce_any(part != 0), tf.float32) for part in home.standardised]
-    return likelihood_sums(layout, arrays, parameters, effects, rows, predictor, means, own, asked)
+    means = [means_of(*both, m) for both, m in zip(of_each, parametrisation.means, strict=True)]
+    basis = [
+        tangents(factor_layout, factor_arrays.units) for factor_layout, factor_arrays in of_each
+    ]
+    asked = [tf.cast(tf.reduce_any(part != 0), tf.float32) for part in parametrisation.standardised]
+    return likelihood_sums(
+        layout, arrays, parameters, effects, rows, predictor, means, basis, asked
+    )
 
 
 def _sums_with_means(
-    has: FactorArrays, scale: tf.Tensor, u: tf.Tensor
+    arrays: FactorArrays, scale: tf.Tensor, u: tf.Tensor
 ) -> tuple[None, LevelSums]:  # fmt: skip
-    return level_sums(has._replace(weights=mean_weights(has)), scale, u)
+    return level_sums(arrays._replace(weights=mean_weights(arrays)), scale, u)
 
 
 def _prior(
-    of: FactorLayout,
+    layout: FactorLayout,
     units: tf.Tensor,
     scale: tf.Tensor,
     sums: LevelSums,
     means: tf.Tensor,
     standardised: tf.Tensor,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """The part of log p(effects) of one factor, in ``[fixed, then stretch]`` coordinates.
+    """The part of log p(effects) of one factor, in the coordinates ``[fixed, then tangent]``.
 
     With x = scale^-1 u and G = scale^-1 S scale, u changes no more than x' (I + G + ...) x does:
     d log p = tr(G (xx' - I)), and so on to second order.
     """
     scale, means, standardised = (tf.cast(x, tf.float64) for x in (scale, means, standardised))
-    stretch = stretches(of, units)
-    identity = tf.eye(of.columns, dtype=tf.float64)
+    tangent = tangents(layout, units)
+    identity = tf.eye(layout.columns, dtype=tf.float64)
     lower_inverse = tf.linalg.triangular_solve(scale, identity)
-    own = tf.einsum("ij,ajk,km->aim", lower_inverse, stretch, scale)  # G
-    score_stretch = tf.einsum("aij,cji->ca", own, sums.second - sums.levels * identity)
+    g = tf.einsum("ij,ajk,km->aim", lower_inverse, tangent, scale)  # G
+    score_sigma = tf.einsum("aij,cji->ca", g, sums.second - sums.levels * identity)
     mean_second = tf.reduce_mean(sums.second, axis=0)
-    among_stretch = tf.einsum("aji,bjk,ki->ab", own, own, mean_second)
+    sigma_sigma = tf.einsum("aji,bjk,ki->ab", g, g, mean_second)
     surplus = mean_second - sums.levels / 2 * identity
-    among_stretch += 2.0 * tf.einsum("aij,bjk,ki->ab", own, own, surplus)
-    among_stretch = (among_stretch + tf.transpose(among_stretch)) / 2
+    sigma_sigma += 2.0 * tf.einsum("aij,bjk,ki->ab", g, g, surplus)
+    sigma_sigma = (sigma_sigma + tf.transpose(sigma_sigma)) / 2
 
     precision = inverse(scale)
-    place = tf.cast(one_hot(mean_columns(of), of.columns), tf.float64)  # [means, columns]
+    place = tf.cast(one_hot(mean_columns(layout), layout.columns), tf.float64)  # [means, columns]
     pulled = tf.matmul(place, lower_inverse, transpose_b=True)  # scale^-1 place, [means, columns]
-    score_mean = tf.einsum("cmj,mj,mf->cf", sums.weighted, pulled, means)
-    among_mean = sums.gram * tf.matmul(tf.matmul(place, precision), place, transpose_b=True)
-    among_mean = tf.matmul(means, tf.matmul(among_mean, means), transpose_a=True)
-    both = own + tf.linalg.matrix_transpose(own)
-    across = tf.einsum("aij,mj,mi->ma", both, tf.reduce_mean(sums.weighted, axis=0), pulled)
-    across = tf.matmul(means, across, transpose_a=True)
+    score_beta = tf.einsum("cmj,mj,mf->cf", sums.weighted, pulled, means)
+    beta_beta = sums.gram * tf.matmul(tf.matmul(place, precision), place, transpose_b=True)
+    beta_beta = tf.matmul(means, tf.matmul(beta_beta, means), transpose_a=True)
+    both = g + tf.linalg.matrix_transpose(g)
+    beta_sigma = tf.einsum("aij,mj,mi->ma", both, tf.reduce_mean(sums.weighted, axis=0), pulled)
+    beta_sigma = tf.matmul(means, beta_sigma, transpose_a=True)
 
-    keep = tf.eye(len(basis(of)), dtype=tf.float64) - standardised
-    score = tf.concat([score_mean, score_stretch @ keep], axis=1)
-    among_stretch = tf.matmul(keep, among_stretch @ keep, transpose_a=True)
-    return score, join(among_mean, across @ keep, among_stretch)
+    keep = tf.eye(len(tangent_basis(layout)), dtype=tf.float64) - standardised
+    score = tf.concat([score_beta, score_sigma @ keep], axis=1)
+    sigma_sigma = tf.matmul(keep, sigma_sigma @ keep, transpose_a=True)
+    return score, join(beta_beta, beta_sigma @ keep, sigma_sigma)

@@ -6,7 +6,7 @@ Chapter 03.
 from __future__ import annotations
 
 from lmmbook.engine.arrays import Layout
-from lmmbook.engine.linear_predictor import HERE, Where
+from lmmbook.engine.linear_predictor import SINGLE_DEVICE, Placement
 
 import numpy as np
 import tensorflow as tf
@@ -14,41 +14,41 @@ import tensorflow as tf
 LEAPFROG_STEPS = 2
 # In whitened coordinates a quarter turn makes a new value independent of the old one, so no step is
 # longer than that; where a likelihood is not Gaussian, adaptation shortens it.
-LONGEST_STEP = np.pi / 2 / LEAPFROG_STEPS
+MAX_STEP_SIZE = np.pi / 2 / LEAPFROG_STEPS
 TARGET_ACCEPTANCE = 0.9
 
 
 def longest_steps(layout: Layout) -> list[tf.Tensor]:
     """Step sizes to start from, a list of ``[levels]``."""
-    return [longest(of.levels) for of in layout.factors]
+    return [longest(factor.levels) for factor in layout.factors]
 
 
 def longest(levels: int) -> tf.Tensor:
     """The same for one factor."""
-    return tf.fill([levels], np.float32(LONGEST_STEP))
+    return tf.fill([levels], np.float32(MAX_STEP_SIZE))
 
 
 def adapt(
     step_sizes: list[tf.Tensor],
     acceptance: list[tf.Tensor],
     gain: tf.Tensor,
-    where: Where = HERE,
+    placement: Placement = SINGLE_DEVICE,
 ) -> list[tf.Tensor]:
     """Robbins-Monro, level by level: shorten the steps where too few are accepted, up to a limit.
 
     Both are lists of ``[levels]``.
     """
     pairs = enumerate(zip(step_sizes, acceptance, strict=True))
-    return [where.levels(k, _adapted, (), *pair, gain)[0] for k, pair in pairs]
+    return [placement.levels(k, _adapted, (), *pair, gain)[0] for k, pair in pairs]
 
 
 def _adapted(step: tf.Tensor, accepted: tf.Tensor, gain: tf.Tensor) -> tuple[tf.Tensor, None]:
-    return tf.minimum(step * tf.exp(gain * (accepted - TARGET_ACCEPTANCE)), LONGEST_STEP), None
+    return tf.minimum(step * tf.exp(gain * (accepted - TARGET_ACCEPTANCE)), MAX_STEP_SIZE), None
 
 
-def mean_acceptance(acceptance: list[tf.Tensor], where: Where = HERE) -> tf.Tensor:
+def mean_acceptance(acceptance: list[tf.Tensor], placement: Placement = SINGLE_DEVICE) -> tf.Tensor:
     """Mean over the factors, whatever their levels."""
-    sums = [where.levels(k, _sum_and_count, (), a)[1] for k, a in enumerate(acceptance)]
+    sums = [placement.levels(k, _sum_and_count, (), a)[1] for k, a in enumerate(acceptance)]
     return tf.reduce_mean([total / count for total, count in sums])
 
 

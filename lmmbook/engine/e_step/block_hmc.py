@@ -6,7 +6,7 @@ fixed. So we update one factor at a time, with its levels as a batch. It is the 
 Monte Carlo as in `e_step`, with thousands of small accept decisions in place of one large one.
 
 For a Gaussian likelihood a level's log density depends on the ratings through two things only, Z'Z
-and Z' times what is left of the ratings (for an intercept: how many they are, and their sum). So
+and Z' times the residuals (for an intercept: how many they are, and their sum). So
 leapfrog steps cost as much as there are levels, and not as there are rows. For any other likelihood
 each leapfrog step goes through all rows, so we take as few of them as a quarter turn needs.
 """
@@ -20,17 +20,17 @@ from typing import NamedTuple
 from lmmbook._tensorflow.randomness import fast_random, fold_in, split_seed, uniform
 from lmmbook.engine.arrays import Arrays, Layout, Parameters, standardise
 from lmmbook.engine.e_step.adaptation import LEAPFROG_STEPS
-from lmmbook.engine.e_step.group_moves import is_parent, translate
+from lmmbook.engine.e_step.group_moves import group_move, is_parent
 from lmmbook.engine.linear_predictor import (
-    HERE,
-    Where,
+    SINGLE_DEVICE,
+    Placement,
     changes_and_slopes,
     curvatures,
     either,
     is_gaussian,
-    left_by_level,
     linear_predictor,
     moved,
+    residuals_by_level,
     rows_of,
     value_and_slopes,
 )
@@ -64,28 +64,28 @@ def sweep(
     step_sizes: list[tf.Tensor],
     seed: tf.Tensor,
     parents_too: tf.Tensor | bool = True,
-    where: Where = HERE,
+    placement: Placement = SINGLE_DEVICE,
 ) -> Sweep:
     """Update each factor once by HMC, then draw along the directions that ratings cannot see.
 
     ``rows`` belong to the parameters, as from `rows_of`, and ``predictor`` to ``effects``, as from
     `linear_predictor`; it is kept up to date, not recomputed. ``curvature`` is as from
     `curvatures`; for a Gaussian family it has to belong to the parameters. ``step_sizes``, a list
-    of ``[levels]``, are in conditional standard deviations. ``where`` says where the rows are.
+    of ``[levels]``, are in conditional standard deviations. ``placement`` says where the rows are.
 
     Without ``parents_too`` factors in which another one is nested are left to those last draws:
     where levels are well known, they move such a factor as far as HMC does, at no cost.
     """
     effects, acceptance = list(effects), []
-    seeds = split_seed(seed, n=len(effects) + len(layout.translations))
+    seeds = split_seed(seed, n=len(effects) + len(layout.group_moves))
     for k in range(len(effects)):
         steps = curvature[k], step_sizes[k], seeds.pop()
         given: tuple = arrays, parameters, effects[k], rows, predictor, *steps
 
         def by_hmc(k=k, given=given):  # type: ignore[no-untyped-def]
-            if k == where.shared:  # its levels live with their rows: nobody else is needed
-                return where.rows(updated, (layout, k), *given)[0]
-            return updated(layout, k, *(*given, where))[0]
+            if k == placement.shared:  # its levels live with their rows: nobody else is needed
+                return placement.rows(updated, (layout, k), *given)[0]
+            return updated(layout, k, *(*given, placement))[0]
 
         def left_alone(k=k, u=effects[k], predictor=predictor):  # type: ignore[no-untyped-def]
             return u, predictor, tf.constant(np.ones(layout.factors[k].levels, np.float32))
@@ -93,23 +93,23 @@ def sweep(
         done = either(parents_too if is_parent(layout, k) else True, by_hmc, left_alone)
         effects[k], predictor, accepted = done
         acceptance.append(accepted)
-    for t in range(len(layout.translations)):
-        effects = translate(layout, arrays, parameters, t, effects, seeds.pop(), where)
+    for t in range(len(layout.group_moves)):
+        effects = group_move(layout, arrays, parameters, t, effects, seeds.pop(), placement)
     return Sweep(effects, predictor, acceptance)
 
 
 def updated(
     layout: Layout, k: int, arrays: Arrays, parameters: Parameters, u: tf.Tensor,
     rows: tuple[tf.Tensor, ...], predictor: tf.Tensor, curvature: tf.Tensor, step_sizes: tf.Tensor,
-    seed: tf.Tensor, where: Where = HERE,
+    seed: tf.Tensor, placement: Placement = SINGLE_DEVICE,
 ) -> tuple[tuple[tf.Tensor, tf.Tensor, tf.Tensor], None]:  # fmt: skip
     """`update` of factor k: its new effects, the predictor that belongs to them, acceptance."""
-    if where is HERE:  # other devices have other levels, and need other random numbers
-        seed = fold_in(seed, arrays.shard)
+    if placement is SINGLE_DEVICE:  # other devices have other levels, and need other random numbers
+        seed = fold_in(seed, arrays.replica)
     new, accepted = update(
-        layout, arrays, parameters, k, u, rows, predictor, curvature, step_sizes, seed, where
+        layout, arrays, parameters, k, u, rows, predictor, curvature, step_sizes, seed, placement
     )
-    predictor, _ = where.rows(moved, (k,), arrays, predictor, new - u)
+    predictor, _ = placement.rows(moved, (k,), arrays, predictor, new - u)
     return (new, predictor, accepted), None
 
 
@@ -139,24 +139,24 @@ def update(
     curvature: tf.Tensor,
     step_sizes: tf.Tensor,
     seed: tf.Tensor,
-    where: Where = HERE,
+    placement: Placement = SINGLE_DEVICE,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """One HMC transition of every level of factor k: new effects, acceptance ``[levels]``.
 
-    Arguments as for `sweep`; ``u``, ``curvature`` and ``step_sizes`` are the factor's. ``where``
-    says where the rows are.
+    Arguments as for `sweep`; ``u``, ``curvature`` and ``step_sizes`` are the factor's.
+    ``placement`` says where the rows are.
     """
     scale = parameters.scales[k]
     # Effects are u = scale v with v standard normal before the ratings. Of v, a level's conditional
     # distribution has the precision I + scale' Z'WZ scale: never ill-conditioned, even where a
     # covariance is nearly singular, and single precision holds.
-    told = tf.einsum("ji,ljk,km->lim", scale, curvature, scale)
-    precision = told + tf.eye(u.shape[2])  # [levels, columns, columns]
+    information = tf.einsum("ji,ljk,km->lim", scale, curvature, scale)
+    precision = information + tf.eye(u.shape[2])  # [levels, columns, columns]
     root = tf.linalg.cholesky(precision) if u.shape[2] > 1 else tf.sqrt(precision)
     # In the coordinates w = root' v the precision is the identity: one step size fits all.
     start = tf.einsum("lji,lcj->lci", root, standardise(scale, u))
     log_density = _gaussian if is_gaussian(layout) else _any_family
-    here, there = log_density(layout, arrays, parameters, k, u, rows, predictor, root, where)
+    here, there = log_density(layout, arrays, parameters, k, u, rows, predictor, root, placement)
     seeds = split_seed(seed, n=2)
     jitter = uniform([], 0.8, 1.2, seed=seeds[0])
     kernel = partial(
@@ -176,13 +176,13 @@ LogDensity = Callable[[tf.Tensor], tf.Tensor]
 
 def _gaussian(
     layout: Layout, arrays: Arrays, parameters: Parameters, k: int, u: tf.Tensor,
-    rows: tuple[tf.Tensor, ...], predictor: tf.Tensor, root: tf.Tensor, where: Where,
+    rows: tuple[tf.Tensor, ...], predictor: tf.Tensor, root: tf.Tensor, placement: Placement,
 ) -> tuple[LogDensity, LogDensity]:  # fmt: skip
     """Log density ``[levels, chains]`` of whitened effects at the start, and anywhere: normal,
     about a mean that is known here."""
     cross, scale = arrays.factors[k].cross, parameters.scales[k]
-    _, left = where.rows(left_by_level, (k,), arrays, predictor)
-    sums = left + tf.einsum("lij,lcj->lci", cross, u)
+    _, residuals = placement.rows(residuals_by_level, (k,), arrays, predictor)
+    sums = residuals + tf.einsum("lij,lcj->lci", cross, u)
     pull = tf.einsum("ji,lcj->lci", scale, sums) / tf.square(parameters.residual_sd)
     mean = _solve(root, pull)
 
@@ -194,12 +194,12 @@ def _gaussian(
 
 def _any_family(
     layout: Layout, arrays: Arrays, parameters: Parameters, k: int, u: tf.Tensor,
-    rows: tuple[tf.Tensor, ...], predictor: tf.Tensor, root: tf.Tensor, where: Where,
+    rows: tuple[tf.Tensor, ...], predictor: tf.Tensor, root: tf.Tensor, placement: Placement,
 ) -> tuple[LogDensity, LogDensity]:  # fmt: skip
     """Log density ``[levels, chains]`` of whitened effects at the start, and anywhere: their prior,
     and what all their rows add to what they said at the start."""
     scale, static, given = parameters.scales[k], (layout, k), (arrays, parameters, rows, predictor)
-    before, slopes = where.rows(value_and_slopes, static, *given)
+    before, slopes = placement.rows(value_and_slopes, static, *given)
 
     # Left to itself, differentiation would send a vector of ones down to the rows and back.
     @tf.custom_gradient
@@ -209,7 +209,9 @@ def _any_family(
 
     @tf.custom_gradient
     def anywhere(proposed: tf.Tensor) -> tuple:
-        _, (added, slopes) = where.rows(changes_and_slopes, static, *given, before, proposed - u)
+        _, (added, slopes) = placement.rows(
+            changes_and_slopes, static, *given, before, proposed - u
+        )
         return added, lambda upstream: upstream[..., tf.newaxis] * slopes
 
     def target(likelihood: LogDensity, w: tf.Tensor) -> tf.Tensor:

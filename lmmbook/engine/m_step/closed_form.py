@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from lmmbook.engine.arrays import Arrays, Layout, Parameters, one_hot
 from lmmbook.engine.level_sums import level_sums
-from lmmbook.engine.linear_predictor import HERE, Where, is_gaussian, shifted
+from lmmbook.engine.linear_predictor import SINGLE_DEVICE, Placement, is_gaussian, shifted
 from lmmbook.engine.m_step import px
-from lmmbook.engine.row_sums import LeftOver, join, regression_sums
-from lmmbook.families.derivatives import ByRegression
+from lmmbook.engine.row_sums import ResidualSums, join, regression_sums
+from lmmbook.families.derivatives import RegressionSums
 
 import tensorflow as tf
 
-LONGEST_MOVE = 1.0  # of a linear predictor or an auxiliary parameter, in one Newton step
-FLAT = 1e-4  # relative information below which a direction counts as flat
+MAX_NEWTON_MOVE = 1.0  # of a linear predictor or an auxiliary parameter, in one Newton step
+EIGENVALUE_FLOOR = 1e-4  # relative information below which a direction counts as flat
 
 
 def step(
@@ -28,7 +28,7 @@ def step(
     predictor: tf.Tensor,
     gain: tf.Tensor,
     expand: bool = True,
-    where: Where = HERE,
+    placement: Placement = SINGLE_DEVICE,
 ) -> tuple[Parameters, list[tf.Tensor], tf.Tensor]:
     """The M-step: new parameters, and effects and ``predictor`` to match.
 
@@ -38,34 +38,39 @@ def step(
     ``gain`` in 0 to 1 is how far to go towards the maximum: 1 is EM, smaller values average over
     iterations (stochastic approximation: Delyon, Lavielle & Moulines 1999).
 
-    With ``expand`` each factor's effects may have a mean during the M-step: one coefficient for
-    every fixed effect that is constant within its levels (the intercept always is). The mean is
-    then folded away, into those fixed effects and out of the random ones. No linear predictor
-    changes, so the effects stay draws from where they were. Without it this is plain EM.
+    With ``expand`` each factor's effects may have a mean during the M-step, u ~ Normal(W a, Σ): one
+    coefficient a for every fixed effect that is constant within its levels (the intercept always
+    is), with its values W. The mean is then folded away, ``beta += a`` and ``u -= W a``. No
+    linear predictor changes, so the effects stay draws from where they were. Without it this is
+    plain EM.
 
     Effects are ``[levels, chains, columns]``, ``predictor`` is ``[rows, chains]``, and ``rows``
-    belong to the old parameters, as in `block_hmc.sweep`. ``where`` says where the rows are.
+    belong to the old parameters, as in `block_hmc.sweep`. ``placement`` says where the rows are.
     """
-    _, sums = where.rows(regression_sums, (layout,), arrays, parameters, rows, predictor)
+    _, sums = placement.rows(regression_sums, (layout,), arrays, parameters, rows, predictor)
     regression = least_squares if is_gaussian(layout) else newton
     change, auxiliary = regression(layout, arrays.gram, parameters, sums, gain)
-    predictor, _ = where.rows(shifted, (), arrays, predictor, change)
+    predictor, _ = placement.rows(shifted, (), arrays, predictor, change)
     beta, scales, moved = parameters.beta + change, [], []
-    for k, (of, has, scale, u) in enumerate(
+    for k, (factor_layout, factor_arrays, scale, u) in enumerate(
         zip(layout.factors, arrays.factors, parameters.scales, effects, strict=True)
     ):
-        _, found = where.levels(k, level_sums, (), has, scale, u)
-        scale, coefficients = px.step(of, layout.chains, scale, found, gain, expand)
-        u, _ = where.levels(k, px.without_mean, (of,), has, u, coefficients)
+        _, found = placement.levels(k, level_sums, (), factor_arrays, scale, u)
+        scale, coefficients = px.step(factor_layout, layout.chains, scale, found, gain, expand)
+        u, _ = placement.levels(
+            k, px.without_mean, (factor_layout,), factor_arrays, u, coefficients
+        )
         # What is folded changes no linear predictor.
-        beta += tf.linalg.matvec(one_hot(of.freed_fixed, layout.fixed), coefficients, True)
+        beta += tf.linalg.matvec(
+            one_hot(factor_layout.expanded_fixed, layout.fixed), coefficients, True
+        )
         scales.append(scale)
         moved.append(u)
     return Parameters(beta, scales, auxiliary), moved, predictor
 
 
 def least_squares(
-    layout: Layout, gram: tf.Tensor, parameters: Parameters, sums: LeftOver, gain: tf.Tensor
+    layout: Layout, gram: tf.Tensor, parameters: Parameters, sums: ResidualSums, gain: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Change of the fixed effects ``[fixed]``, and the new auxiliary: for Gaussian ratings."""
     change = tf.linalg.solve(gram, sums.products[:, tf.newaxis])[:, 0]
@@ -83,7 +88,7 @@ def newton(
     layout: Layout,
     gram: tf.Tensor,
     parameters: Parameters,
-    sums: ByRegression,
+    sums: RegressionSums,
     gain: tf.Tensor,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """The same for any family: one Newton step towards the maximum, damped where it is long.
@@ -92,20 +97,20 @@ def newton(
     chains' draws, and so is the information. Where the information is not positive, in a direction,
     its size is taken instead: uphill all the same.
     """
-    information = join(sums.own, sums.beside, sums.last)
-    # In units where every parameter has an information of one.
-    unit = tf.math.rsqrt(tf.maximum(tf.abs(tf.linalg.diag_part(information)), 1e-6))
-    values, vectors = tf.linalg.eigh(information * unit * unit[:, tf.newaxis])
+    information = join(sums.beta_beta, sums.beta_auxiliary, sums.auxiliary_auxiliary)
+    # On the scale where every parameter has an information of one.
+    scale = tf.math.rsqrt(tf.maximum(tf.abs(tf.linalg.diag_part(information)), 1e-6))
+    values, vectors = tf.linalg.eigh(information * scale * scale[:, tf.newaxis])
     gradient = tf.reduce_mean(sums.gradient, axis=0)
-    score = tf.linalg.matvec(vectors, unit * gradient, transpose_a=True)
-    step = unit * tf.linalg.matvec(vectors, score / tf.maximum(tf.abs(values), FLAT))
+    score = tf.linalg.matvec(vectors, scale * gradient, transpose_a=True)
+    step = scale * tf.linalg.matvec(vectors, score / tf.maximum(tf.abs(values), EIGENVALUE_FLOOR))
     # How far the linear predictor moves, root mean square, and each auxiliary parameter.
     change = step[: layout.fixed]
     square = tf.reduce_sum(change * tf.linalg.matvec(gram, change)) / layout.rows
     furthest = tf.sqrt(tf.maximum(square, 0.0))
     if layout.family.auxiliary:
         furthest = tf.maximum(furthest, tf.reduce_max(tf.abs(step[layout.fixed :])))
-    step = gain * tf.cast(step / tf.maximum(furthest / LONGEST_MOVE, 1.0), tf.float32)
+    step = gain * tf.cast(step / tf.maximum(furthest / MAX_NEWTON_MOVE, 1.0), tf.float32)
     if not layout.family.estimated:
         return step[: layout.fixed], parameters.auxiliary
     return step[: layout.fixed], parameters.auxiliary + step[layout.fixed :]

@@ -15,20 +15,25 @@ SHRINK = 0.25  # a variance shrinks at most to this fraction of itself in one M-
 
 
 def step(
-    of: FactorLayout, chains: int, scale: tf.Tensor, sums: LevelSums, gain: tf.Tensor, expand: bool
+    layout: FactorLayout,
+    chains: int,
+    scale: tf.Tensor,
+    sums: LevelSums,
+    gain: tf.Tensor,
+    expand: bool,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """The new Cholesky factor of the covariance, and the coefficients ``[freed]`` to fold."""
-    coefficients, square = tf.constant(np.zeros(len(of.freed_fixed), np.float32)), 0.0
-    if expand and of.freed_fixed:
-        coefficients, square = mean_of(of, chains, scale, sums)
+    """The new Cholesky factor of the covariance, and the coefficients ``[expanded]`` to fold."""
+    coefficients, square = tf.constant(np.zeros(len(layout.expanded_fixed), np.float32)), 0.0
+    if expand and layout.expanded_fixed:
+        coefficients, square = mean_of(layout, chains, scale, sums)
     relative = tf.cast(tf.reduce_mean(sums.second, axis=0) / sums.levels - square, tf.float32)
-    return _towards(scale, relative * _within_blocks(of), gain), gain * coefficients
+    return _towards(scale, relative * _within_blocks(layout), gain), gain * coefficients
 
 
 def mean_of(
-    of: FactorLayout, chains: int, scale: tf.Tensor, sums: LevelSums
+    layout: FactorLayout, chains: int, scale: tf.Tensor, sums: LevelSums
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """The mean that a factor's effects may have: coefficients ``[freed]``, and an estimate
+    """The mean that a factor's effects may have: coefficients ``[expanded]``, and an estimate
     ``[columns, columns]`` of what it adds to ``mean(x x')``.
 
     From the standardised effects x: their columns are independent, so generalised least squares is
@@ -40,11 +45,13 @@ def mean_of(
     their product has the right expectation.
     """
     half = chains // 2
-    # [2, freed, columns], of each half of the chains
+    # [2, expanded, columns], of each half of the chains
     halves = tf.stack(
         [tf.reduce_mean(part, 0) for part in (sums.weighted[:half], sums.weighted[half:])]
     )
-    place = tf.cast(one_hot(of.freed_columns, of.columns), tf.float64)  # [freed, columns]
+    place = tf.cast(
+        one_hot(layout.expanded_columns, layout.columns), tf.float64
+    )  # [expanded, columns]
     pulled = tf.transpose(
         tf.linalg.triangular_solve(tf.cast(scale, tf.float64), tf.transpose(place))
     )
@@ -63,10 +70,12 @@ def mean_of(
 
 
 def without_mean(
-    of: FactorLayout, has: FactorArrays, u: tf.Tensor, coefficients: tf.Tensor
+    layout: FactorLayout, arrays: FactorArrays, u: tf.Tensor, coefficients: tf.Tensor
 ) -> tuple[tf.Tensor, None]:
     """Effects ``[levels, chains, columns]`` less the mean that is folded away."""
-    mean = tf.matmul(has.weights * coefficients, one_hot(of.freed_columns, of.columns))
+    mean = tf.matmul(
+        arrays.weights * coefficients, one_hot(layout.expanded_columns, layout.columns)
+    )
     return u - mean[:, tf.newaxis, :], None
 
 
@@ -86,9 +95,9 @@ def _towards(scale: tf.Tensor, relative: tf.Tensor, gain: tf.Tensor) -> tf.Tenso
     return tf.matmul(scale, root)  # a product of lower triangles is one, whatever their condition
 
 
-def _within_blocks(of: FactorLayout) -> np.ndarray:
+def _within_blocks(layout: FactorLayout) -> np.ndarray:
     """``[columns, columns]``, 1 where two columns may covary."""
-    mask = np.zeros((of.columns, of.columns), np.float32)
-    for block in of.blocks:
+    mask = np.zeros((layout.columns, layout.columns), np.float32)
+    for block in layout.blocks:
         mask[np.ix_(block, block)] = 1.0
     return mask

@@ -1,9 +1,9 @@
-"""One fit on several devices: chains shared out, each device with all rows.
+"""Chain parallel: one fit on several devices, each with all rows and some of the chains.
 
 Chapter 08. Chains ask nothing of each other while the parameters are frozen, so then every device
 goes through a whole chunk of sweeps by itself. Between two M-steps they say what their chains
 found: a few numbers, whose mean over the devices is that of all chains. So where all rows fit on
-every device this needs far less talk than shared-out rows (`data_parallel`).
+every device this needs far less talk than to share out the rows (`data_parallel`).
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ FEW_ROWS = 500_000  # that every device has room and time for
 
 
 def suits(strategy: tf.distribute.Strategy, rows: int, chains: int) -> bool:
-    """Whether to share out the chains, and not the rows: the rows are few, and every device gets
+    """Whether a fit is chain parallel, not data parallel: the rows are few, and every device gets
     as many chains, two at least, so that it can multiply the means of two halves (`px`)."""
     devices = strategy.num_replicas_in_sync
     return rows <= FEW_ROWS and chains % devices == 0 and chains >= 2 * devices
 
 
-class Spread(Devices):
-    """All rows and levels on each device of a strategy, for chains of its own.
+class ChainParallel(Devices):
+    """Chain parallel: all rows and levels on each device of a strategy, for chains of its own.
 
     What the M-step asks for are means over chains, or has chains as an axis over which it takes the
     mean. Either way the mean over devices is what it needs.
@@ -53,87 +53,94 @@ class Program:
     that it gives back, have all chains together."""
 
     def __init__(self, strategy: tf.distribute.Strategy, layout: Layout, whole: Arrays) -> None:
-        self.where = Spread.of(strategy)
+        self.placement = ChainParallel.of(strategy)
         self.chains = layout.chains // strategy.num_replicas_in_sync
         self.layout = layout._replace(chains=self.chains)  # of one device
         if whole.repeated is not None:
             whole = whole._replace(repeated=tf.repeat(whole.response, self.chains, axis=0))
-        placed = self.where.placed(lambda device, _: whole._replace(shard=tf.constant(device)))
+        placed = self.placement.placed(
+            lambda device, _: whole._replace(replica=tf.constant(device))
+        )
         self.arrays = placed._replace(gram=whole.gram)  # small, and not asked of a device
 
     def __call__(
         self, arrays: Arrays, state: program.State, gains: tf.Tensor, measure: tf.Tensor,
-        step_gain: tf.Tensor, home: louis.Home, seed: tf.Tensor,
+        step_gain: tf.Tensor, parametrisation: louis.Parametrisation, seed: tf.Tensor,
     ) -> tuple[program.State, program.Output]:  # fmt: skip
         """The same arguments and results; draws and scores only where no parameter moves. The
         ``arrays`` are on the devices already, and not looked at."""
         parts = state._replace(effects=[self._apart(u) for u in state.effects])
         if bool(tf.reduce_any(gains > 0)):
             return self._moving(parts, gains, step_gain, seed)
-        frozen = self.where.graph(_frozen, self.layout)
+        frozen = self.placement.graph(_frozen, self.layout)
         (effects, draws, score), (acceptance, information) = frozen(
-            self.arrays, parts, gains, measure, home, seed
+            self.arrays, parts, gains, measure, parametrisation, seed
         )
         same = tf.nest.map_structure(lambda x: tf.stack([x] * len(gains)), state.parameters)
-        draws = [self.where.gathered(u, axis=2) for u in draws]
-        score = self.where.gathered(score, axis=1)
-        state = state._replace(effects=[self.where.gathered(u, axis=1) for u in effects])
+        draws = [self.placement.gathered(u, axis=2) for u in draws]
+        score = self.placement.gathered(score, axis=1)
+        state = state._replace(effects=[self.placement.gathered(u, axis=1) for u in effects])
         return state, program.Output(same, acceptance, draws, score, information)
 
     def _moving(
         self, state: program.State, gains: tf.Tensor, step_gain: tf.Tensor, seed: tf.Tensor
     ) -> tuple[program.State, program.Output]:
         gaussian, outputs = is_gaussian(self.layout), []
-        begin = self.where.graph(program.begin, self.layout, refresh=not gaussian)
+        begin = self.placement.graph(program.begin, self.layout, refresh=not gaussian)
         state, rows, predictor = begin(self.arrays, state)
         for i, own_seed in enumerate(split_seed(seed, n=len(gains))):
             parents_too = gaussian or i % program.PARENTS_EVERY == 0
-            sweep = self.where.graph(_em_sweep, self.layout, parents_too=parents_too)
+            sweep = self.placement.graph(_em_sweep, self.layout, parents_too=parents_too)
             state, rows, predictor, output = sweep(
                 self.arrays, state, rows, predictor, gains[i], step_gain, own_seed
             )
             outputs.append(output)
-        state = state._replace(effects=[self.where.gathered(u, axis=1) for u in state.effects])
+        state = state._replace(effects=[self.placement.gathered(u, axis=1) for u in state.effects])
         return state, tf.nest.map_structure(lambda *x: tf.stack(x), *outputs)
 
     def _apart(self, u: tf.Tensor) -> Any:
         """Effects ``[levels, chains, columns]``, to each device those of its chains."""
         n = self.chains
-        return self.where.placed(lambda device, _: u[:, device * n : (device + 1) * n])
+        return self.placement.placed(lambda device, _: u[:, device * n : (device + 1) * n])
 
 
 def _frozen(
     layout: Layout, arrays: Arrays, state: program.State, gains: tf.Tensor, measure: tf.Tensor,
-    home: louis.Home, seed: tf.Tensor, where: Spread,
+    parametrisation: louis.Parametrisation, seed: tf.Tensor, placement: ChainParallel,
 ) -> tuple[Any, Any]:  # fmt: skip
     """A chunk of sweeps with frozen parameters."""
-    return where.rows(_own_chunk, (layout,), arrays, state, gains, measure, home, seed)
+    return placement.rows(
+        _own_chunk, (layout,), arrays, state, gains, measure, parametrisation, seed
+    )
 
 
 def _own_chunk(
     layout: Layout, arrays: Arrays, state: program.State, gains: tf.Tensor, measure: tf.Tensor,
-    home: louis.Home, seed: tf.Tensor,
+    parametrisation: louis.Parametrisation, seed: tf.Tensor,
 ) -> tuple[Any, Any]:  # fmt: skip
     """The same for one device's chains: effects, draws and scores; and what all have a share in."""
-    seed = fold_in(seed, arrays.shard)
+    seed = fold_in(seed, arrays.replica)
     still = tf.constant(0.0)
-    state, output = program.chunk(layout, arrays, state, gains, measure, still, home, seed)
+    state, output = program.chunk(
+        layout, arrays, state, gains, measure, still, parametrisation, seed
+    )
     own = state.effects, output.effects, output.score
     return own, (output.acceptance, output.information)
 
 
 def _em_sweep(
     layout: Layout, arrays: Arrays, state: program.State, rows: Any, predictor: Any,
-    gain: tf.Tensor, step_gain: tf.Tensor, seed: tf.Tensor, parents_too: bool, where: Spread,
+    gain: tf.Tensor, step_gain: tf.Tensor, seed: tf.Tensor, parents_too: bool,
+    placement: ChainParallel,
 ) -> tuple[program.State, Any, Any, program.Output]:  # fmt: skip
     """A sweep of all chains and an M-step, as `program.one_sweep`."""
-    (effects, predictor), acceptance = where.rows(
+    (effects, predictor), acceptance = placement.rows(
         _own_sweep, (layout, parents_too), arrays, state, rows, predictor, seed
     )
     parameters, effects, predictor = closed_form.step(
-        layout, arrays, state.parameters, effects, rows, predictor, gain, where=where
+        layout, arrays, state.parameters, effects, rows, predictor, gain, placement=placement
     )
-    rows, _ = where.rows(program.rows_again, (layout,), arrays, parameters)
+    rows, _ = placement.rows(program.rows_again, (layout,), arrays, parameters)
     steps = adaptation.adapt(state.step_sizes, acceptance, step_gain)
     output = program.Output(
         parameters, adaptation.mean_acceptance(acceptance), [], *program.no_score(layout)
@@ -147,7 +154,7 @@ def _own_sweep(
 ) -> tuple[Any, list[tf.Tensor]]:  # fmt: skip
     """A sweep of one device's chains: effects and predictor; and the acceptance."""
     # Other chains need other random numbers.
-    seed = fold_in(seed, arrays.shard)
+    seed = fold_in(seed, arrays.replica)
     curvature, at = state.curvature, state.parameters
     if is_gaussian(layout):
         curvature = curvatures(layout, arrays, at, rows, predictor)

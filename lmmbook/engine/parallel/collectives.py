@@ -1,4 +1,4 @@
-"""Values and compiled pieces on several devices: what both ways to share out a fit are made of.
+"""Values and compiled pieces on several devices, for chain parallel and data parallel fits.
 
 Chapter 08. A collective sum cannot be part of a program that XLA compiles. So on several devices a
 sweep is an ordinary TensorFlow graph, which calls a compiled piece on every device, adds up what
@@ -12,12 +12,12 @@ from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any, Self
 
-from lmmbook.engine.linear_predictor import Where
+from lmmbook.engine.linear_predictor import Placement
 
 import tensorflow as tf
 
 
-class Devices(Where):
+class Devices(Placement):
     """The devices of a strategy. As it is, everything is on the first one, and the others, maybe of
     other processes, have to be asked for."""
 
@@ -35,10 +35,10 @@ class Devices(Where):
         return cls(strategy, *own)
 
     def graph(self, function: Callable, *static: Any, **flags: Any) -> Callable:
-        """``function(*static, ..., where=self, **flags)`` as one graph, kept."""
+        """``function(*static, ..., placement=self, **flags)`` as one graph, kept."""
         key = function, static, tuple(flags.items())
         if key not in self._graphs:
-            own = partial(function, *static, where=self, **flags)
+            own = partial(function, *static, placement=self, **flags)
             self._graphs[key] = tf.function(own, autograph=False)
         return self._graphs[key]
 
@@ -91,8 +91,8 @@ class Devices(Where):
         return int(tf.reduce_min(self.gathered(given, axis=0)))
 
 
-def _gathered(value: Any, axis: int, where: Devices) -> tf.Tensor:
-    return where.strategy.gather(value, axis)
+def _gathered(value: Any, axis: int, placement: Devices) -> tf.Tensor:
+    return placement.strategy.gather(value, axis)
 
 
 def _compiled(function: Callable, static: tuple) -> Callable:

@@ -1,4 +1,4 @@
-"""One fit on several devices: rows shared out by the levels of the largest factor.
+"""Data parallel: one fit on several devices, which share out the rows by the largest factor.
 
 Chapter 08. A student's ratings say all that they say about that student on one device, if they lie
 there together. So the largest factor's effects live with their rows, and are updated without asking
@@ -22,8 +22,8 @@ import numpy as np
 import tensorflow as tf
 
 
-class Sharded(Devices):
-    """Rows on all devices of a strategy, factor ``shared`` with them."""
+class DataParallel(Devices):
+    """Rows on all devices of a strategy, the levels of factor ``shared`` with them."""
 
     def __init__(self, strategy: tf.distribute.Strategy, shared: int) -> None:
         super().__init__(strategy)
@@ -47,20 +47,20 @@ class Sharded(Devices):
 class Program:
     """As `program.compiled`, on the devices of a strategy."""
 
-    def __init__(self, layout: Layout, where: Sharded) -> None:
-        self.layout, self.where = layout, where
+    def __init__(self, layout: Layout, placement: DataParallel) -> None:
+        self.layout, self.placement = layout, placement
 
     def __call__(
         self, arrays: Arrays, state: program.State, gains: tf.Tensor, measure: tf.Tensor,
-        step_gain: tf.Tensor, home: louis.Home, seed: tf.Tensor,
+        step_gain: tf.Tensor, parametrisation: louis.Parametrisation, seed: tf.Tensor,
     ) -> tuple[program.State, program.Output]:  # fmt: skip
         """The same arguments and results. Effects are brought together where draws are measured;
         elsewhere there are none among the results."""
-        begin = self.where.graph(program.begin, self.layout, refresh=bool(step_gain > 0))
+        begin = self.placement.graph(program.begin, self.layout, refresh=bool(step_gain > 0))
         state, rows, predictor = begin(arrays, state)
         outputs, together = [], bool(tf.reduce_any(measure))
         for i, own_seed in enumerate(split_seed(seed, n=len(gains))):
-            sweep = self.where.graph(
+            sweep = self.placement.graph(
                 program.one_sweep,
                 self.layout,
                 moving=bool(gains[i] > 0),
@@ -68,16 +68,16 @@ class Program:
                 parents_too=is_gaussian(self.layout) or i % program.PARENTS_EVERY == 0,
             )
             state, rows, predictor, output = sweep(
-                arrays, state, rows, predictor, gains[i], step_gain, home, own_seed
+                arrays, state, rows, predictor, gains[i], step_gain, parametrisation, own_seed
             )
-            effects = self.where.together(output.effects) if together else []
+            effects = self.placement.together(output.effects) if together else []
             outputs.append(output._replace(effects=effects))
         return state, tf.nest.map_structure(lambda *x: tf.stack(x), *outputs)
 
 
 def share_out(
     strategy: tf.distribute.Strategy, layout: Layout, whole: Arrays
-) -> tuple[Sharded, Arrays]:
+) -> tuple[DataParallel, Arrays]:
     """The rows shared out, about as many to each device: their arrays hold one value a device
     wherever they hold rows, or levels of the shared factor.
 
@@ -86,7 +86,7 @@ def share_out(
     ValueError
         If there are more devices than levels.
     """
-    shared = int(np.argmax([of.levels for of in layout.factors]))
+    shared = int(np.argmax([factor.levels for factor in layout.factors]))
     devices, levels = strategy.num_replicas_in_sync, layout.factors[shared].levels
     if devices > levels:
         raise ValueError(
@@ -98,45 +98,48 @@ def share_out(
     # Of levels, each gets one at least.
     cuts = np.clip(wanted, np.arange(1, devices), levels - np.arange(devices - 1, 0, -1))
     cuts = [0, *np.maximum.accumulate(cuts), levels]
-    where = Sharded.of(strategy, shared)
+    placement = DataParallel.of(strategy, shared)
 
-    def shard(device: int, _: int) -> Arrays:
+    def replica(device: int, _: int) -> Arrays:
         of_levels = cuts[device : device + 2]
         of_rows = slice(*np.searchsorted(codes, of_levels))
-        return _shard(layout, whole, shared, device, slice(*of_levels), of_rows)
+        return _of_replica(layout, whole, shared, device, slice(*of_levels), of_rows)
 
-    arrays = where.placed(shard)
+    arrays = placement.placed(replica)
     # What is not shared out is here once, and not once a device.
-    factors, translations = [], []
-    for k, (has, of) in enumerate(zip(arrays.factors, whole.factors, strict=True)):
-        once = {"units": of.units}
+    factors, group_moves = [], []
+    for k, (factor_arrays, factor) in enumerate(zip(arrays.factors, whole.factors, strict=True)):
+        once = {"units": factor.units}
         if k != shared:
-            once |= {"cross": of.cross, "weights": of.weights}
-        factors.append(has._replace(**once))
-    for t, (inner, outer, _) in enumerate(layout.translations):
-        sides = zip((inner, outer), arrays.translations[t], whole.translations[t], strict=True)
-        translations.append(tuple(own if k == shared else all_ for (k, _), own, all_ in sides))
-    return where, arrays._replace(gram=whole.gram, factors=factors, translations=translations)
+            once |= {"cross": factor.cross, "weights": factor.weights}
+        factors.append(factor_arrays._replace(**once))
+    for t, (inner, outer, _) in enumerate(layout.group_moves):
+        sides = zip((inner, outer), arrays.group_moves[t], whole.group_moves[t], strict=True)
+        group_moves.append(tuple(own if k == shared else all_ for (k, _), own, all_ in sides))
+    return placement, arrays._replace(gram=whole.gram, factors=factors, group_moves=group_moves)
 
 
-def _shard(
-    layout: Layout, whole: Arrays, shared: int, shard: int, levels: slice, rows: slice
+def _of_replica(
+    layout: Layout, whole: Arrays, shared: int, replica: int, levels: slice, rows: slice
 ) -> Arrays:
     """The arrays of one device: some rows, and the levels of the shared factor that they are of."""
     factors = []
-    for k, has in enumerate(whole.factors):
-        has = has._replace(codes=has.codes[rows], z=None if has.z is None else has.z[rows])
+    for k, factor_arrays in enumerate(whole.factors):
+        factor_arrays = factor_arrays._replace(
+            codes=factor_arrays.codes[rows],
+            z=None if factor_arrays.z is None else factor_arrays.z[rows],
+        )
         if k == shared:
-            codes = has.codes - levels.start
-            own = {"cross": has.cross[levels], "weights": has.weights[levels]}
-            has = has._replace(codes=codes, **own)
-        factors.append(has)
-    translations = [
+            codes = factor_arrays.codes - levels.start
+            own = {"cross": factor_arrays.cross[levels], "weights": factor_arrays.weights[levels]}
+            factor_arrays = factor_arrays._replace(codes=codes, **own)
+        factors.append(factor_arrays)
+    group_moves = [
         tuple(
             tuple(x[levels] for x in moves) if k == shared else moves
-            for (k, _), moves in zip((inner, outer), whole.translations[t], strict=True)
+            for (k, _), moves in zip((inner, outer), whole.group_moves[t], strict=True)
         )
-        for t, (inner, outer, _) in enumerate(layout.translations)
+        for t, (inner, outer, _) in enumerate(layout.group_moves)
     ]
     repeated, chains = whole.repeated, layout.chains
     if repeated is not None:
@@ -148,8 +151,8 @@ def _shard(
         whole.fixed[rows],
         whole.gram,
         factors,
-        translations,
-        tf.constant(shard),
+        group_moves,
+        tf.constant(replica),
     )
 
 
@@ -160,5 +163,5 @@ def without_rows(whole: Arrays) -> Arrays:
         repeated=None,
         offset=None,
         fixed=None,
-        factors=[has._replace(codes=None, z=None) for has in whole.factors],
+        factors=[factor_arrays._replace(codes=None, z=None) for factor_arrays in whole.factors],
     )

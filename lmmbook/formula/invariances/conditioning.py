@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lmmbook.formula.factors import FAR, origin_of
+from lmmbook.formula.factors import COLLINEAR, origin_of
 
 import numpy as np
 
 FINE = 16.0  # a column's root mean square, or one over it, up to which it is not scaled
-NOTHING = 1e-13  # a squared length, of that before, that is rounding
+ROUNDING = 1e-13  # a squared length, of that before, that is rounding
 
 
 def centred(columns: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -41,9 +41,9 @@ def orthogonal(products: np.ndarray, may: np.ndarray) -> np.ndarray:
         now = by.T @ products @ by
         length = np.sqrt(np.where(np.diag(now) > 0, np.diag(now), 1.0))
         cosines = now / np.outer(length, length)
-        among, own = cosines[np.ix_(others, others)], cosines[others, c]
-        weights = np.linalg.lstsq(among, own, rcond=NOTHING)[0]
-        if FAR**2 < weights @ own < 1 - NOTHING:
+        between, with_c = cosines[np.ix_(others, others)], cosines[others, c]
+        weights = np.linalg.lstsq(between, with_c, rcond=ROUNDING)[0]
+        if COLLINEAR**2 < weights @ with_c < 1 - ROUNDING:
             by[:, c] -= by[:, others] @ (weights * length[c] / length[others])
     return by
 

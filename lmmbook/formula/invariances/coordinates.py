@@ -11,8 +11,8 @@ predictors:
 - an offset, and a Gaussian response, are replaced by what the fixed effects leave of them; a
   Gaussian response is measured in units of about its residual sd.
 
-`reported` leads back, and whatever a user sees went through it. Columns that are fine stay as they
-are, and are not copied.
+`constrained` leads back, and whatever a user sees went through it. Columns that are fine stay as
+they are, and are not copied.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from lmmbook.formula.design import Design
 from lmmbook.formula.factors import Factor
 from lmmbook.formula.invariances import directions
 from lmmbook.formula.invariances.conditioning import (
-    NOTHING,
+    ROUNDING,
     centred,
     gram,
     is_identity,
@@ -42,15 +42,16 @@ HUGE = 1e100
 class Inner(Design):
     """A design in inner coordinates.
 
-    With a prime for inner values: ``beta = origin + unit * fixed_map @ beta'``, a level's effects
-    are ``unit * effect_maps[k] @ u'``, and a residual sd is ``unit`` times the inner one.
+    With a prime for inner values, and s the ``response_scale``: the fixed effects are ``beta =
+    origin + s fixed_map @ beta'``, a level's effects ``s effect_maps[k] @ u'``, and a residual sd
+    is s times the inner one.
 
     Attributes
     ----------
     outer
         The design in the coordinates of the data.
-    unit
-        Of the linear predictor, in units of the response.
+    response_scale
+        One of the inner linear predictor is so much in units of the response.
     origin
         ``[fixed]``: the fixed effects where all inner ones are zero.
     fixed_map
@@ -60,7 +61,7 @@ class Inner(Design):
     """
 
     outer: Design = field(kw_only=True, repr=False)
-    unit: float = field(kw_only=True)
+    response_scale: float = field(kw_only=True)
     origin: np.ndarray = field(kw_only=True)
     fixed_map: np.ndarray = field(kw_only=True)
     effect_maps: tuple[np.ndarray, ...] = field(kw_only=True)
@@ -76,7 +77,7 @@ def inner(design: Design) -> Inner:
     """
     factors, maps = zip(*map(_within_blocks, design.factors), strict=True)
     fixed, fixed_map = _fixed(replace(design, factors=factors))
-    response, offset, unit, taken = _rows(design, fixed)
+    response, offset, response_scale, taken = _rows(design, fixed)
     family = design.family
     if isinstance(family, Gaussian) and family.sd is not None:
         family = Gaussian(1.0)
@@ -84,7 +85,8 @@ def inner(design: Design) -> Inner:
     changed = {"family": family, "response": response, "offset": offset, "fixed": fixed}
     return Inner(
         **(plain | changed | {"factors": factors}),
-        outer=design, unit=unit, origin=fixed_map @ taken, fixed_map=fixed_map, effect_maps=maps,
+        outer=design, response_scale=response_scale, origin=fixed_map @ taken,
+        fixed_map=fixed_map, effect_maps=maps,
     )  # fmt: skip
 
 
@@ -93,17 +95,17 @@ def outer(design: Design) -> Design:
     return design.outer if isinstance(design, Inner) else design
 
 
-def reported(
+def constrained(
     design: Design, beta: np.ndarray, covariances: list[np.ndarray], auxiliary: np.ndarray
 ) -> dict:  # fmt: skip
     """`covariance.name_values` in the coordinates of the data, of values in those of ``design``."""
     if not isinstance(design, Inner):
         return covariance.name_values(design, beta, covariances, auxiliary)
-    beta = design.origin + design.unit * (beta @ design.fixed_map.T)
+    beta = design.origin + design.response_scale * (beta @ design.fixed_map.T)
     if isinstance(design.family, Gaussian):
-        auxiliary = auxiliary + np.log(design.unit)
+        auxiliary = auxiliary + np.log(design.response_scale)
     covariances = [
-        design.unit**2 * (m @ matrix @ m.T)
+        design.response_scale**2 * (m @ matrix @ m.T)
         for m, matrix in zip(design.effect_maps, covariances, strict=True)
     ]
     return covariance.name_values(design.outer, beta, covariances, auxiliary)
@@ -112,14 +114,14 @@ def reported(
 def on_their_scales(
     design: Design, beta: np.ndarray, covariances: list[np.ndarray], auxiliary: np.ndarray
 ) -> np.ndarray:
-    """`reported`, ``[parameters]``, on the scales on which their errors are given: an sd's
+    """`constrained`, ``[parameters]``, on the scales on which their errors are given: an sd's
     logarithm, a correlation's Fisher z.
 
     With x so far from zero that an intercept there is next to nothing but minus the slope, their
     correlation is -1 but for the last digits. Fisher's z does not go by those: with a and b of
     length one, it is log |a + b| / |a - b|.
     """
-    found = reported(design, beta, covariances, auxiliary)
+    found = constrained(design, beta, covariances, auxiliary)
     with np.errstate(divide="ignore", invalid="ignore"):  # at a boundary they are infinite
         values = {n: np.log(v) if n.startswith("sd(") else v for n, v in found.items()}
         for k, (factor, matrix) in enumerate(zip(design.factors, covariances, strict=True)):
@@ -137,12 +139,12 @@ def on_their_scales(
 def _root(matrix: np.ndarray) -> np.ndarray:
     """An L with ``L L' = matrix``, which may be singular; by way of the correlations."""
     sds = np.sqrt(np.diag(matrix))
-    unit = np.where(sds > 0, sds, 1.0)
-    values, vectors = np.linalg.eigh(matrix / np.outer(unit, unit))
+    scale = np.where(sds > 0, sds, 1.0)
+    values, vectors = np.linalg.eigh(matrix / np.outer(scale, scale))
     return sds[:, np.newaxis] * vectors * np.sqrt(np.maximum(values, 0.0))
 
 
-def effects_reported(design: Design, k: int, effects: np.ndarray) -> np.ndarray:
+def outer_effects(design: Design, k: int, effects: np.ndarray) -> np.ndarray:
     """Effects ``[..., columns]`` of factor k in the coordinates of the data.
 
     In double precision where columns were centred: an effect at zero is far from any row then, and
@@ -150,7 +152,7 @@ def effects_reported(design: Design, k: int, effects: np.ndarray) -> np.ndarray:
     """
     if not isinstance(design, Inner):
         return effects
-    by = design.unit * design.effect_maps[k]
+    by = design.response_scale * design.effect_maps[k]
     if np.count_nonzero(by - np.diag(np.diag(by))):
         return effects @ by.T
     return effects * np.diag(by).astype(effects.dtype)
@@ -177,40 +179,40 @@ def _within_blocks(factor: Factor) -> tuple[Factor, np.ndarray]:
 def _fixed(design: Design) -> tuple[np.ndarray, np.ndarray]:
     """Inner columns ``[rows, fixed]`` and their map, for a design whose factors are inner ones.
 
-    A column that is constant within a factor's levels has a home among its effects
-    (`directions.freed`), and stays so: of it, only columns of the same kind are taken away.
+    A column that is constant within a factor's levels can be taken over by its effects
+    (`directions.expanded`), and stays so: of it, only columns of the same kind are taken away.
     """
     columns, first = centred(design.fixed, design.fixed_names)
     products = gram(columns)
     by = orthogonal(products, np.ones_like(products, dtype=bool))
     if not is_identity(by):
-        homes = _homes(replace(design, fixed=columns))
-        by = orthogonal(products, np.array([[own <= other for other in homes] for own in homes]))
+        takers = _takers(replace(design, fixed=columns))
+        by = orthogonal(products, np.array([[own <= other for other in takers] for own in takers]))
     by = by @ scaling(by.T @ products @ by)
     return columns if is_identity(by) else columns @ by, first @ by
 
 
-def _homes(design: Design) -> list[set[tuple[int, int]]]:
+def _takers(design: Design) -> list[set[tuple[int, int]]]:
     """For each fixed column, the factors and their columns that can take it over."""
-    homes: list[set[tuple[int, int]]] = [set() for _ in design.fixed_names]
+    takers: list[set[tuple[int, int]]] = [set() for _ in design.fixed_names]
     for k, factor in enumerate(design.factors):
-        found = directions.freed(design, factor)
+        found = directions.expanded(design, factor)
         for c, j in zip(found.fixed, found.columns, strict=True):
-            homes[c].add((k, j))
-    return homes
+            takers[c].add((k, j))
+    return takers
 
 
 def _rows(
     design: Design, fixed: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, float, np.ndarray]:  # fmt: skip
-    """Inner response and offset, the unit, and what was taken away, ``[fixed]``: the coefficients
-    of inner columns, in units of the response."""
+    """Inner response and offset, the response's scale, and what was taken away, ``[fixed]``: the
+    coefficients of inner columns, in units of the response."""
     family, none = design.family, np.broadcast_to(0.0, design.rows)
     gaussian = isinstance(family, Gaussian)
     if not gaussian and design.offset.strides == (0,):
         return design.response, design.offset, 1.0, np.zeros(fixed.shape[1])
-    left = design.response - design.offset if gaussian else -design.offset
-    largest = float(np.abs(left).max())
+    residual = design.response - design.offset if gaussian else -design.offset
+    largest = float(np.abs(residual).max())
     if not (largest == 0 or 1 / HUGE < largest < HUGE):
         raise ValueError(
             f"response {design._response!r} and offset: expected numbers whose squares a computer "
@@ -218,14 +220,14 @@ def _rows(
         )
     taken = np.zeros(fixed.shape[1])
     for _ in range(2):  # once more for what rounding left
-        more = np.linalg.lstsq(gram(fixed), fixed.T @ left / len(left), rcond=None)[0]
-        taken, left = taken + more, left - fixed @ more
+        more = np.linalg.lstsq(gram(fixed), fixed.T @ residual / len(residual), rcond=None)[0]
+        taken, residual = taken + more, residual - fixed @ more
     if not isinstance(family, Gaussian):
         size = np.abs(design.offset).max()
-        offset = none if np.abs(left).max() <= NOTHING * size else -left
+        offset = none if np.abs(residual).max() <= ROUNDING * size else -residual
         return design.response, offset, 1.0, taken
     if family.sd is not None:
-        return left / family.sd, none, family.sd, taken
-    size = float(np.sqrt(np.mean(left**2)))
-    unit = 2.0 ** round(np.log2(size)) if size > 0 else 1.0
-    return left / unit, none, unit, taken
+        return residual / family.sd, none, family.sd, taken
+    size = float(np.sqrt(np.mean(residual**2)))
+    response_scale = 2.0 ** round(np.log2(size)) if size > 0 else 1.0
+    return residual / response_scale, none, response_scale, taken

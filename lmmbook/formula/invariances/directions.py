@@ -2,8 +2,9 @@
 
 Chapters 03 and 04. Add d to a department and take d from all its instructors: no linear predictor
 changes, so no rating has an opinion. The E-step draws along such directions exactly
-(`translations`). Add d to the intercept and take d from all departments: the same, between a fixed
-and a random effect. The M-step lets effects have a mean along those (`freed`).
+(`group_moves`). Add d to the intercept and take d from all departments: the same, between a fixed
+and a random effect. The M-step expands the model along those, and lets effects have a mean
+(`expanded`).
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ import numpy as np
 
 ROUNDING = 1e-12  # of the squares of columns
 
-__all__ = ["Freed", "Translation", "freed", "parents", "ratio_within", "translations", "units"]
+__all__ = ["Expanded", "GroupMove", "expanded", "group_moves", "parents", "ratio_within", "units"]
 
 
-class Translation(NamedTuple):
+class GroupMove(NamedTuple):
     """Take ``weights * d[groups_inner]`` from one column of effects, add ``d`` to another.
+
+    For any d that leaves the likelihood as it is: the group of a group move (Liu & Sabatti 2000).
 
     Attributes
     ----------
@@ -45,17 +48,21 @@ class Translation(NamedTuple):
     groups: int
 
 
-class Freed(NamedTuple):
+class Expanded(NamedTuple):
     """Fixed effects that a factor's effects can take over: ``x_c = w_c[codes] * z_j``.
+
+    With each the model can be expanded (PX-EM: Liu, Rubin & Wu 1998) by a coefficient a of its own:
+    ``beta_c + a`` and ``u_j - w_c a`` give the same linear predictor for any a.
 
     Attributes
     ----------
     fixed
-        ``[freed]``, positions c among the fixed effects.
+        ``[expanded]``, positions c among the fixed effects.
     columns
-        ``[freed]``, positions j among the factor's columns.
+        ``[expanded]``, positions j among the factor's columns.
     weights
-        ``[levels, freed]``, the values ``w_c`` of the covariate in each level; 1 for an intercept.
+        ``[levels, expanded]``, the values ``w_c`` of the covariate in each level; 1 for an
+        intercept.
     """
 
     fixed: tuple[int, ...]
@@ -131,8 +138,8 @@ def _ratio(
     return ratio, float(max(off))
 
 
-def translations(design: Design) -> list[Translation]:
-    """All translations: along nestings, and of all levels of one factor against all of another."""
+def group_moves(design: Design) -> list[GroupMove]:
+    """All group moves: along nestings, and of all levels of one factor against all of another."""
     found = []
     factors = design.factors
     for inner, outer in permutations(range(len(factors)), 2):
@@ -157,8 +164,8 @@ def _between(
     levels: int,
     groups_inner: np.ndarray,
     groups_outer: np.ndarray,
-) -> list[Translation]:
-    """One translation for each pair of columns whose ratio is constant within ``codes``."""
+) -> list[GroupMove]:
+    """One group move for each pair of columns whose ratio is constant within ``codes``."""
     found = []
     child, parent = factors[inner], factors[outer]
     for a, b in product(range(len(child.effects)), range(len(parent.effects))):
@@ -166,7 +173,7 @@ def _between(
         if weights is not None:
             by_level = np.broadcast_to(weights, child.levels) if len(weights) == 1 else weights
             found.append(
-                Translation(
+                GroupMove(
                     (inner, a), (outer, b), groups_inner, groups_outer,
                     by_level, int(groups_outer.max()) + 1,
                 )
@@ -174,7 +181,7 @@ def _between(
     return found
 
 
-def freed(design: Design, factor: Factor) -> Freed:
+def expanded(design: Design, factor: Factor) -> Expanded:
     """The fixed effects that are constant within the levels of a factor, up to its columns.
 
     At most one for every two levels: with as many as levels, no effect would be left random.
@@ -187,4 +194,4 @@ def freed(design: Design, factor: Factor) -> Freed:
         if weights is not None:
             found.append((c, j, weights))
     stacked = np.array([weights for *_, weights in found]).reshape(-1, factor.levels).T
-    return Freed(tuple(c for c, *_ in found), tuple(j for _, j, _ in found), stacked)
+    return Expanded(tuple(c for c, *_ in found), tuple(j for _, j, _ in found), stacked)

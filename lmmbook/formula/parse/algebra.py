@@ -19,7 +19,7 @@ from formulae.terms import Call as Calculated
 from formulae.terms import Intercept, Term
 from formulae.terms import Variable as Column
 
-MOST, HIGHEST = 2000, 8  # terms of a formula, and components of an interaction
+MAX_TERMS, MAX_INTERACTION = 2000, 8  # terms of a formula, and components of an interaction
 ZERO = "a 0 or a -1, which takes the intercept away, to be added to other terms"
 
 
@@ -143,14 +143,16 @@ def _plain(node: Any, functions: Functions) -> Terms:
 
 def _product(left: Terms, right: Terms) -> Terms:
     """``left:right``: each term of one with each of the other."""
-    if len(left) * len(right) > MOST:
+    if len(left) * len(right) > MAX_TERMS:
         raise _too_many()
     found: Terms = {}
     for one in left.values():
         for other in right.values():
             atoms = {atom.key: atom for atom in (*one, *other)}
-            if len(atoms) > HIGHEST:
-                raise ValueError(f"formula: expected interactions of at most {HIGHEST}, got more")
+            if len(atoms) > MAX_INTERACTION:
+                raise ValueError(
+                    f"formula: expected interactions of at most {MAX_INTERACTION}, got more"
+                )
             found.setdefault(frozenset(atoms), tuple(atoms.values()))
     return found
 
@@ -173,13 +175,13 @@ def _power(base: Terms, exponent: Any) -> Terms:
 
 
 def _counted(terms: Terms) -> Terms:
-    if len(terms) > MOST:
+    if len(terms) > MAX_TERMS:
         raise _too_many()
     return terms
 
 
 def _too_many() -> ValueError:
-    return ValueError(f"formula: expected at most {MOST} terms, got more")
+    return ValueError(f"formula: expected at most {MAX_TERMS} terms, got more")
 
 
 def _term(atoms: tuple[Atom, ...]) -> Any:

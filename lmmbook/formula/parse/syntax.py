@@ -24,8 +24,8 @@ from formulae.terms.variable import Variable as Column
 from formulae.token import Token
 
 INDEPENDENT = "||"
-MOST = 200_000  # characters of a formula
-LONGEST = 300  # characters of a formula that an error shows
+MAX_CHARACTERS = 200_000  # characters of a formula
+SHOWN_CHARACTERS = 300  # characters of a formula that an error shows
 
 
 class Description(NamedTuple):
@@ -117,10 +117,12 @@ def parse(formula: str, functions: Functions | None = None) -> tuple[Description
     """
     if not isinstance(formula, str):
         raise TypeError(f"formula: expected a string, got {type(formula).__name__}")
-    if len(formula) > MOST:
-        raise ValueError(f"formula: expected at most {MOST:,} characters, got {len(formula):,}")
+    if len(formula) > MAX_CHARACTERS:
+        raise ValueError(
+            f"formula: expected at most {MAX_CHARACTERS:,} characters, got {len(formula):,}"
+        )
     given = checked(functions)
-    shown = formula if len(formula) <= LONGEST else f"{formula[:LONGEST]}..."
+    shown = formula if len(formula) <= SHOWN_CHARACTERS else f"{formula[:SHOWN_CHARACTERS]}..."
     try:
         tree, rest = _tree(formula)
         found = _split(tree, rest, shown)
@@ -134,7 +136,7 @@ def parse(formula: str, functions: Functions | None = None) -> tuple[Description
 
 def _tree(formula: str) -> tuple[Any, Token]:
     """The syntax tree, and the token where it ends."""
-    shown = formula if len(formula) <= LONGEST else f"{formula[:LONGEST]}..."
+    shown = formula if len(formula) <= SHOWN_CHARACTERS else f"{formula[:SHOWN_CHARACTERS]}..."
     try:
         parser = Parser(_join_bars(Scanner(formula).scan()))
         return parser.parse(), parser.peek()

@@ -1,7 +1,7 @@
 /* A slider below a picture moves a point along paths that the chapter has computed.
 
-   The extension puts a walk's numbers below its picture, as JSON (lmmbook/walks.py says what is in
-   it); this adds the controls. Without scripts, in print and in Colab there is the picture alone,
+   The extension puts their numbers below the picture, as JSON (lmmbook/book/sliders.py says what is
+   in it); this adds the controls. Without scripts, in print and in Colab there is the picture alone,
    which shows the same paths. */
 (() => {
   "use strict";
@@ -29,55 +29,55 @@
     svg.setAttribute("preserveAspectRatio", "none");
     const trail = document.createElementNS(SVG, "polyline");
     svg.append(trail);
-    const point = make("span", { class: "walk-point" });
-    const frame = make("span", { class: "walk-picture" });
+    const point = make("span", { class: "slider-point" });
+    const frame = make("span", { class: "slider-picture" });
     picture.replaceWith(frame);
-    const drawn = make("span", { class: "walk-layer", "aria-hidden": "true" });
+    const drawn = make("span", { class: "slider-layer", "aria-hidden": "true" });
     drawn.append(svg, point);
     frame.append(picture, drawn);
-    return (walk, at) => {
-      const places = walk.left.slice(0, at + 1).map((left, i) => `${left},${walk.top[i]}`);
+    return (path, at) => {
+      const places = path.left.slice(0, at + 1).map((left, i) => `${left},${path.top[i]}`);
       trail.setAttribute("points", places.join(" "));
-      point.style.left = `${walk.left[at]}%`;
-      point.style.top = `${walk.top[at]}%`;
+      point.style.left = `${path.left[at]}%`;
+      point.style.top = `${path.top[at]}%`;
     };
   }
 
   /** A labelled list for each choice: name to <select>. */
-  function choosers(walks, number) {
+  function choosers(paths, number) {
     const lists = new Map();
-    walks[0].choices.forEach(([name], i) => {
-      const answers = new Set(walks.map((walk) => walk.choices[i][1]));
+    paths[0].choices.forEach(([name], i) => {
+      const answers = new Set(paths.map((path) => path.choices[i][1]));
       const options = [...answers].map((answer) => make("option", {}, answer));
-      lists.set(name, make("select", { id: `walk-${number}-${i}` }, ...options));
+      lists.set(name, make("select", { id: `slider-${number}-${i}` }, ...options));
     });
     return lists;
   }
 
   function start(script, number) {
-    const walks = JSON.parse(script.textContent);
+    const paths = JSON.parse(script.textContent);
     const picture = script.closest(".cell_output").querySelector("img");
     const draw = layer(picture);
 
-    const lists = choosers(walks, number);
-    const slider = make("input", { type: "range", id: `walk-${number}`, min: 0, value: 0 });
+    const lists = choosers(paths, number);
+    const slider = make("input", { type: "range", id: `slider-${number}`, min: 0, value: 0 });
     const button = make("button", { type: "button" }, "Play");
-    const told = make("p", { role: "status", class: "walk-told" });
+    const status = make("p", { role: "status", class: "slider-status" });
 
-    const chosen = () => walks.find((walk) =>
-      walk.choices.every(([name, answer]) => lists.get(name).value === answer));
+    const chosen = () => paths.find((path) =>
+      path.choices.every(([name, answer]) => lists.get(name).value === answer));
 
     function show() {
-      const walk = chosen();
-      slider.max = walk.steps.length - 1; // the browser moves a value beyond it
+      const path = chosen();
+      slider.max = path.steps.length - 1; // the browser moves a value beyond it
       const at = Number(slider.value);
-      draw(walk, at);
-      const step = `Step ${walk.steps[at].toLocaleString("en")}`;
+      draw(path, at);
+      const step = `Step ${path.steps[at].toLocaleString("en")}`;
       slider.setAttribute("aria-valuetext", step);
-      told.replaceChildren(make("strong", {}, step));
-      for (const [name, values] of walk.facts) {
+      status.replaceChildren(make("strong", {}, step));
+      for (const [name, values] of path.facts) {
         const number = make("strong", {}, written(values[at]));
-        told.append(", ", make("span", {}, `${name} `, number));
+        status.append(", ", make("span", {}, `${name} `, number));
       }
     }
 
@@ -86,13 +86,13 @@
       clearInterval(timer);
       timer = null;
       button.textContent = "Play";
-      told.setAttribute("aria-live", "polite");
+      status.setAttribute("aria-live", "polite");
     }
     function play() {
       if (timer !== null) return stop();
       if (slider.value === slider.max) slider.value = 0;
       button.textContent = "Pause";
-      told.setAttribute("aria-live", "off"); // it would speak without end
+      status.setAttribute("aria-live", "off"); // it would speak without end
       timer = setInterval(() => {
         slider.value = Number(slider.value) + 1;
         if (slider.value === slider.max) stop();
@@ -105,18 +105,18 @@
     for (const list of lists.values()) list.addEventListener("change", () => { stop(); show(); });
     button.addEventListener("click", play);
 
-    const controls = make("div", { class: "walk", role: "group", "aria-label": "Walk the paths" });
+    const controls = make("div", { class: "slider-controls", role: "group", "aria-label": "Walk the paths" });
     for (const [name, list] of [...lists, ["step", slider]]) {
       const label = make("label", { for: list.id }, name);
-      controls.append(make("span", { class: "walk-control" }, label, list));
+      controls.append(make("span", { class: "slider-control" }, label, list));
     }
     // What moves by itself is not for those who ask for less movement.
     if (!matchMedia("(prefers-reduced-motion: reduce)").matches) controls.append(button);
-    script.parentElement.after(controls, told);
+    script.parentElement.after(controls, status);
     show();
   }
 
   document.addEventListener("DOMContentLoaded", () => {
-    document.querySelectorAll("script.lmmbook-walks").forEach(start);
+    document.querySelectorAll("script.lmmbook-sliders").forEach(start);
   });
 })();
