@@ -2,21 +2,24 @@
 
 Chapter 02. ``LinearMixedEffectModel`` holds the parameters; calling it with the features of some
 rows gives a TensorFlow Probability joint distribution over the random effects and the ratings of
-those rows. It does not know how it is fitted.
+those rows. It does not know how it is fitted. `Data` and `Theta`, at the end, are the same model
+with random intercepts only, as plain tensors: what the compiled steps of the next chapters pass on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 from lmmbook._tensorflow.processes import check_not_forked
+from lmmbook.families.base import Family
 from lmmbook.families.binomial import Binomial
 from lmmbook.families.gaussian import Gaussian
 from lmmbook.formula import covariance
 from lmmbook.formula.design import Design
 from lmmbook.formula.factors import Factor
+from lmmbook.formula.invariances import directions
 
 import numpy as np
 import pandas as pd
@@ -212,3 +215,78 @@ def _scale(factor: Factor, block: tuple[int, ...]) -> tfp.util.TransformedVariab
 
 def _positive(name: str) -> tfp.util.TransformedVariable:
     return tfp.util.TransformedVariable(1.0, tfb.Exp(), name=name)
+
+
+class Theta(NamedTuple):
+    """The parameters of a model with random intercepts."""
+
+    beta: tf.Tensor  # [fixed]
+    log_sigma: tf.Tensor  # [factors], logarithms of the sds of the effects
+    auxiliary: tf.Tensor  # [auxiliary], the family's own; of a Gaussian log sd(residual)
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """A design with random intercepts, as tensors: ``eta = offset + X beta + sum_k Z_k u_k``.
+
+    Effects are ``[levels, chains]``, one such tensor a factor, and whatever belongs to rows is
+    ``[rows, chains]``. No Z is ever built: row i of ``Z u`` is ``u[codes[i]]``.
+    """
+
+    family: Family
+    y: tf.Tensor  # [rows, 1]
+    X: tf.Tensor  # [rows, fixed]
+    offset: tf.Tensor  # [rows, 1]
+    codes: list[tf.Tensor]  # [rows] a factor
+    levels: list[int]
+    moves: list[directions.Translation]  # directions that no rating sees, between two factors
+    freed: list[directions.Freed]  # fixed effects that are constant within a factor's levels
+
+    def rows_of(self, k: int, u: tf.Tensor) -> tf.Tensor:
+        """``Z_k u``, ``[rows, ...]`` from ``[levels, ...]``."""
+        return tf.gather(u, self.codes[k])
+
+    def levels_of(self, k: int, r: tf.Tensor) -> tf.Tensor:
+        """``Z_k' r``: sums over each level's rows, ``[levels, ...]`` from ``[rows, ...]``."""
+        return tf.math.unsorted_segment_sum(r, self.codes[k], self.levels[k])
+
+    def eta(self, theta: Theta, u: Sequence[tf.Tensor]) -> tf.Tensor:
+        """The linear predictor, ``[rows, chains]``."""
+        fixed = self.offset + tf.linalg.matvec(self.X, theta.beta)[:, tf.newaxis]
+        return fixed + tf.add_n([self.rows_of(k, u_k) for k, u_k in enumerate(u)])
+
+    def log_density(self, eta: tf.Tensor, auxiliary: tf.Tensor) -> tf.Tensor:
+        """``log p(y | u)`` row by row, ``[rows, chains]``, whatever the distribution."""
+        return self.family.distribution(eta, auxiliary).log_prob(self.y)
+
+
+def data_of(design: Design) -> Data:
+    """A design's `Data`. Raises ValueError if a factor has effects besides its intercept."""
+    slopes = [f.name for f in design.factors if not f.intercept_only]
+    if slopes:
+        raise ValueError(f"core: expected random intercepts only, got slopes of {slopes}")
+    family, y = design.family.given(tf.constant(design.response[:, np.newaxis], tf.float32))
+    return Data(
+        family,
+        y,
+        tf.constant(design.fixed, tf.float32),
+        tf.constant(design.offset[:, np.newaxis], tf.float32),
+        [tf.constant(factor.codes) for factor in design.factors],
+        [factor.levels for factor in design.factors],
+        directions.translations(design),
+        [directions.freed(design, factor) for factor in design.factors],
+    )
+
+
+def theta_of(design: Design, parameters: Mapping[str, float] | pd.Series) -> Theta:
+    """Named parameters as tensors. Every sd has to be positive."""
+    beta, matrices, auxiliary = covariance.split_values(design, parameters)
+    log_sigma = 0.5 * np.log([matrix[0, 0] for matrix in matrices])
+    return Theta(*(tf.constant(x, tf.float32) for x in (beta, log_sigma, auxiliary)))
+
+
+def parameters_of(design: Design, theta: Theta) -> dict[str, float]:
+    """The inverse: name to value, in the order of every table of this package."""
+    beta, log_sigma, auxiliary = (np.asarray(x, float) for x in theta)
+    matrices = [np.exp(2 * x).reshape(1, 1) for x in log_sigma]
+    return covariance.name_values(design, beta, matrices, auxiliary)
