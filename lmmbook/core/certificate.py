@@ -1,13 +1,13 @@
 """The certificate: how far is the maximum, and how well is that known?
 
 Chapter 04. Freeze theta and draw u from p(u | y, theta). With s the gradient and J the negative
-Hessian of the complete-data log density log p(y, u | theta), the marginal log-likelihood has
+Hessian of the complete data's log density, log p(y, u | theta), the marginal log-likelihood has
 
     the gradient          E[s]            (Fisher's identity)
-    the negative Hessian  E[J] - Var[s]   (Louis 1982), the observed information I
+    the negative Hessian  E[J] - Var[s]   (Louis 1982): I, the observed information
 
-So I^-1 E[s] is a Newton step to the maximum, and I^-1 has the squared standard errors. It does not
-matter how theta was found, nor what the likelihood is. Coordinates: beta, log sigma, auxiliary.
+So I^-1 E[s] is a Newton step to the maximum, and I^-1 holds the squared standard errors: for any
+likelihood, and however theta was found. Coordinates are beta, log sigma and auxiliary, in a row.
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from lmmbook._tensorflow.quiet import quiet_log
 from lmmbook.core.m_step import gradient_and_hessian
-from lmmbook.core.model import Data, Theta
-from lmmbook.formula.covariance import parameter_names
+from lmmbook.core.model import Data, Tensor, Theta, parameters_of
 from lmmbook.formula.design import Design
-from lmmbook.formula.invariances.coordinates import on_their_scales
 
 import numpy as np
 import pandas as pd
@@ -28,77 +27,68 @@ import tensorflow_probability as tfp
 from scipy import linalg
 
 CLOSE = 0.2  # standard errors from the maximum, Monte Carlo error included: converged
-LEAST_SHARE = 0.01  # of observed in complete information, in any direction, to build on
+SINGULAR = 0.01  # least share of observed in complete information, in any direction, to build on
 BATCHES = 5  # of each chain, for Monte Carlo standard errors
 
 
 class Parametrisation(NamedTuple):
-    """What of the effects is held fixed while theta moves: ``(u + C beta) / sigma^a``.
+    """What of the effects stays while theta moves: ``(u + C beta) / sigma^a``. Zeros: u itself.
 
-    With C = 0 and a = 0 that is u, the model as written. Both identities hold for any C and a, but
-    the noise is least where the complete data know least (Papaspiliopoulos, Roberts & Skold 2007).
+    Both identities hold for all C and a. A C of ones centres effects on the intercept (centred
+    parametrisation); an a of 1 makes sigma scale standard normal ones (non-centred).
     """
 
-    C: list[
-        tf.Tensor
-    ]  # [levels, fixed] a factor; 0: beta in the likelihood, W: effects centre on it
-    a: tf.Tensor  # [factors]; 0: sigma in the prior (centred), 1: in the likelihood (non-centred)
+    C: list[Tensor]  # [levels, fixed] a factor
+    a: Tensor  # [factors]
 
 
-def least_information(data: Data, theta: Theta, curvature: list[tf.Tensor]) -> Parametrisation:
-    """The parametrisation in which the complete data know least.
+def least_information(data: Data, theta: Theta, curvature: list[Tensor]) -> Parametrisation:
+    """The parametrisation in which the complete data know least, so that the noise is least.
 
-    Put a share h of a parameter where its information is A, the rest where it is B: they know
-    ``h^2 A + (1 - h)^2 B``, least at ``h = B / (A + B)``. ``curvature`` as from `curvatures`.
+    With a share h of a parameter in the prior, of which that knows A, and the rest in the
+    likelihood, which knows B, it is ``h^2 A + (1 - h)^2 B``: least for ``h = B / (A + B)``
+    (partially non-centred: Papaspiliopoulos, Roberts & Skold 2003). For ``curvature`` see `e_step`.
     """
-    told = [float(tf.reduce_sum(c)) for c in curvature]  # of eta, by all rows
-    sigma = np.exp(theta.log_sigma.numpy())
-    C = [np.zeros([levels, len(theta.beta)], np.float32) for levels in data.levels]
-    for c, x in enumerate(data.X.numpy().T):
-        likelihood = told[0] * np.mean(x**2)
-        homes = [
-            (np.sum(w**2) / sigma[k] ** 2, k, w)  # what effects know of their mean W beta
-            for k, freed in enumerate(data.freed)
-            for position, w in zip(freed.fixed, freed.weights.T, strict=True)
-            if position == c
-        ]
-        if homes:
-            prior, k, w = min(homes, key=lambda home: home[0])
-            C[k][:, c] = likelihood / (prior + likelihood) * w
-    prior = 2.0 * np.array(data.levels)
-    a = prior / (prior + sigma**2 * told)
-    return Parametrisation([tf.constant(c) for c in C], tf.constant(a, tf.float32))
+    told = np.array([np.sum(c) for c in curvature])  # by all rows, of a level that all eta share
+    variance = np.exp(2 * theta.log_sigma.numpy())
+    A = np.full((len(data.levels), theta.beta.shape[0]), np.inf)  # effects of their mean, W beta
+    for k, freed in enumerate(data.freed):
+        A[k, list(freed.fixed)] = (freed.weights**2).sum(0) / variance[k]
+    B = told[0] * np.mean(data.X.numpy() ** 2, axis=0)
+    share = np.where(A == A.min(0), B / (A + B), 0.0)  # in one factor, if in any
+    C = [np.zeros((levels, len(B)), np.float32) for levels in data.levels]
+    for k, freed in enumerate(data.freed):
+        C[k][:, list(freed.fixed)] = freed.weights * share[k, list(freed.fixed)]
+    a = 2.0 * np.array(data.levels) / (2.0 * np.array(data.levels) + variance * told)
+    return Parametrisation([tf.constant(C_k) for C_k in C], tf.constant(a, tf.float32))
 
 
 def score_and_information(
-    data: Data, theta: Theta, u: Sequence[tf.Tensor], held: Parametrisation
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """s of each chain's draw, ``[chains, coordinates]``, and the mean J over the chains.
-
-    By automatic differentiation, one draw after another, of the log density written below.
-    """
+    data: Data, theta: Theta, u: Sequence[Tensor], held: Parametrisation
+) -> tuple[Tensor, Tensor]:
+    """s of each chain's draw ``[chains, coordinates]``, and the mean of their J."""
     fixed = data.offset + tf.linalg.matvec(data.X, theta.beta)[:, tf.newaxis]  # [rows, 1]
-    X_left = data.X - tf.add_n([data.rows_of(k, C) for k, C in enumerate(held.C)])
-    sizes = [x.shape[0] for x in theta]
+    X_left = data.X - tf.add_n([data.to_rows(k, C) for k, C in enumerate(held.C)])
 
-    def of_one_draw(u: list[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:  # [levels] a factor
-        Zu = [data.rows_of(k, u_k)[:, tf.newaxis] for k, u_k in enumerate(u)]
+    def of_one_draw(u: list[Tensor]) -> tuple[Tensor, Tensor]:  # each [levels]
+        Zu = [data.to_rows(k, u_k)[:, tf.newaxis] for k, u_k in enumerate(u)]
 
-        def complete_log_density(delta: tf.Tensor) -> tf.Tensor:
-            beta, log_sigma, auxiliary = tf.split(delta, sizes)  # changes of theta
-            stretch = tf.unstack(tf.exp(held.a * log_sigma))
+        def complete_log_density(change: Tensor) -> Tensor:  # of theta, [coordinates]
+            beta, log_sigma, auxiliary = tf.split(change, [x.shape[0] for x in theta])
+            by = tf.exp(held.a * log_sigma)  # what u is multiplied by
             eta = fixed + tf.linalg.matvec(X_left, beta)[:, tf.newaxis]
-            eta += tf.add_n([by * Zu_k for by, Zu_k in zip(stretch, Zu, strict=True)])
+            eta += tf.add_n([by[k] * Zu_k for k, Zu_k in enumerate(Zu)])
             total = tf.reduce_sum(data.log_density(eta, theta.auxiliary + auxiliary))
-            sigma = tf.unstack(tf.exp(theta.log_sigma + log_sigma))
-            for by, u_k, C, sd in zip(stretch, u, held.C, sigma, strict=True):
-                moved = by * u_k - tf.linalg.matvec(C, beta)
-                # The density of what is held fixed: log(by) is the Jacobian.
-                total += tf.reduce_sum(tfp.distributions.Normal(0.0, sd).log_prob(moved))
-                total += u_k.shape[0] * tf.math.log(by)
+            for k, u_k in enumerate(u):
+                prior = tfp.distributions.Normal(0.0, tf.exp(theta.log_sigma[k] + log_sigma[k]))
+                moved = by[k] * u_k - tf.linalg.matvec(held.C[k], beta)
+                # log(by) is the Jacobian: the density is that of what stays.
+                total += tf.reduce_sum(prior.log_prob(moved) + held.a[k] * log_sigma[k])
             return total
 
-        gradient, hessian = gradient_and_hessian(complete_log_density, sum(sizes))
+        gradient, hessian = gradient_and_hessian(
+            complete_log_density, sum(x.shape[0] for x in theta)
+        )
         return gradient, -hessian
 
     by_chain = [tf.transpose(u_k) for u_k in u]
@@ -109,53 +99,47 @@ def score_and_information(
 class Certificate(NamedTuple):
     """What is known of the maximum from where theta is."""
 
-    table: pd.DataFrame  # step, std_error, mcse of the step; an sd's are those of its logarithm
-    distance: float  # the largest |step| / std_error; infinite if the information is not definite
-    converged: bool  # whether every |step| + 2 mcse is at most 0.2 std_error
+    table: pd.DataFrame  # step, its mcse, and std_error; of an sd those of its logarithm
+    distance: float  # the largest |step| / std_error; infinite if I is not known to be definite
+    converged: bool  # whether every |step| + 2 mcse is at most CLOSE std_error
     step: np.ndarray  # [coordinates], to the maximum
 
 
 def certify(design: Design, theta: Theta, score: np.ndarray, J: np.ndarray) -> Certificate:
-    """Judge ``theta`` by ``score`` ``[draws, chains, coordinates]`` and mean J at its draws."""
-    names, size = parameter_names(design), J.shape[0]
+    """Judge theta by ``score`` ``[draws, chains, coordinates]`` and the mean J of draws at it."""
+    size, names = len(J), list(parameters_of(design, theta))
     free = size if design.family.estimated else size - design.family.auxiliary
     s, J = score[..., :free].astype(float), J[:free, :free].astype(float)
-    mean = s.mean((0, 1))
-    apart = s - mean
-    observed = J - np.cov(apart.reshape(-1, free).T)
-    ess = tfp.mcmc.effective_sample_size(tf.constant(apart), cross_chain_dims=1)
-    least = max(LEAST_SHARE, 3 * np.sqrt(2 / float(tf.reduce_min(ess))))  # above its own noise
-    hill = np.linalg.eigvalsh(J)[0] > 0
-    if not (hill and linalg.eigh(observed, J, eigvals_only=True)[0] > least):
-        unknown = pd.DataFrame(np.nan, names, ["step", "std_error", "mcse"])
+    mean, apart = s.mean((0, 1)), s - s.mean((0, 1))
+    I = J - np.cov(apart.reshape(-1, free).T)  # noqa: E741
+    with quiet_log():
+        ess = tfp.mcmc.effective_sample_size(tf.constant(apart), cross_chain_dims=1)
+    noise = 3 * np.sqrt(2 / np.min(ess))  # of a share; there are only so many draws
+    definite = np.linalg.eigvalsh(J)[0] > 0
+    if not (definite and linalg.eigh(I, J, eigvals_only=True)[0] > max(SINGULAR, noise)):
+        unknown = pd.DataFrame(np.nan, names, ["step", "mcse", "std_error"])
         return Certificate(unknown, np.inf, False, np.zeros(size))
-    inverse = np.linalg.inv(observed)
-    step = inverse @ mean
-    # To first order, what each draw adds to the step: by its score, and by Louis' variance.
-    added = s + apart * (apart @ step)[..., np.newaxis]
-    whole = added[: len(s) // BATCHES * BATCHES]
-    batches = whole.reshape(BATCHES, -1, s.shape[1], free).mean(1).reshape(-1, free)
-    noise = np.cov(batches.T) / len(batches)
-    D = jacobian(design, theta)[:, :free]
-    table = pd.DataFrame({"step": D @ step}, names)
-    table["std_error"] = np.sqrt(np.diag(D @ inverse @ D.T))
-    table["mcse"] = np.sqrt(np.diag(D @ inverse @ noise @ inverse @ D.T))
+    step = np.linalg.solve(I, mean)
+    # What each draw adds to the step, to first order: by its score, and by Louis' variance.
+    added = (s + apart * (apart @ step)[..., np.newaxis])[: len(s) // BATCHES * BATCHES]
+    batches = added.reshape(BATCHES, -1, s.shape[1], free).mean(1).reshape(-1, free)
+    D = jacobian(design, theta)[:, :free] @ np.linalg.inv(I)
+    table = pd.DataFrame({"step": D @ mean}, names)
+    table["mcse"] = np.sqrt(np.diag(D @ np.cov(batches.T) @ D.T) / len(batches))
+    table["std_error"] = np.sqrt(np.diag(D @ I @ D.T))
     table = table.where(table["std_error"] > 0)  # NaN for an sd that is fixed
-    away = table["step"].abs() / table["std_error"]
-    reach = away + 2 * table["mcse"] / table["std_error"]
-    full = np.pad(step, (0, size - free))
-    return Certificate(table, float(away.max()), bool(reach.max() <= CLOSE), full)
+    away, noise = table["step"].abs() / table["std_error"], table["mcse"] / table["std_error"]
+    close = bool((away + 2 * noise).max() <= CLOSE)
+    return Certificate(table, float(away.max()), close, np.pad(step, (0, size - free)))
 
 
 def jacobian(design: Design, theta: Theta) -> np.ndarray:
     """Reported parameters, sds as logarithms, by coordinates: ``[parameters, coordinates]``."""
-    at = np.concatenate([np.asarray(x, float) for x in theta])
-    cuts = np.cumsum([len(x) for x in theta])[:2]
+    at, cuts = np.concatenate(theta), np.cumsum([len(x) for x in theta])[:2]
 
     def reported(point: np.ndarray) -> np.ndarray:
-        beta, log_sigma, auxiliary = np.split(point, cuts)
-        matrices = [np.exp(2 * x).reshape(1, 1) for x in log_sigma]
-        return on_their_scales(design, beta, matrices, auxiliary)
+        values = parameters_of(design, Theta(*np.split(point, cuts)))
+        return np.array([np.log(v) if n.startswith("sd(") else v for n, v in values.items()])
 
     h = 1e-4 * np.eye(len(at))
     return np.stack([(reported(at + e) - reported(at - e)) / 2e-4 for e in h], axis=1)

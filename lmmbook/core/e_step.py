@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from lmmbook._tensorflow.processes import check_not_forked
 from lmmbook._tensorflow.randomness import fast_random, normal, split_seed, uniform
-from lmmbook.core.model import Data, Theta
+from lmmbook.core.model import Data, Tensor, Theta
 from lmmbook.families.gaussian import Gaussian
 from lmmbook.formula import covariance
 from lmmbook.formula.design import Design
@@ -23,32 +23,22 @@ import pandas as pd
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-Effects = Sequence[tf.Tensor]
-TargetLogProb = Callable[..., tf.Tensor]
+Effects = Sequence[Tensor]
+TargetLogProb = Callable[..., Tensor]
 
 TARGET_ACCEPTANCE = 0.8  # between the 0.65 that is best in theory and the safety of small steps
 LEAPFROG_STEPS = 2  # of a level; together a quarter turn, which forgets a normal's start
 
 
 class EStep(NamedTuple):
-    """What `run` hands on.
+    """What `run` hands on."""
 
-    Attributes
-    ----------
-    effects
-        Last draw of each chain: a list of ``[chains, levels, columns]``.
-    acceptance
-        Mean acceptance probability over chains and steps, a scalar in 0 to 1.
-    target_log_prob
-        Log density of the last draw, ``[chains]``.
-    """
-
-    effects: list[tf.Tensor]
-    acceptance: tf.Tensor
-    target_log_prob: tf.Tensor
+    effects: list[Tensor]  # last draw of each chain, [chains, levels, columns] a factor
+    acceptance: Tensor  # mean acceptance probability over chains and steps, a scalar
+    target_log_prob: Tensor  # log density of the last draw, [chains]
 
 
-def step_scales(design: Design, parameters: Mapping[str, float] | pd.Series) -> list[tf.Tensor]:
+def step_scales(design: Design, parameters: Mapping[str, float] | pd.Series) -> list[Tensor]:
     """One relative step size an effect: its conditional sd when all others are held fixed.
 
     A level with many ratings is known well, so its posterior is narrow and needs small steps. For a
@@ -65,39 +55,26 @@ def step_scales(design: Design, parameters: Mapping[str, float] | pd.Series) -> 
 
 
 def run(
-    target_log_prob: TargetLogProb,
-    effects: Effects,
-    scales: Effects,
-    step_size: tf.Tensor,
+    target_log_prob: TargetLogProb,  # log density [chains] of effects, at the current parameters
+    effects: Effects,  # [chains, levels, columns] a factor
+    scales: Effects,  # [levels, columns] a factor
+    step_size: Tensor,  # a leapfrog step of level l is ``step_size * scales[l]``
     num_leapfrog_steps: int,
     num_steps: int,
-    seed: tf.Tensor,
+    seed: Tensor,
 ) -> EStep:
     """Take ``num_steps`` HMC transitions with every chain.
 
     The kernel is bootstrapped here, on every call. Its results cache the log density and gradient
-    of the current state, and after an M-step those of the last call belong to the old parameters.
-
-    Parameters
-    ----------
-    target_log_prob
-        Log density of the effects, ``[chains]``, up to a constant; reads the current parameters.
-    effects, scales
-        Lists of ``[chains, levels, columns]`` and ``[levels, columns]``, one a factor.
-    step_size
-        Positive scalar; a leapfrog step of level l is ``step_size * scales[l]``, with a common
-        jitter of 20% that keeps trajectories from falling into step with a period of the target.
-    num_leapfrog_steps, num_steps
-        Leapfrog steps a transition, and transitions.
-    seed
-        Stateless seed, ``[2]`` int32.
+    of the current state, and after an M-step those of the last call belong to the old parameters. A
+    common jitter of 20% keeps trajectories from falling into step with a period of the target.
     """
     check_not_forked("e_step.run")
     seeds = split_seed(seed, n=num_steps + 1)
     jitter = uniform([num_steps], 0.8, 1.2, seed=seeds[0])
     steps = tf.stack(seeds[1:])
 
-    def kernel(i: tf.Tensor) -> tfp.mcmc.HamiltonianMonteCarlo:
+    def kernel(i: Tensor) -> tfp.mcmc.HamiltonianMonteCarlo:
         return tfp.mcmc.HamiltonianMonteCarlo(
             target_log_prob,
             step_size=[step_size * jitter[i] * scale for scale in scales],
@@ -119,32 +96,18 @@ def run(
     return EStep(drawn, acceptance, results.accepted_results.target_log_prob)
 
 
-def adapt_step_size(
-    step_size: tf.Tensor, acceptance: tf.Tensor, gain: float | tf.Tensor
-) -> tf.Tensor:
+def adapt_step_size(step_size: Tensor, acceptance: Tensor, gain: float | Tensor) -> Tensor:
     """Robbins-Monro: lengthen the step when more than the target is accepted, else shorten it."""
     return step_size * tf.exp(gain * (acceptance - TARGET_ACCEPTANCE))
 
 
-class Sweep(NamedTuple):
-    """What `sweep` hands on."""
-
-    u: list[tf.Tensor]  # [levels, chains] a factor
-    eta: tf.Tensor  # [rows, chains], the linear predictor that belongs to them
-    acceptance: tf.Tensor  # mean over levels and chains, then over factors; a scalar
-
-
 def sweep(
-    data: Data,
-    theta: Theta,
-    u: Effects,
-    eta: tf.Tensor,
-    curvature: list[tf.Tensor],
-    seed: tf.Tensor,
-) -> Sweep:
+    data: Data, theta: Theta, u: Effects, eta: Tensor, curvature: list[Tensor], seed: Tensor
+) -> tuple[list[Tensor], Tensor, Tensor]:
     """Update every factor once by HMC, then draw along every direction that no rating sees.
 
-    ``curvature`` is as from `curvatures`, ``eta`` belongs to ``theta`` and ``u``.
+    ``curvature`` as from `curvatures`. Returns u, the eta that belongs to it, and the mean
+    acceptance probability over the factors.
     """
     u, accepted = list(u), []
     seeds = split_seed(seed, n=len(u) + len(data.moves))
@@ -153,23 +116,17 @@ def sweep(
         accepted.append(tf.reduce_mean(probability))
     for move, own in zip(data.moves, seeds[len(u) :], strict=True):
         u = group_move(theta, move, u, own)
-    return Sweep(u, eta, tf.reduce_mean(accepted))
+    return u, eta, tf.reduce_mean(accepted)
 
 
 def update_levels(
-    data: Data,
-    theta: Theta,
-    k: int,
-    u: tf.Tensor,
-    eta: tf.Tensor,
-    curvature: tf.Tensor,
-    seed: tf.Tensor,
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    data: Data, theta: Theta, k: int, u: Tensor, eta: Tensor, curvature: Tensor, seed: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """One HMC transition of factor k, in which every level proposes and decides for itself.
 
     Given the other factors its levels are independent. So the log density is ``[levels, chains]``,
-    and so are the accept decisions. Returns new effects ``[levels, chains]``, the ``eta`` that
-    belongs to them, and acceptance probabilities ``[levels, chains]``.
+    and so are the accept decisions. ``eta`` belongs to ``u``. Returns the new two, and acceptance
+    probabilities ``[levels, chains]``.
     """
     # On a normal target HMC's path is a circle; in units of the conditional sd the angle is time.
     conditional_sd = tf.math.rsqrt(curvature + tf.exp(-2.0 * theta.log_sigma[k]))  # [levels, 1]
@@ -183,41 +140,41 @@ def update_levels(
     with fast_random():
         moved, results = hmc.one_step(u, hmc.bootstrap_results(u), seed=seeds[1])
     acceptance = tf.exp(tf.minimum(results.log_accept_ratio, 0.0))
-    return moved, eta + data.rows_of(k, moved - u), acceptance
+    return moved, eta + data.to_rows(k, moved - u), acceptance
 
 
-def level_log_density(
-    data: Data, theta: Theta, k: int, u: tf.Tensor, eta: tf.Tensor
-) -> TargetLogProb:
+def level_log_density(data: Data, theta: Theta, k: int, u: Tensor, eta: Tensor) -> TargetLogProb:
     """``log p(u_k | y, all other effects)``, ``[levels, chains]``, up to a constant.
 
-    ``eta`` belongs to ``u``. For a Gaussian family it is a quadratic in two numbers a level, how
-    many ratings it has and the sum of what the others leave of them: no row is touched again.
+    For a Gaussian family it is a quadratic that knows two numbers a level, how many ratings it has
+    and the sum of what the others leave of them: leapfrog steps touch no row.
     """
+    # The chain starts at u, but where it came from is a constant: HMC differentiates in v alone.
+    u, eta = tf.stop_gradient(u), tf.stop_gradient(eta)
     prior_precision = tf.exp(-2.0 * theta.log_sigma[k])
     if isinstance(data.family, Gaussian):
         weight = tf.exp(-2.0 * theta.auxiliary[0])  # 1 / variance of the residual
-        count = data.levels_of(k, tf.ones_like(data.y))  # [levels, 1]
-        left = data.levels_of(k, data.y - eta) + count * u
+        count = data.to_levels(k, tf.ones_like(data.y))  # [levels, 1]
+        left = data.to_levels(k, data.y - eta) + count * u
         precision = count * weight + prior_precision
         mean = weight * left / precision
         return lambda v: -0.5 * precision * tf.square(v - mean)
     start = data.log_density(eta, theta.auxiliary)
 
-    def target(v: tf.Tensor) -> tf.Tensor:
-        moved = data.log_density(eta + data.rows_of(k, v - u), theta.auxiliary)
+    def target(v: Tensor) -> Tensor:
+        moved = data.log_density(eta + data.to_rows(k, v - u), theta.auxiliary)
         # Subtract first, row by row: of two large sums, single precision loses the difference.
-        return data.levels_of(k, moved - start) - 0.5 * prior_precision * tf.square(v)
+        return data.to_levels(k, moved - start) - 0.5 * prior_precision * tf.square(v)
 
     return target
 
 
-def curvatures(data: Data, theta: Theta, eta: tf.Tensor) -> list[tf.Tensor]:
+def curvatures(data: Data, theta: Theta, eta: Tensor) -> list[Tensor]:
     """What a level's rows tell of its effect, ``Z'W 1``: ``[levels, 1]`` a factor.
 
-    W is minus the second derivative of a row's log density in eta, averaged over the chains; for
-    Gaussian ratings 1 / variance. It shapes HMC's steps, so it must not change while draws are
-    kept: steps that depend on where a chain is would leave another distribution in place.
+    W is minus the second derivative of a row's log density in eta, averaged over the chains. It
+    shapes HMC's steps, and must not change while draws are kept: steps that depend on where the
+    chains are would leave another distribution in place.
     """
     with tf.GradientTape() as outer:
         outer.watch(eta)
@@ -227,20 +184,18 @@ def curvatures(data: Data, theta: Theta, eta: tf.Tensor) -> list[tf.Tensor]:
         first = inner.gradient(total, eta)  # no row depends on another row's eta
     second = outer.gradient(first, eta)
     weight = tf.maximum(-tf.reduce_mean(second, axis=1, keepdims=True), 0.0)  # [rows, 1]
-    return [data.levels_of(k, weight) for k in range(len(data.levels))]
+    return [data.to_levels(k, weight) for k in range(len(data.levels))]
 
 
-def group_move(theta: Theta, move: Translation, u: Effects, seed: tf.Tensor) -> list[tf.Tensor]:
+def group_move(theta: Theta, move: Translation, u: Effects, seed: Tensor) -> list[Tensor]:
     """Add d to one factor's effects, take it from another's: an exact draw of d.
 
-    A department up, its instructors down: no eta changes, so the ratings have no say, and given all
-    else d is normal by the two priors alone, for any likelihood (Liu & Sabatti 2000, generalised
-    Gibbs sampling). One d for each group of levels and each chain:
+    A department up, its instructors down: no eta changes, so the ratings have no say, and d is
+    normal by the two priors alone, for any likelihood (Liu & Sabatti 2000). For each group of m
+    inner and n outer levels that move together, and each chain, it has
 
         precision = m / sigma_inner^2 + n / sigma_outer^2
         mean = (sum of inner u / sigma_inner^2 - sum of outer u / sigma_outer^2) / precision
-
-    where m inner and n outer levels belong to the group.
     """
     u = list(u)
     precision, pull = 0.0, 0.0

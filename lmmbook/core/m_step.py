@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from lmmbook.core.model import Data, Theta
+from lmmbook.core.model import Data, Tensor, Theta
 from lmmbook.families.gaussian import Gaussian
 
 import numpy as np
 import tensorflow as tf
 import tf_keras
+
+Gain = float | Tensor
 
 SHRINK = 0.25  # the least fraction that an M-step leaves of a variance: EM climbs back slowly
 LONGEST_MOVE = 1.0  # of eta (root mean square) or of an auxiliary parameter, in one Newton step
@@ -22,16 +24,9 @@ FLAT = 1e-4  # relative curvature below which a direction counts as flat
 
 
 def gradients_or_raise(
-    loss: tf.Tensor, variables: Sequence[tf.Variable], tape: tf.GradientTape
-) -> list[tf.Tensor]:
-    """Gradients of ``loss``; a variable that receives none is an error, not a warning.
-
-    Raises
-    ------
-    ValueError
-        If a gradient is ``None``: the loss does not depend on that variable, so it would never
-        train.
-    """
+    loss: Tensor, variables: Sequence[tf.Variable], tape: tf.GradientTape
+) -> list[Tensor]:
+    """Gradients of ``loss``. A variable that receives none would never train: ValueError."""
     gradients = tape.gradient(loss, variables)
     cut = [v.name for v, g in zip(variables, gradients, strict=True) if g is None]
     if cut:
@@ -43,20 +38,19 @@ def gradients_or_raise(
 
 
 def adam_m_step(
-    target_log_prob: Callable[..., tf.Tensor],
+    target_log_prob: Callable[..., Tensor],
     variables: Sequence[tf.Variable],
     learning_rate: float = 0.01,
-) -> Callable[[Sequence[tf.Tensor]], None]:
+) -> Callable[[Sequence[Tensor]], None]:
     """A function that makes one Adam step, given effects, a list of ``[chains, levels, columns]``.
 
-    The gradient is that of ``log p(ratings, effects)``, averaged over the chains: by Fisher's
-    identity an unbiased estimate of the gradient of ``log p(ratings)`` if the effects are draws
-    from their conditional distribution.
+    Its gradient is that of ``log p(y, u)``, averaged over the chains: by Fisher's identity an
+    unbiased estimate of the gradient of ``log p(y)``, if u are draws from ``p(u | y)``.
     """
     optimizer = tf_keras.optimizers.Adam(learning_rate)
     optimizer.build(variables)
 
-    def m_step(effects: Sequence[tf.Tensor]) -> None:
+    def m_step(effects: Sequence[Tensor]) -> None:
         with tf.GradientTape() as tape:
             loss = -tf.reduce_mean(target_log_prob(*effects))
         gradients = gradients_or_raise(loss, variables, tape)
@@ -68,17 +62,17 @@ def adam_m_step(
 def em_step(
     data: Data,
     theta: Theta,
-    u: Sequence[tf.Tensor],
-    eta: tf.Tensor,
-    gain: float | tf.Tensor = 1.0,
+    u: Sequence[Tensor],
+    eta: Tensor,
+    gain: Gain = 1.0,
     expand: bool = True,
-) -> tuple[Theta, list[tf.Tensor]]:
+) -> tuple[Theta, list[Tensor]]:
     """New parameters, and effects whose means have been folded into the fixed effects.
 
-    With ``expand`` it is PX-EM (Liu, Rubin & Wu 1998): during the M-step each factor's effects may
-    have a mean ``W a``, which is then folded away, ``beta += a`` and ``u -= W a``. No eta changes.
-    ``gain`` is how far to go, in 0 to 1: 1 is EM, less is stochastic approximation (SAEM: Delyon,
-    Lavielle & Moulines 1999). ``u`` is a list of ``[levels, chains]``, and ``eta`` belongs to it.
+    With ``expand``, PX-EM (Liu, Rubin & Wu 1998): during the M-step each factor's effects may have
+    a mean ``W a``, which is then folded away, ``beta += a`` and ``u -= W a``. No eta changes.
+    ``gain`` is how far to go: 1 is EM, less is stochastic approximation (SAEM: Delyon, Lavielle &
+    Moulines 1999). ``u`` is ``[levels, chains]`` a factor, and ``eta`` belongs to it.
     """
     regression = least_squares if isinstance(data.family, Gaussian) else newton
     change, auxiliary = regression(data, theta, eta, gain)
@@ -99,13 +93,12 @@ def em_step(
     return Theta(beta, tf.stack(log_sigma), auxiliary), moved
 
 
-def free_mean(W: np.ndarray, u: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def free_mean(W: np.ndarray, u: Tensor) -> tuple[Tensor, Tensor]:
     """Coefficients a ``[freed]`` of the mean ``W a`` of effects, and the mean square of ``W a``.
 
-    Least squares of ``u`` ``[levels, chains]`` on ``W`` ``[levels, freed]``, a column of ones for
-    an intercept. The square of a noisy mean is too large by the noise's variance, and would pull a
-    small sigma to zero. The means of two halves of the chains err independently: so take the
-    product of the two.
+    Least squares of ``u`` on ``W`` ``[levels, freed]``, a column of ones for an intercept. The
+    square of a noisy mean is too large by the noise's variance, and would pull a small sigma to
+    zero. Means of the two halves of the chains err independently: so take their product.
     """
     levels, chains = u.shape
     half = chains // 2
@@ -117,13 +110,10 @@ def free_mean(W: np.ndarray, u: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return (half * a + (chains - half) * b) / chains, square
 
 
-def least_squares(
-    data: Data, theta: Theta, eta: tf.Tensor, gain: float | tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
+def least_squares(data: Data, theta: Theta, eta: Tensor, gain: Gain) -> tuple[Tensor, Tensor]:
     """Change of beta ``[fixed]``, and the new log sd of the residual ``[1]``: Gaussian ratings.
 
-    Least squares of what eta leaves of the ratings, averaged over the chains; then the mean square
-    of what that leaves.
+    Regress what eta leaves of them, averaged over the chains; the mean square is what that leaves.
     """
     left = data.y - eta  # [rows, chains]
     change = tf.linalg.lstsq(data.X, tf.reduce_mean(left, axis=1, keepdims=True))  # [fixed, 1]
@@ -135,9 +125,7 @@ def least_squares(
     return gain * change[:, 0], 0.5 * tf.math.log(new)
 
 
-def newton(
-    data: Data, theta: Theta, eta: tf.Tensor, gain: float | tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
+def newton(data: Data, theta: Theta, eta: Tensor, gain: Gain) -> tuple[Tensor, Tensor]:
     """The same for any likelihood: one damped Newton step, by automatic differentiation.
 
     EM does not need the M-step's maximum, only a better place (generalised EM: Dempster, Laird &
@@ -145,7 +133,7 @@ def newton(
     """
     fixed, chains = data.X.shape[1], eta.shape[1]
 
-    def log_likelihood(delta: tf.Tensor) -> tf.Tensor:
+    def log_likelihood(delta: Tensor) -> Tensor:
         moved = eta + tf.linalg.matvec(data.X, delta[:fixed])[:, tf.newaxis]
         rows = data.log_density(moved, theta.auxiliary + delta[fixed:])
         return tf.reduce_sum(rows) / chains
@@ -161,9 +149,7 @@ def newton(
     return step[:fixed], theta.auxiliary + step[fixed:]
 
 
-def gradient_and_hessian(
-    function: Callable[[tf.Tensor], tf.Tensor], size: int
-) -> tuple[tf.Tensor, tf.Tensor]:
+def gradient_and_hessian(function: Callable[[Tensor], Tensor], size: int) -> tuple[Tensor, Tensor]:
     """Gradient ``[size]`` and Hessian ``[size, size]`` of a scalar function, at zero.
 
     Examples

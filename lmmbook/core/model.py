@@ -28,39 +28,19 @@ import tensorflow_probability as tfp
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
-Features = Mapping[str, tf.Tensor]
+Tensor = tf.Tensor
+Features = Mapping[str, Tensor]
 
 
 class LinearMixedEffectModel(tf.Module):
-    """Ratings scatter around ``offset + fixed @ beta + sum_k z_k . u_k[code_k]``, ``u_k`` normal.
+    """Ratings scatter around ``offset + X beta + sum_k z_k . u_k[code_k]``, ``u_k`` normal.
 
-    How they scatter is up to the design's family. A level's effects are ``[columns]``: one for
-    ``(1|g)``, two for ``(1 + x|g)``. Chapter 02.
+    How they scatter is up to the family of the ``design``, of which only names and sizes are used.
+    A level's effects are ``[columns]``: one for ``(1|g)``, two for ``(1 + x|g)``. Chapter 02.
 
-    Parameters
-    ----------
-    design
-        Names, sizes and the family are taken from it; its ratings are not.
-
-    Attributes
-    ----------
-    beta
-        `tf.Variable` ``[fixed]``.
-    scales
-        For each factor, for each of its blocks: a `tfp.util.TransformedVariable`. For a block of
-        one column a positive scalar, the standard deviation (its logarithm trains); for more, the
-        Cholesky factor of their covariance.
-    residual_sd
-        Of a Gaussian family: a `tfp.util.TransformedVariable`, or the constant it is fixed at.
-    auxiliary
-        Of any other: `tf.Variable` ``[auxiliary]``, the family's own parameters.
-
-    Notes
-    -----
     A standard deviation receives a gradient only if the distribution still *refers to the variable*
-    when its log density is evaluated. ``tfd.Normal(0., sd)`` does: it keeps ``sd`` and reads it on
-    use. Arithmetic does not: ``sd * tf.ones(n)`` is a plain tensor, computed once, and training
-    never reaches the variable behind it.
+    when its log density is evaluated. ``tfd.Normal(0., sd)`` does. Arithmetic does not: ``sd *
+    tf.ones(n)`` is a plain tensor, computed once, and no gradient reaches the variable behind it.
 
     Examples
     --------
@@ -81,6 +61,7 @@ class LinearMixedEffectModel(tf.Module):
         self.design, self.family = design, design.family
         self.fixed_names, self.factors = design.fixed_names, design.factors
         self.beta = tf.Variable(tf.zeros(len(self.fixed_names)), name="beta")
+        # For each factor and block an sd, or for several columns the root of their covariance.
         self.scales = [[_scale(f, block) for block in f.blocks] for f in self.factors]
         if isinstance(self.family, Gaussian):
             sd = self.family.sd
@@ -93,19 +74,9 @@ class LinearMixedEffectModel(tf.Module):
     def __call__(self, features: Features) -> tfd.JointDistributionSequential:
         """The joint distribution of the random effects and the ratings of some rows.
 
-        Parameters
-        ----------
-        features
-            As from `features_of`: ``"fixed"`` ``[rows, fixed]``, ``"offset"`` ``[rows]``, and per
-            factor its codes ``[rows]`` int32 and, under ``"z(name)"``, what multiplies its effects
-            ``[rows, columns]``. For a binomial also ``"trials"`` ``[rows]``.
-
-        Returns
-        -------
-        JointDistributionSequential
-            Over ``(u_1, ..., u_K, ratings)`` with ``u_k`` of shape ``[levels, columns]`` and
-            ratings ``[rows]``. Chains come first here, ``[chains, levels, columns]``, as
-            TensorFlow Probability wants them; in `block_hmc` they come second.
+        ``features`` as from `features_of`. It is over ``(u_1, ..., u_K, ratings)``, with ``u_k`` of
+        shape ``[levels, columns]`` and ratings ``[rows]``. Chains come first, ``[chains, levels,
+        columns]``, as TensorFlow Probability wants them; in the level-by-level `sweep`, last.
         """
         check_not_forked("LinearMixedEffectModel")
         random_effects = [
@@ -113,7 +84,7 @@ class LinearMixedEffectModel(tf.Module):
             for scales, factor in zip(self.scales, self.factors, strict=True)
         ]
 
-        def ratings(*latest_first: tf.Tensor) -> tfd.Distribution:
+        def ratings(*latest_first: Tensor) -> tfd.Distribution:
             loc = self.linear_predictor(latest_first[::-1], features)
             if isinstance(self.family, Gaussian):
                 return tfd.Independent(tfd.Normal(loc, self.residual_sd), 1)
@@ -126,7 +97,7 @@ class LinearMixedEffectModel(tf.Module):
         joint._to_track = self  # so that joint.trainable_variables lists the parameters
         return joint
 
-    def linear_predictor(self, effects: Sequence[tf.Tensor], features: Features) -> tf.Tensor:
+    def linear_predictor(self, effects: Sequence[Tensor], features: Features) -> Tensor:
         """``[chains, rows]`` from effects of shape ``[chains, levels, columns]``."""
         terms = [
             tf.reduce_sum(tf.gather(u, features[f.name], axis=-2) * features[f"z({f.name})"], -1)
@@ -177,8 +148,12 @@ class LinearMixedEffectModel(tf.Module):
             self.residual_sd.assign(np.float32(values["sd(residual)"]))
 
 
-def features_of(design: Design) -> dict[str, tf.Tensor]:
-    """A design's arrays on the device: what `LinearMixedEffectModel` calls features."""
+def features_of(design: Design) -> dict[str, Tensor]:
+    """A design's arrays on the device: what `LinearMixedEffectModel` calls features.
+
+    ``"fixed"`` ``[rows, fixed]``, ``"offset"`` ``[rows]``; per factor its codes ``[rows]`` and, as
+    ``"z(name)"``, what multiplies its effects ``[rows, columns]``; of a binomial ``"trials"``.
+    """
     features = {f.name: tf.constant(f.codes) for f in design.factors}
     features |= {f"z({f.name})": tf.constant(f.z, tf.float32) for f in design.factors}
     if design.response.ndim == 2:
@@ -220,62 +195,57 @@ def _positive(name: str) -> tfp.util.TransformedVariable:
 class Theta(NamedTuple):
     """The parameters of a model with random intercepts."""
 
-    beta: tf.Tensor  # [fixed]
-    log_sigma: tf.Tensor  # [factors], logarithms of the sds of the effects
-    auxiliary: tf.Tensor  # [auxiliary], the family's own; of a Gaussian log sd(residual)
+    beta: Tensor  # [fixed]
+    log_sigma: Tensor  # [factors], logarithms of the sds of the effects
+    auxiliary: Tensor  # [auxiliary], the family's own; of a Gaussian log sd(residual)
 
 
 @dataclass(frozen=True, eq=False)
 class Data:
     """A design with random intercepts, as tensors: ``eta = offset + X beta + sum_k Z_k u_k``.
 
-    Effects are ``[levels, chains]``, one such tensor a factor, and whatever belongs to rows is
-    ``[rows, chains]``. No Z is ever built: row i of ``Z u`` is ``u[codes[i]]``.
+    Effects are ``[levels, chains]``, one such tensor a factor. No Z is ever built: row i of
+    ``Z u`` is ``u[codes[i]]``.
     """
 
     family: Family
-    y: tf.Tensor  # [rows, 1]
-    X: tf.Tensor  # [rows, fixed]
-    offset: tf.Tensor  # [rows, 1]
-    codes: list[tf.Tensor]  # [rows] a factor
+    y: Tensor  # [rows, 1]
+    X: Tensor  # [rows, fixed]
+    offset: Tensor  # [rows, 1]
+    codes: list[Tensor]  # [rows] a factor
     levels: list[int]
     moves: list[directions.Translation]  # directions that no rating sees, between two factors
     freed: list[directions.Freed]  # fixed effects that are constant within a factor's levels
 
-    def rows_of(self, k: int, u: tf.Tensor) -> tf.Tensor:
+    def to_rows(self, k: int, u: Tensor) -> Tensor:
         """``Z_k u``, ``[rows, ...]`` from ``[levels, ...]``."""
         return tf.gather(u, self.codes[k])
 
-    def levels_of(self, k: int, r: tf.Tensor) -> tf.Tensor:
-        """``Z_k' r``: sums over each level's rows, ``[levels, ...]`` from ``[rows, ...]``."""
+    def to_levels(self, k: int, r: Tensor) -> Tensor:
+        """``Z_k' r``, sums over each level's rows: ``[levels, ...]`` from ``[rows, ...]``."""
         return tf.math.unsorted_segment_sum(r, self.codes[k], self.levels[k])
 
-    def eta(self, theta: Theta, u: Sequence[tf.Tensor]) -> tf.Tensor:
+    def eta(self, theta: Theta, u: Sequence[Tensor]) -> Tensor:
         """The linear predictor, ``[rows, chains]``."""
         fixed = self.offset + tf.linalg.matvec(self.X, theta.beta)[:, tf.newaxis]
-        return fixed + tf.add_n([self.rows_of(k, u_k) for k, u_k in enumerate(u)])
+        return fixed + tf.add_n([self.to_rows(k, u_k) for k, u_k in enumerate(u)])
 
-    def log_density(self, eta: tf.Tensor, auxiliary: tf.Tensor) -> tf.Tensor:
+    def log_density(self, eta: Tensor, auxiliary: Tensor) -> Tensor:
         """``log p(y | u)`` row by row, ``[rows, chains]``, whatever the distribution."""
         return self.family.distribution(eta, auxiliary).log_prob(self.y)
 
 
 def data_of(design: Design) -> Data:
-    """A design's `Data`. Raises ValueError if a factor has effects besides its intercept."""
+    """A design's `Data`. Raises ValueError if a factor has more effects than its intercept."""
     slopes = [f.name for f in design.factors if not f.intercept_only]
     if slopes:
         raise ValueError(f"core: expected random intercepts only, got slopes of {slopes}")
     family, y = design.family.given(tf.constant(design.response[:, np.newaxis], tf.float32))
-    return Data(
-        family,
-        y,
-        tf.constant(design.fixed, tf.float32),
-        tf.constant(design.offset[:, np.newaxis], tf.float32),
-        [tf.constant(factor.codes) for factor in design.factors],
-        [factor.levels for factor in design.factors],
-        directions.translations(design),
-        [directions.freed(design, factor) for factor in design.factors],
-    )
+    X, offset = (tf.constant(x, tf.float32) for x in (design.fixed, design.offset[:, np.newaxis]))
+    codes, levels = zip(*((tf.constant(f.codes), f.levels) for f in design.factors), strict=True)
+    freed = [directions.freed(design, factor) for factor in design.factors]
+    moves = directions.translations(design)
+    return Data(family, y, X, offset, list(codes), list(levels), moves, freed)
 
 
 def theta_of(design: Design, parameters: Mapping[str, float] | pd.Series) -> Theta:
