@@ -12,12 +12,11 @@ likelihood, and however theta was found. Coordinates are beta, log sigma and aux
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from lmmbook._tensorflow.quiet import quiet_log
 from lmmbook.core.m_step import gradient_and_hessian
-from lmmbook.core.model import Data, Tensor, Theta, parameters_of
+from lmmbook.core.model import Data, Effects, Tensor, Theta, parameters_of
 from lmmbook.formula.design import Design
 
 import numpy as np
@@ -51,30 +50,28 @@ def least_information(data: Data, theta: Theta, curvature: list[Tensor]) -> Para
     """
     told = np.array([np.sum(c) for c in curvature])  # by all rows, of a level that all eta share
     variance = np.exp(2 * theta.log_sigma.numpy())
-    A = np.full((len(data.levels), theta.beta.shape[0]), np.inf)  # effects of their mean, W beta
-    for k, freed in enumerate(data.freed):
-        A[k, list(freed.fixed)] = (freed.weights**2).sum(0) / variance[k]
+    A = np.stack([(W**2).sum(0) / v for W, v in zip(data.W, variance, strict=True)])
+    A[A == 0] = np.inf  # effects that have no such mean
     B = told[0] * np.mean(data.X.numpy() ** 2, axis=0)
-    share = np.where(A == A.min(0), B / (A + B), 0.0)  # in one factor, if in any
-    C = [np.zeros((levels, len(B)), np.float32) for levels in data.levels]
-    for k, freed in enumerate(data.freed):
-        C[k][:, list(freed.fixed)] = freed.weights * share[k, list(freed.fixed)]
-    a = 2.0 * np.array(data.levels) / (2.0 * np.array(data.levels) + variance * told)
-    return Parametrisation([tf.constant(C_k) for C_k in C], tf.constant(a, tf.float32))
+    share = np.where(A.min(0) == A, B / (A + B), 0.0)  # in one factor, if in any
+    C = [tf.constant(W * h, tf.float32) for W, h in zip(data.W, share, strict=True)]
+    prior = 2.0 * np.array(data.levels)  # of log sigma
+    return Parametrisation(C, tf.constant(prior / (prior + variance * told), tf.float32))
 
 
 def score_and_information(
-    data: Data, theta: Theta, u: Sequence[Tensor], held: Parametrisation
+    data: Data, theta: Theta, u: Effects, held: Parametrisation
 ) -> tuple[Tensor, Tensor]:
     """s of each chain's draw ``[chains, coordinates]``, and the mean of their J."""
     fixed = data.offset + tf.linalg.matvec(data.X, theta.beta)[:, tf.newaxis]  # [rows, 1]
+    sizes = [x.shape[0] for x in theta]
     X_left = data.X - tf.add_n([data.to_rows(k, C) for k, C in enumerate(held.C)])
 
     def of_one_draw(u: list[Tensor]) -> tuple[Tensor, Tensor]:  # each [levels]
         Zu = [data.to_rows(k, u_k)[:, tf.newaxis] for k, u_k in enumerate(u)]
 
         def complete_log_density(change: Tensor) -> Tensor:  # of theta, [coordinates]
-            beta, log_sigma, auxiliary = tf.split(change, [x.shape[0] for x in theta])
+            beta, log_sigma, auxiliary = tf.split(change, sizes)
             by = tf.exp(held.a * log_sigma)  # what u is multiplied by
             eta = fixed + tf.linalg.matvec(X_left, beta)[:, tf.newaxis]
             eta += tf.add_n([by[k] * Zu_k for k, Zu_k in enumerate(Zu)])
@@ -86,9 +83,7 @@ def score_and_information(
                 total += tf.reduce_sum(prior.log_prob(moved) + held.a[k] * log_sigma[k])
             return total
 
-        gradient, hessian = gradient_and_hessian(
-            complete_log_density, sum(x.shape[0] for x in theta)
-        )
+        gradient, hessian = gradient_and_hessian(complete_log_density, sum(sizes))
         return gradient, -hessian
 
     by_chain = [tf.transpose(u_k) for u_k in u]
@@ -99,7 +94,7 @@ def score_and_information(
 class Certificate(NamedTuple):
     """What is known of the maximum from where theta is."""
 
-    table: pd.DataFrame  # step, its mcse, and std_error; of an sd those of its logarithm
+    table: pd.DataFrame  # estimate, step, mcse of the step, std_error; an sd's are of its logarithm
     distance: float  # the largest |step| / std_error; infinite if I is not known to be definite
     converged: bool  # whether every |step| + 2 mcse is at most CLOSE std_error
     step: np.ndarray  # [coordinates], to the maximum
@@ -107,7 +102,7 @@ class Certificate(NamedTuple):
 
 def certify(design: Design, theta: Theta, score: np.ndarray, J: np.ndarray) -> Certificate:
     """Judge theta by ``score`` ``[draws, chains, coordinates]`` and the mean J of draws at it."""
-    size, names = len(J), list(parameters_of(design, theta))
+    size, values = len(J), pd.Series(parameters_of(design, theta))
     free = size if design.family.estimated else size - design.family.auxiliary
     s, J = score[..., :free].astype(float), J[:free, :free].astype(float)
     mean, apart = s.mean((0, 1)), s - s.mean((0, 1))
@@ -117,29 +112,31 @@ def certify(design: Design, theta: Theta, score: np.ndarray, J: np.ndarray) -> C
     noise = 3 * np.sqrt(2 / np.min(ess))  # of a share; there are only so many draws
     definite = np.linalg.eigvalsh(J)[0] > 0
     if not (definite and linalg.eigh(I, J, eigvals_only=True)[0] > max(SINGULAR, noise)):
-        unknown = pd.DataFrame(np.nan, names, ["step", "mcse", "std_error"])
+        unknown = pd.DataFrame({"estimate": values}).assign(
+            step=np.nan, mcse=np.nan, std_error=np.nan
+        )
         return Certificate(unknown, np.inf, False, np.zeros(size))
     step = np.linalg.solve(I, mean)
     # What each draw adds to the step, to first order: by its score, and by Louis' variance.
     added = (s + apart * (apart @ step)[..., np.newaxis])[: len(s) // BATCHES * BATCHES]
     batches = added.reshape(BATCHES, -1, s.shape[1], free).mean(1).reshape(-1, free)
     D = jacobian(design, theta)[:, :free] @ np.linalg.inv(I)
-    table = pd.DataFrame({"step": D @ mean}, names)
+    table = pd.DataFrame({"estimate": values, "step": D @ mean})
     table["mcse"] = np.sqrt(np.diag(D @ np.cov(batches.T) @ D.T) / len(batches))
     table["std_error"] = np.sqrt(np.diag(D @ I @ D.T))
-    table = table.where(table["std_error"] > 0)  # NaN for an sd that is fixed
-    away, noise = table["step"].abs() / table["std_error"], table["mcse"] / table["std_error"]
-    close = bool((away + 2 * noise).max() <= CLOSE)
-    return Certificate(table, float(away.max()), close, np.pad(step, (0, size - free)))
+    away = table["step"].abs() / table["std_error"]  # NaN for an sd that is fixed
+    reach = away + 2 * table["mcse"] / table["std_error"]
+    step = np.pad(step, (0, size - free))
+    return Certificate(table, float(away.max()), bool(reach.max() <= CLOSE), step)
 
 
 def jacobian(design: Design, theta: Theta) -> np.ndarray:
     """Reported parameters, sds as logarithms, by coordinates: ``[parameters, coordinates]``."""
     at, cuts = np.concatenate(theta), np.cumsum([len(x) for x in theta])[:2]
 
-    def reported(point: np.ndarray) -> np.ndarray:
-        values = parameters_of(design, Theta(*np.split(point, cuts)))
-        return np.array([np.log(v) if n.startswith("sd(") else v for n, v in values.items()])
+    def reported(x: np.ndarray) -> np.ndarray:
+        values = parameters_of(design, Theta(*np.split(x, cuts))).items()
+        return np.array([np.log(v) if name.startswith("sd(") else v for name, v in values])
 
     h = 1e-4 * np.eye(len(at))
-    return np.stack([(reported(at + e) - reported(at - e)) / 2e-4 for e in h], axis=1)
+    return np.stack([reported(at + e) - reported(at - e) for e in h], axis=1) / 2e-4

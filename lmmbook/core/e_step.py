@@ -1,30 +1,24 @@
 """The E-step: Hamiltonian Monte Carlo over the random effects, at fixed parameters.
 
-Chapter 03. Given the parameters, the random effects have a conditional distribution (their
-posterior). The E-step draws from it with several independent chains side by side: all effects
-jointly (`run`), or, much faster, one factor at a time with its levels as a batch (`sweep`).
+Chapter 03. It draws from their conditional distribution with several independent chains side by
+side: all effects jointly (`run`), or, much faster, a factor's levels as a batch (`sweep`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from lmmbook._tensorflow.processes import check_not_forked
 from lmmbook._tensorflow.randomness import fast_random, normal, split_seed, uniform
-from lmmbook.core.model import Data, Tensor, Theta
+from lmmbook.core.model import Data, Effects, LogProb, Parameters, Tensor, Theta
 from lmmbook.families.gaussian import Gaussian
 from lmmbook.formula import covariance
 from lmmbook.formula.design import Design
 from lmmbook.formula.invariances.directions import Translation
 
 import numpy as np
-import pandas as pd
 import tensorflow as tf
 import tensorflow_probability as tfp
-
-Effects = Sequence[Tensor]
-TargetLogProb = Callable[..., Tensor]
 
 TARGET_ACCEPTANCE = 0.8  # between the 0.65 that is best in theory and the safety of small steps
 LEAPFROG_STEPS = 2  # of a level; together a quarter turn, which forgets a normal's start
@@ -38,12 +32,11 @@ class EStep(NamedTuple):
     target_log_prob: Tensor  # log density of the last draw, [chains]
 
 
-def step_scales(design: Design, parameters: Mapping[str, float] | pd.Series) -> list[Tensor]:
+def step_scales(design: Design, parameters: Parameters) -> list[Tensor]:
     """One relative step size an effect: its conditional sd when all others are held fixed.
 
-    A level with many ratings is known well, so its posterior is narrow and needs small steps. For a
-    Gaussian likelihood and an intercept alone, ``1 / sqrt(count / residual_sd**2 + 1 / sd**2)``.
-    Returns ``[levels, columns]`` float32 a factor.
+    A level with many ratings is known well, and needs small steps. With an intercept alone it is
+    ``1 / sqrt(count / residual_sd**2 + 1 / sd**2)``. ``[levels, columns]`` float32 a factor.
     """
     scales = []
     for factor in design.factors:
@@ -55,19 +48,14 @@ def step_scales(design: Design, parameters: Mapping[str, float] | pd.Series) -> 
 
 
 def run(
-    target_log_prob: TargetLogProb,  # log density [chains] of effects, at the current parameters
-    effects: Effects,  # [chains, levels, columns] a factor
-    scales: Effects,  # [levels, columns] a factor
-    step_size: Tensor,  # a leapfrog step of level l is ``step_size * scales[l]``
-    num_leapfrog_steps: int,
-    num_steps: int,
-    seed: Tensor,
-) -> EStep:
-    """Take ``num_steps`` HMC transitions with every chain.
+    target_log_prob: LogProb, effects: Effects, scales: Effects, step_size: Tensor,
+    num_leapfrog_steps: int, num_steps: int, seed: Tensor,
+) -> EStep:  # fmt: skip
+    """Take ``num_steps`` HMC transitions of effects ``[chains, levels, columns]``, all at once.
 
-    The kernel is bootstrapped here, on every call. Its results cache the log density and gradient
-    of the current state, and after an M-step those of the last call belong to the old parameters. A
-    common jitter of 20% keeps trajectories from falling into step with a period of the target.
+    A leapfrog step of a level is ``step_size * scale``; a common jitter keeps trajectories from
+    falling into step with a period of the target. The kernel is bootstrapped on every call: its
+    results cache the log density, and after an M-step the old ones belong to the old parameters.
     """
     check_not_forked("e_step.run")
     seeds = split_seed(seed, n=num_steps + 1)
@@ -88,11 +76,8 @@ def run(
         return i + 1, effects, results, acceptance + tf.reduce_mean(probability) / num_steps
 
     start = list(effects)
-    _, drawn, results, acceptance = tf.while_loop(
-        lambda i, *_: i < num_steps,
-        transition,
-        (0, start, kernel(tf.constant(0)).bootstrap_results(start), tf.constant(0.0)),
-    )
+    first = (0, start, kernel(tf.constant(0)).bootstrap_results(start), tf.constant(0.0))
+    _, drawn, results, acceptance = tf.while_loop(lambda i, *_: i < num_steps, transition, first)
     return EStep(drawn, acceptance, results.accepted_results.target_log_prob)
 
 
@@ -106,8 +91,7 @@ def sweep(
 ) -> tuple[list[Tensor], Tensor, Tensor]:
     """Update every factor once by HMC, then draw along every direction that no rating sees.
 
-    ``curvature`` as from `curvatures`. Returns u, the eta that belongs to it, and the mean
-    acceptance probability over the factors.
+    ``curvature`` as from `curvatures`. Returns u, its eta, and the mean acceptance probability.
     """
     u, accepted = list(u), []
     seeds = split_seed(seed, n=len(u) + len(data.moves))
@@ -124,9 +108,8 @@ def update_levels(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One HMC transition of factor k, in which every level proposes and decides for itself.
 
-    Given the other factors its levels are independent. So the log density is ``[levels, chains]``,
-    and so are the accept decisions. ``eta`` belongs to ``u``. Returns the new two, and acceptance
-    probabilities ``[levels, chains]``.
+    Given the other factors its levels are independent: log density and accept decisions are
+    ``[levels, chains]``. Returns new u, the eta that belongs to it, and acceptance probabilities.
     """
     # On a normal target HMC's path is a circle; in units of the conditional sd the angle is time.
     conditional_sd = tf.math.rsqrt(curvature + tf.exp(-2.0 * theta.log_sigma[k]))  # [levels, 1]
@@ -143,11 +126,11 @@ def update_levels(
     return moved, eta + data.to_rows(k, moved - u), acceptance
 
 
-def level_log_density(data: Data, theta: Theta, k: int, u: Tensor, eta: Tensor) -> TargetLogProb:
+def level_log_density(data: Data, theta: Theta, k: int, u: Tensor, eta: Tensor) -> LogProb:
     """``log p(u_k | y, all other effects)``, ``[levels, chains]``, up to a constant.
 
-    For a Gaussian family it is a quadratic that knows two numbers a level, how many ratings it has
-    and the sum of what the others leave of them: leapfrog steps touch no row.
+    For a Gaussian family it is a quadratic with two numbers a level, the count of its ratings and
+    the sum of what the other effects leave of them: leapfrog steps touch no row.
     """
     # The chain starts at u, but where it came from is a constant: HMC differentiates in v alone.
     u, eta = tf.stop_gradient(u), tf.stop_gradient(eta)
@@ -172,17 +155,12 @@ def level_log_density(data: Data, theta: Theta, k: int, u: Tensor, eta: Tensor) 
 def curvatures(data: Data, theta: Theta, eta: Tensor) -> list[Tensor]:
     """What a level's rows tell of its effect, ``Z'W 1``: ``[levels, 1]`` a factor.
 
-    W is minus the second derivative of a row's log density in eta, averaged over the chains. It
-    shapes HMC's steps, and must not change while draws are kept: steps that depend on where the
-    chains are would leave another distribution in place.
+    W is minus the second derivative of a row's log density in eta, averaged over the chains. While
+    draws are kept it must not change: steps that depend on where chains are draw from another law.
     """
-    with tf.GradientTape() as outer:
-        outer.watch(eta)
-        with tf.GradientTape() as inner:
-            inner.watch(eta)
-            total = tf.reduce_sum(data.log_density(eta, theta.auxiliary))
-        first = inner.gradient(total, eta)  # no row depends on another row's eta
-    second = outer.gradient(first, eta)
+    derivative = tfp.math.value_and_gradient  # of sums: no row depends on another row's eta
+    first = lambda at: derivative(lambda x: data.log_density(x, theta.auxiliary), at)[1]  # noqa: E731
+    second = derivative(first, eta)[1]
     weight = tf.maximum(-tf.reduce_mean(second, axis=1, keepdims=True), 0.0)  # [rows, 1]
     return [data.to_levels(k, weight) for k in range(len(data.levels))]
 
@@ -190,15 +168,13 @@ def curvatures(data: Data, theta: Theta, eta: Tensor) -> list[Tensor]:
 def group_move(theta: Theta, move: Translation, u: Effects, seed: Tensor) -> list[Tensor]:
     """Add d to one factor's effects, take it from another's: an exact draw of d.
 
-    A department up, its instructors down: no eta changes, so the ratings have no say, and d is
-    normal by the two priors alone, for any likelihood (Liu & Sabatti 2000). For each group of m
-    inner and n outer levels that move together, and each chain, it has
+    A department up, its instructors down: no eta changes, so by the two priors alone d is normal,
+    for any likelihood (Liu & Sabatti 2000). For m inner and n outer levels that move together
 
         precision = m / sigma_inner^2 + n / sigma_outer^2
         mean = (sum of inner u / sigma_inner^2 - sum of outer u / sigma_outer^2) / precision
     """
-    u = list(u)
-    precision, pull = 0.0, 0.0
+    u, precision, pull = list(u), 0.0, 0.0
     sides = ((move.inner[0], move.groups_inner, -1.0), (move.outer[0], move.groups_outer, 1.0))
     for k, groups, sign in sides:
         weight = tf.exp(-2.0 * theta.log_sigma[k])

@@ -6,12 +6,10 @@ the mean of those iterates; then frozen parameters, draws and a certificate.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
 
 from lmmbook.core import certificate, e_step, m_step
-from lmmbook.core.model import Data, Tensor, Theta, data_of, parameters_of
+from lmmbook.core.model import Data, Theta, data_of, parameters_of
 from lmmbook.formula.design import Design
 
 import numpy as np
@@ -26,78 +24,61 @@ LONGEST_STEP = 0.5  # of any log sigma, in a Newton step
 FAR = 1.0  # standard errors; from further away a Newton step is only a direction
 
 
-class Fit(NamedTuple):
-    """What `fit` returns."""
-
-    parameters: pd.DataFrame  # estimate, std_error, mcse; the errors of an sd: of its logarithm
-    distance: float  # from the maximum in standard errors, before the last, short step
-    converged: bool
-    draws: dict[str, np.ndarray]  # effects of each factor, [draws, levels, chains]
-
-
-def em_sweep(
-    data: Data, theta: Theta, u: list[Tensor], gain: Tensor, seed: Tensor
-) -> tuple[Theta, list[Tensor]]:
-    """One iteration: every effect drawn anew, and an M-step."""
-    eta = data.eta(theta, u)
-    curvature = e_step.curvatures(data, theta, eta)
-    u, eta, _ = e_step.sweep(data, theta, u, eta, curvature, seed)
-    return m_step.em_step(data, theta, u, eta, gain)
-
-
 class MCEM:
-    """Parameters, draws of the effects that belong to them, and what moves both.
+    """Parameters ``theta``, effects ``u``, ``eta``, ``curvature``: what belongs together.
 
     By default as many chains as the smallest factor needs: few levels and few chains are noise.
     """
 
     def __init__(self, design: Design, seed: int, chains: int | None = None) -> None:
         self.design, self.data, self.seed, self.sweeps = design, data_of(design), seed, 0
+        names = (e_step.curvatures, e_step.sweep, m_step.em_step, certificate.score_and_information)
+        self._eta, self._curvatures, self._sweep, self._em_step, self._score = (
+            tf.function(partial(function, self.data), jit_compile=True, autograph=False)
+            for function in (Data.eta, *names)
+        )
         chains = chains or int(np.clip(100 // min(self.data.levels), 8, 64))
         self.u = [tf.zeros([levels, chains]) for levels in self.data.levels]
         intercept, auxiliary = design.family.start(design.response)
         beta = np.linalg.lstsq(design.fixed, intercept - design.offset, rcond=None)[0]
-        start = beta, np.zeros(len(self.u)), auxiliary
-        self.theta = Theta(*(tf.constant(x, tf.float32) for x in start))
-        told = np.sum(self._curvature()[0]) / design.rows  # by a row, of eta: 1 / variance
-        self.theta = self.theta._replace(log_sigma=self.theta.log_sigma + np.log(0.5 / told**0.5))
-        self._em_sweep = self._compiled(em_sweep)
-        self._sweep = self._compiled(e_step.sweep)
-        self._score = self._compiled(certificate.score_and_information)
+        self.set(Theta(beta, np.zeros(len(self.u)), auxiliary))
+        told = np.sum(self.curvature[0]) / design.rows  # by a row, of eta: 1 / variance
+        self.set(self.theta._replace(log_sigma=np.full(len(self.u), np.log(0.5 / told**0.5))))
 
-    def _compiled(self, function: Callable) -> Callable:
-        return tf.function(partial(function, self.data), jit_compile=True, autograph=False)
+    def set(self, theta: Theta) -> None:
+        """Put other parameters in place, and what depends on them."""
+        self.theta = Theta(*(tf.cast(x, tf.float32) for x in theta))
+        self.eta = self._eta(self.theta, self.u)
+        self.curvature = self._curvatures(self.theta, self.eta)
 
-    def _curvature(self) -> list[Tensor]:
-        return e_step.curvatures(self.data, self.theta, self.data.eta(self.theta, self.u))
-
-    def _next_seed(self) -> Tensor:
+    def sweep(self) -> None:
+        """The E-step: every effect drawn anew."""
         self.sweeps += 1
-        return tf.constant([self.seed, self.sweeps])
+        seed = tf.constant([self.seed, self.sweeps])
+        self.u, self.eta, _ = self._sweep(self.theta, self.u, self.eta, self.curvature, seed)
 
     def em(self, gains: np.ndarray = GAINS) -> pd.DataFrame:
-        """EM iterations with these gains, and the mean of the last; the parameters after each."""
+        """EM iterations with these gains, then the mean of the last; the parameters after each."""
         walk = []
         for gain in tf.constant(gains, tf.float32):
-            self.theta, self.u = self._em_sweep(self.theta, self.u, gain, self._next_seed())
-            walk.append(self.theta)
-        self.theta = Theta(*(tf.add_n(x) / len(x) for x in zip(*walk[-AVERAGED:], strict=True)))
+            self.sweep()
+            theta, self.u = self._em_step(self.theta, self.u, self.eta, gain)
+            self.set(theta)
+            walk.append(theta)
+        self.set(Theta(*(np.mean(x, axis=0) for x in zip(*walk[-AVERAGED:], strict=True))))
         return pd.DataFrame([parameters_of(self.design, theta) for theta in walk])
 
     def measure(self, draws: int) -> tuple[certificate.Certificate, list[np.ndarray]]:
         """The certificate of the present parameters, and draws ``[draws, levels, chains]``."""
-        curvature, eta = self._curvature(), self.data.eta(self.theta, self.u)
-        held = certificate.least_information(self.data, self.theta, curvature)
-        every = -(-draws * eta.shape[1] // KEPT)
+        held = certificate.least_information(self.data, self.theta, self.curvature)
         scores, J, kept = [], [], []
         for i in range(-SETTLE, draws):
-            given = self.theta, self.u, eta, curvature, self._next_seed()
-            self.u, eta, _ = self._sweep(*given)
+            self.sweep()
             if i >= 0:
                 score, information = self._score(self.theta, self.u, held)
                 scores.append(score.numpy())
                 J.append(information.numpy())
-            if i >= 0 and i % every == 0:
+            if i >= 0 and i % -(-draws * self.eta.shape[1] // KEPT) == 0:
                 kept.append([u.numpy() for u in self.u])
         found = certificate.certify(self.design, self.theta, np.stack(scores), np.mean(J, axis=0))
         return found, [np.stack(u) for u in zip(*kept, strict=True)]
@@ -105,25 +86,17 @@ class MCEM:
     def advance(self, step: np.ndarray) -> None:
         """A Newton step ``[coordinates]``, or as much of it as is not too long."""
         parts = np.split(step, np.cumsum([len(x) for x in self.theta])[:2])
-        parts = [part / max(1.0, np.abs(parts[1]).max() / LONGEST_STEP) for part in parts]
-        self.theta = Theta(*(x + np.float32(d) for x, d in zip(self.theta, parts, strict=True)))
+        damped = 1.0 / max(1.0, np.abs(parts[1]).max() / LONGEST_STEP)
+        self.set(Theta(*(x + damped * d for x, d in zip(self.theta, parts, strict=True))))
 
 
-def fit(design: Design, seed: int, chains: int | None = None, max_sweeps: int = 8000) -> Fit:
-    """Fit a model with random intercepts by Monte Carlo EM. Chapter 04.
+def fit(
+    design: Design, seed: int, chains: int | None = None, max_sweeps: int = 8000
+) -> tuple[certificate.Certificate, list[np.ndarray]]:
+    """Fit a model with random intercepts, or raise ValueError if it has slopes. Chapter 04.
 
-    Where a sigma is zero at the maximum EM never arrives, and ``converged`` stays False. Raises
-    ValueError if there are slopes.
-
-    Examples
-    --------
-    >>> from lmmbook.formula import build_design
-    >>> data, _ = lmm.simulate.crossed(300, {"g": (30, 0.5)}, seed=0)
-    >>> found = fit(build_design("y ~ x + (1|g)", data), seed=0)
-    >>> exact = lmm.exact.fit("y ~ x + (1|g)", data).parameters
-    >>> apart = np.abs(found.parameters["estimate"] - exact["estimate"])
-    >>> found.converged, bool((apart < 0.2 * exact["std_error"]).all())
-    (True, True)
+    Returns the certificate, and draws of the effects, ``[draws, levels, chains]`` a factor. Where a
+    sigma is zero at the maximum EM never arrives, and ``converged`` stays False.
     """
     run, draws = MCEM(design, seed, chains), DRAWS
     run.em()
@@ -135,7 +108,5 @@ def fit(design: Design, seed: int, chains: int | None = None, max_sweeps: int = 
             run.em()
         found, kept = run.measure(draws)
     run.advance(found.step)  # it is short: what is left is Monte Carlo error
-    table = pd.DataFrame({"estimate": parameters_of(design, run.theta)})
-    table = table.join(found.table[["std_error", "mcse"]])
-    named = dict(zip((factor.name for factor in design.factors), kept, strict=True))
-    return Fit(table, found.distance, found.converged, named)
+    table = found.table.assign(estimate=pd.Series(parameters_of(design, run.theta)))
+    return found._replace(table=table), kept

@@ -1,16 +1,15 @@
 """The model: parameters that train, and the joint distribution that they index.
 
-Chapter 02. ``LinearMixedEffectModel`` holds the parameters; calling it with the features of some
-rows gives a TensorFlow Probability joint distribution over the random effects and the ratings of
-those rows. It does not know how it is fitted. `Data` and `Theta`, at the end, are the same model
-with random intercepts only, as plain tensors: what the compiled steps of the next chapters pass on.
+Chapter 02. ``LinearMixedEffectModel``, called with the features of some rows, gives a joint
+distribution over the random effects and the ratings of those rows. `Data` and `Theta`, at the end,
+are the model with random intercepts as plain tensors, which the compiled steps to come pass on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from lmmbook._tensorflow.processes import check_not_forked
 from lmmbook.families.base import Family
@@ -28,8 +27,11 @@ import tensorflow_probability as tfp
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
-Tensor = tf.Tensor
-Features = Mapping[str, Tensor]
+Tensor: TypeAlias = tf.Tensor
+Effects: TypeAlias = Sequence[Tensor]  # one a factor
+Features: TypeAlias = Mapping[str, Tensor]
+LogProb: TypeAlias = Callable[..., Tensor]
+Parameters: TypeAlias = Mapping[str, float] | pd.Series  # by name
 
 
 class LinearMixedEffectModel(tf.Module):
@@ -45,14 +47,9 @@ class LinearMixedEffectModel(tf.Module):
     Examples
     --------
     >>> from lmmbook.formula import build_design
-    >>> data = pd.DataFrame({"y": [1.0, 2.0, 3.0, 5.0], "g": ["a", "b", "b", "a"]})
-    >>> design = build_design("y ~ 1 + (1|g)", data)
-    >>> model = LinearMixedEffectModel(design)
-    >>> list(model.parameters())
-    ['Intercept', 'sd(g)', 'sd(residual)']
-    >>> effects, ratings = model(features_of(design)).sample(seed=0)
-    >>> tuple(effects.shape), tuple(ratings.shape)
-    ((2, 1), (4,))
+    >>> design = build_design("y ~ 1 + (1|g)", pd.DataFrame({"y": [1, 2, 4], "g": list("abb")}))
+    >>> [len(x) for x in LinearMixedEffectModel(design)(features_of(design)).sample(seed=0)]
+    [2, 3]
     """
 
     def __init__(self, design: Design) -> None:
@@ -74,15 +71,12 @@ class LinearMixedEffectModel(tf.Module):
     def __call__(self, features: Features) -> tfd.JointDistributionSequential:
         """The joint distribution of the random effects and the ratings of some rows.
 
-        ``features`` as from `features_of`. It is over ``(u_1, ..., u_K, ratings)``, with ``u_k`` of
-        shape ``[levels, columns]`` and ratings ``[rows]``. Chains come first, ``[chains, levels,
-        columns]``, as TensorFlow Probability wants them; in the level-by-level `sweep`, last.
+        It is over ``(u_1, ..., u_K, ratings)``, with ``u_k`` ``[levels, columns]`` and ratings
+        ``[rows]``. Chains come first here, ``[chains, levels, columns]``, as TFP wants them.
         """
         check_not_forked("LinearMixedEffectModel")
-        random_effects = [
-            _prior(scales, factor.levels)
-            for scales, factor in zip(self.scales, self.factors, strict=True)
-        ]
+        pairs = zip(self.scales, self.factors, strict=True)
+        random_effects = [_prior(scales, factor.levels) for scales, factor in pairs]
 
         def ratings(*latest_first: Tensor) -> tfd.Distribution:
             loc = self.linear_predictor(latest_first[::-1], features)
@@ -97,7 +91,7 @@ class LinearMixedEffectModel(tf.Module):
         joint._to_track = self  # so that joint.trainable_variables lists the parameters
         return joint
 
-    def linear_predictor(self, effects: Sequence[Tensor], features: Features) -> Tensor:
+    def linear_predictor(self, effects: Effects, features: Features) -> Tensor:
         """``[chains, rows]`` from effects of shape ``[chains, levels, columns]``."""
         terms = [
             tf.reduce_sum(tf.gather(u, features[f.name], axis=-2) * features[f"z({f.name})"], -1)
@@ -108,11 +102,11 @@ class LinearMixedEffectModel(tf.Module):
 
     def graph(self, features: Features) -> list[tuple[str, tuple[str, ...]]]:
         """The joint distribution's structure: each variable with the variables it depends on."""
-        names = [f"u({f.name})" for f in self.factors]
-        resolved = self(features).resolve_graph()
+        names = [*(f"u({f.name})" for f in self.factors), "ratings"]
+        pairs = zip(names, self(features).resolve_graph(), strict=True)
         return [
-            (name, tuple(reversed(names[: len(parents)])) if parents else ())
-            for name, (_, parents) in zip([*names, "ratings"], resolved, strict=True)
+            (name, tuple(names[len(parents) - 1 :: -1] if parents else ()))
+            for name, (_, parents) in pairs
         ]
 
     def parameters(self) -> dict[str, float]:
@@ -124,14 +118,14 @@ class LinearMixedEffectModel(tf.Module):
                 lower = np.atleast_2d(tf.convert_to_tensor(scale).numpy().astype(float))
                 matrix[np.ix_(block, block)] = lower @ lower.T
             matrices.append(matrix)
-        if isinstance(self.family, Gaussian):
-            auxiliary = np.log([float(tf.convert_to_tensor(self.residual_sd))])
-        else:
-            auxiliary = self.auxiliary.numpy().astype(float)
-        beta = self.beta.numpy().astype(float)
+        gaussian = isinstance(self.family, Gaussian)
+        own = (
+            np.log([float(tf.convert_to_tensor(self.residual_sd))]) if gaussian else self.auxiliary
+        )
+        beta, auxiliary = np.array(self.beta, float), np.array(own, float)
         return covariance.name_values(self.design, beta, matrices, auxiliary)
 
-    def assign(self, parameters: Mapping[str, float] | pd.Series) -> None:
+    def assign(self, parameters: Parameters) -> None:
         """Set every parameter, by the names that `parameters` uses."""
         values = dict(parameters)
         if isinstance(self.family, Gaussian) and self.family.sd is not None:
@@ -154,30 +148,22 @@ def features_of(design: Design) -> dict[str, Tensor]:
     ``"fixed"`` ``[rows, fixed]``, ``"offset"`` ``[rows]``; per factor its codes ``[rows]`` and, as
     ``"z(name)"``, what multiplies its effects ``[rows, columns]``; of a binomial ``"trials"``.
     """
-    features = {f.name: tf.constant(f.codes) for f in design.factors}
-    features |= {f"z({f.name})": tf.constant(f.z, tf.float32) for f in design.factors}
+    numbers = {f"z({f.name})": f.z for f in design.factors}
+    numbers |= {"fixed": design.fixed, "offset": design.offset}
     if design.response.ndim == 2:
-        features["trials"] = tf.constant(design.response[:, 1], tf.float32)
-    return features | {
-        "fixed": tf.constant(design.fixed, tf.float32),
-        "offset": tf.constant(design.offset, tf.float32),
-    }
+        numbers["trials"] = design.response[:, 1]
+    codes = {f.name: tf.constant(f.codes) for f in design.factors}
+    return codes | {name: tf.constant(x, tf.float32) for name, x in numbers.items()}
 
 
 def _prior(scales: list[tfp.util.TransformedVariable], levels: int) -> tfd.Distribution:
     """The distribution of a factor's effects, ``[levels, columns]``: independent over levels."""
     if len(scales) == 1 and scales[0].shape.rank == 0:
         return tfd.Sample(tfd.Normal(0.0, scales[0]), sample_shape=[levels, 1])
-    blocks = [
-        tf.linalg.LinearOperatorLowerTriangular(scale)
-        if scale.shape.rank
-        else tf.linalg.LinearOperatorScaledIdentity(1, scale)
-        for scale in scales
-    ]
-    one_level = tfd.MultivariateNormalLinearOperator(
-        scale=tf.linalg.LinearOperatorBlockDiag(blocks)
-    )
-    return tfd.Sample(one_level, sample_shape=levels)
+    one, several = tf.linalg.LinearOperatorScaledIdentity, tf.linalg.LinearOperatorLowerTriangular
+    blocks = [several(scale) if scale.shape.rank else one(1, scale) for scale in scales]
+    root = tf.linalg.LinearOperatorBlockDiag(blocks)
+    return tfd.Sample(tfd.MultivariateNormalLinearOperator(scale=root), sample_shape=levels)
 
 
 def _scale(factor: Factor, block: tuple[int, ...]) -> tfp.util.TransformedVariable:
@@ -204,8 +190,7 @@ class Theta(NamedTuple):
 class Data:
     """A design with random intercepts, as tensors: ``eta = offset + X beta + sum_k Z_k u_k``.
 
-    Effects are ``[levels, chains]``, one such tensor a factor. No Z is ever built: row i of
-    ``Z u`` is ``u[codes[i]]``.
+    Effects u are ``[levels, chains]`` a factor. No Z is ever built: row i of Z u is u[codes[i]].
     """
 
     family: Family
@@ -215,7 +200,7 @@ class Data:
     codes: list[Tensor]  # [rows] a factor
     levels: list[int]
     moves: list[directions.Translation]  # directions that no rating sees, between two factors
-    freed: list[directions.Freed]  # fixed effects that are constant within a factor's levels
+    W: list[np.ndarray]  # [levels, fixed] a factor: X where it is constant within levels, or zeros
 
     def to_rows(self, k: int, u: Tensor) -> Tensor:
         """``Z_k u``, ``[rows, ...]`` from ``[levels, ...]``."""
@@ -225,7 +210,7 @@ class Data:
         """``Z_k' r``, sums over each level's rows: ``[levels, ...]`` from ``[rows, ...]``."""
         return tf.math.unsorted_segment_sum(r, self.codes[k], self.levels[k])
 
-    def eta(self, theta: Theta, u: Sequence[Tensor]) -> Tensor:
+    def eta(self, theta: Theta, u: Effects) -> Tensor:
         """The linear predictor, ``[rows, chains]``."""
         fixed = self.offset + tf.linalg.matvec(self.X, theta.beta)[:, tf.newaxis]
         return fixed + tf.add_n([self.to_rows(k, u_k) for k, u_k in enumerate(u)])
@@ -242,13 +227,17 @@ def data_of(design: Design) -> Data:
         raise ValueError(f"core: expected random intercepts only, got slopes of {slopes}")
     family, y = design.family.given(tf.constant(design.response[:, np.newaxis], tf.float32))
     X, offset = (tf.constant(x, tf.float32) for x in (design.fixed, design.offset[:, np.newaxis]))
-    codes, levels = zip(*((tf.constant(f.codes), f.levels) for f in design.factors), strict=True)
-    freed = [directions.freed(design, factor) for factor in design.factors]
-    moves = directions.translations(design)
-    return Data(family, y, X, offset, list(codes), list(levels), moves, freed)
+    codes, levels = (
+        [*x] for x in zip(*((tf.constant(f.codes), f.levels) for f in design.factors), strict=True)
+    )
+    W = [np.zeros([n, X.shape[1]], np.float32) for n in levels]
+    for factor, W_k in zip(design.factors, W, strict=True):
+        freed = directions.freed(design, factor)
+        W_k[:, list(freed.fixed)] = freed.weights
+    return Data(family, y, X, offset, codes, levels, directions.translations(design), W)
 
 
-def theta_of(design: Design, parameters: Mapping[str, float] | pd.Series) -> Theta:
+def theta_of(design: Design, parameters: Parameters) -> Theta:
     """Named parameters as tensors. Every sd has to be positive."""
     beta, matrices, auxiliary = covariance.split_values(design, parameters)
     log_sigma = 0.5 * np.log([matrix[0, 0] for matrix in matrices])
