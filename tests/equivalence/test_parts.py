@@ -1,0 +1,287 @@
+"""Part by part, the book's engine and the one that users run give the same numbers.
+
+Formula x family x seed: densities, slopes, curvatures, HMC proposals and group moves from one state
+with one seed, M-steps, scores and informations. Both compute in single precision, so they agree to
+1e-4 of what is natural: a conditional sd, a standard error.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import NamedTuple
+
+from lmmbook.core import certificate, e_step, m_step
+from lmmbook.core.model import (
+    LinearMixedEffectModel,
+    data_of,
+    features_of,
+    parameters_of,
+    theta_of,
+)
+from lmmbook.engine import arrays
+from lmmbook.engine.certificate import louis
+from lmmbook.engine.e_step import adaptation, block_hmc, group_moves
+from lmmbook.engine.linear_predictor import (
+    changes_and_slopes,
+    curvatures,
+    left_by_level,
+    linear_predictor,
+    rows_of,
+    value_and_slopes,
+)
+from lmmbook.engine.m_step import closed_form
+from lmmbook.families import Custom, Gaussian, resolve
+from lmmbook.formula import build_design
+from lmmbook.formula.design import Design
+
+import numpy as np
+import pandas as pd
+import pytest
+import tensorflow as tf
+from tensorflow_probability import bijectors as tfb
+from tensorflow_probability import distributions as tfd
+
+CHAINS = 5  # odd: the halves of the chains differ in size
+HEAVY = Custom(lambda loc, scale: tfd.StudentT(4.0, loc, scale), {"scale": tfb.Exp()})
+FAMILIES = {
+    "gaussian": "gaussian", "known residual": Gaussian(sd=1.0), "bernoulli": "bernoulli",
+    "poisson": "poisson", "binomial": "binomial", "cumulative": "cumulative",
+    "categorical": "categorical", "custom": HEAVY,
+}  # fmt: skip
+FORMULAS = {
+    "crossed": "{} ~ x + (1|g) + (1|h)",
+    "nested": "{} ~ 1 + (1|g/p)",
+    "constant within levels": "{} ~ x + age + (1|g) + (1|h)",
+}
+CASES = [(f, "gaussian", 0) for f in FORMULAS] + [("crossed", f, 1) for f in FAMILIES]
+CASES += [("constant within levels", "poisson", 2), ("nested", "cumulative", 3)]
+
+
+class Both(NamedTuple):
+    """One design, parameters and effects, as either engine has them."""
+
+    design: Design
+    layout: arrays.Layout
+    array: arrays.Arrays
+    parameters: arrays.Parameters
+    effects: list[tf.Tensor]  # [levels, chains, 1]
+    rows: tuple
+    predictor: tf.Tensor
+    data: object
+    theta: object
+    u: list[tf.Tensor]  # [levels, chains]
+    eta: tf.Tensor
+
+
+@cache
+def both(formula: str, family: str, seed: int) -> Both:
+    rng = np.random.default_rng(seed)
+    n = 160
+    data = pd.DataFrame({"g": np.resize(np.arange(8), n), "h": rng.integers(0, 5, n)})
+    data = data.assign(
+        p=rng.integers(0, 3, n), x=rng.normal(size=n), age=rng.normal(size=8)[data.g]
+    )
+    eta = 0.3 * data["x"] + rng.normal(0, 0.6, 8)[data["g"]] + rng.normal(0, 0.5, 5)[data["h"]]
+    data["y"] = {
+        "bernoulli": rng.binomial(1, 1 / (1 + np.exp(-eta))),
+        "poisson": rng.poisson(np.exp(eta)),
+        "binomial": rng.binomial(6, 1 / (1 + np.exp(-eta))),
+        "cumulative": np.digitize(eta + rng.logistic(size=n), [-1.0, 0.5]),
+        "categorical": np.digitize(eta + rng.logistic(size=n), [-1.0, 0.5]),
+    }.get(family, 3.0 + eta + rng.normal(size=n))
+    data["n"] = 6
+    response = "p(y, n)" if family == "binomial" else "y"
+    design = build_design(FORMULAS[formula].format(response), data, resolve(FAMILIES[family]))
+    # Somewhere, and not at a maximum.
+    beta = rng.normal(0, 0.2, len(design.fixed_names))
+    beta += [design.family.start(design.response)[0], *np.zeros(len(beta) - 1)]
+    auxiliary = design.family.start(design.response)[1]
+    parameters = arrays.Parameters(
+        tf.constant(beta, tf.float32),
+        [tf.constant([[s]], tf.float32) for s in (0.7, 0.4)],
+        tf.constant(auxiliary, tf.float32),
+    )
+    layout, array = arrays.on_device(design, CHAINS)
+    effects = [
+        tf.constant(rng.normal(0.2, 0.5, (f.levels, CHAINS, 1)), tf.float32) for f in design.factors
+    ]
+    ours, theta = data_of(design), theta_of(design, arrays.from_parameters(design, parameters))
+    u = [v[..., 0] for v in effects]
+    return Both(
+        design, layout, array, parameters, effects, rows_of(layout, array, parameters),
+        linear_predictor(array, parameters, effects), ours, theta, u, ours.eta(theta, u),
+    )  # fmt: skip
+
+
+def close(found, wanted, unit=1.0, tolerance=1e-4):
+    unit = np.broadcast_to(np.asarray(unit, float), np.shape(wanted))
+    difference = (np.asarray(found, float) - np.asarray(wanted, float)) / unit
+    largest = np.abs(difference).max(initial=0.0)
+    assert largest < tolerance, largest
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_parameters_and_linear_predictors(case):
+    b = both(*case)
+    named = {k: float(v) for k, v in arrays.from_parameters(b.design, b.parameters).items()}
+    found = {k: float(v) for k, v in parameters_of(b.design, b.theta).items()}
+    assert found == pytest.approx(named, rel=1e-5, abs=1e-6)
+    order = arrays.row_order(b.design)
+    close(b.eta.numpy()[order], b.predictor)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("k", [0, 1])
+def test_densities_of_levels_add_up_to_the_joint_density(case, k):
+    """Moving one factor's effects changes core's log density as it changes the model's."""
+    b = both(*case)
+    moved = list(b.u)
+    moved[k] = moved[k] + 0.3 * tf.cos(
+        tf.reshape(tf.range(tf.size(moved[k]), dtype=tf.float32), moved[k].shape)
+    )
+    target = e_step.level_log_density(b.data, b.theta, k, b.u[k], b.eta)
+    found = tf.reduce_sum(target(moved[k]) - target(b.u[k]), axis=0)
+    model = LinearMixedEffectModel(b.design)
+    model.assign(parameters_of(b.design, b.theta))
+    response = b.design.response if b.design.response.ndim == 1 else b.design.response[:, 0]
+
+    def joint(u):
+        by_chain = [tf.transpose(v)[..., tf.newaxis] for v in u]
+        given = tf.constant(response, tf.float32)
+        return model(features_of(b.design)).log_prob(*by_chain, given)
+
+    close(found, joint(moved) - joint(b.u), tolerance=1e-3)  # of the joint sum few digits are left
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("k", [0, 1])
+def test_slopes_of_the_level_densities(case, k):
+    b = both(*case)
+    target = e_step.level_log_density(b.data, b.theta, k, b.u[k], b.eta)
+    moved = b.u[k] + 0.25
+    with tf.GradientTape() as tape:
+        tape.watch(moved)
+        value = target(moved)
+    slope = tape.gradient(value, moved)
+    precision = tf.exp(-2.0 * b.theta.log_sigma[k])
+    sd = 1 / np.sqrt(e_step.curvatures(b.data, b.theta, b.eta)[k] + precision)
+    if isinstance(b.design.family, Gaussian):
+        change = tf.fill(b.effects[k].shape, 0.25)
+        predictor = b.predictor + arrays.to_rows(b.array.factors[k], change)
+        likelihood = left_by_level(k, b.array, predictor)[1] / b.parameters.residual_sd**2
+    else:
+        given = b.layout, k, b.array, b.parameters, b.rows, b.predictor
+        before, _ = value_and_slopes(*given)
+        _, (added, likelihood) = changes_and_slopes(
+            *given, before, tf.fill(b.effects[k].shape, 0.25)
+        )
+        prior = -0.5 * precision * (moved**2 - b.u[k] ** 2)
+        close(value - target(b.u[k]), added + prior)
+    close(slope, likelihood[..., 0] - precision * moved, unit=1 / sd)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_curvatures(case):
+    b = both(*case)
+    theirs = curvatures(b.layout, b.array, b.parameters, b.rows, b.predictor)
+    for one, other in zip(e_step.curvatures(b.data, b.theta, b.eta), theirs, strict=True):
+        close(one, other[..., 0], unit=np.maximum(other[..., 0], 1e-3))
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("k", [0, 1])
+def test_hmc_makes_the_same_proposals_and_decisions(case, k):
+    """From one state with one seed. A decision may differ where it hangs on the last digit."""
+    b, seed = both(*case), tf.constant([5, 6 + k])
+    curvature = curvatures(b.layout, b.array, b.parameters, b.rows, b.predictor)[k]
+    step = adaptation.longest_steps(b.layout)[k]
+    theirs, accepted = block_hmc.update(
+        b.layout, b.array, b.parameters, k, b.effects[k], b.rows, b.predictor, curvature, step, seed
+    )
+    own = e_step.curvatures(b.data, b.theta, b.eta)[k]
+
+    @tf.function(
+        autograph=False
+    )  # in a graph, where u has a history: it must not be differentiated
+    def ours(u):
+        u = [v + 0.0 for v in u]
+        return e_step.update_levels(b.data, b.theta, k, u[k], b.data.eta(b.theta, u), own, seed)
+
+    found, eta, probability = ours(b.u)
+    sd = 1 / np.sqrt(own + tf.exp(-2.0 * b.theta.log_sigma[k]))
+    close(found, theirs[..., 0], unit=sd, tolerance=5e-4)
+    close(tf.reduce_mean(probability, axis=1), accepted, tolerance=1e-3)
+    assert np.mean(np.any(found != b.u[k], axis=1)) >= 0.5  # most levels have moved
+    u = list(b.u)
+    u[k] = found
+    close(eta, b.data.eta(b.theta, u))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_group_moves(case):
+    b = both(*case)
+    assert len(b.data.moves) == len(b.layout.translations) > 0
+    for t, move in enumerate(b.data.moves):
+        theirs = group_moves.translate(
+            b.layout, b.array, b.parameters, t, b.effects, tf.constant([7, t])
+        )
+        ours = e_step.group_move(b.theta, move, b.u, tf.constant([7, t]))
+        for one, other, before in zip(ours, theirs, b.u, strict=True):
+            close(one, other[..., 0])
+            assert np.abs(one - before).max() > 1e-3
+        close(b.data.eta(b.theta, ours), b.eta)  # no rating sees it
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("gain", "expand"), [(1.0, True), (1.0, False), (0.3, True)])
+def test_m_steps(case, gain, expand):
+    b = both(*case)
+    parameters, effects, _ = closed_form.step(
+        b.layout, b.array, b.parameters, b.effects, b.rows, b.predictor, tf.constant(gain), expand
+    )
+    theta, u = m_step.em_step(b.data, b.theta, b.u, b.eta, gain, expand)
+    close(theta.beta, parameters.beta)
+    close(np.exp(theta.log_sigma), [s[0, 0] for s in parameters.scales])
+    close(theta.auxiliary, parameters.auxiliary, tolerance=3e-4)
+    for one, other in zip(u, effects, strict=True):
+        close(one, other[..., 0])
+    moved = np.abs(np.concatenate(theta) - np.concatenate(b.theta))
+    assert moved.max() > 0.01
+
+
+HELD = {
+    "as written": (0.0, 0.0),
+    "centred": (1.0, 0.0),
+    "non-centred": (0.0, 1.0),
+    "both": (0.6, 1.0),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("held", HELD)
+def test_scores_and_informations(case, held):
+    """In the same parametrisation. The engine's coordinate is 1 + s where ours is exp(s), so our
+    negative Hessian is its, less the score on the diagonal of the sigmas."""
+    b, (share, a) = both(*case), HELD[held]
+    home = louis.as_written(b.layout)
+    means = [m.numpy() for m in home.means]
+    for position, c in enumerate(b.layout.factors[0].freed_fixed):
+        means[0][position, c] = share
+    C = [tf.constant(share * b.data.W[0]), tf.zeros_like(b.data.W[1])]
+    home = louis.Home([tf.constant(m) for m in means], [tf.fill([1, 1], a)] * 2)
+    theirs, information = louis.score_and_information(
+        b.layout, b.array, b.parameters, b.effects, b.rows, b.predictor, home
+    )
+    ours, J = certificate.score_and_information(
+        b.data, b.theta, b.u, certificate.Parametrisation(C, tf.fill([2], a))
+    )
+    information, J = information.numpy(), J.numpy()
+    fixed = b.layout.fixed
+    if held == "both":  # what stays differs: here (u + C b) / sigma^a, there u / sigma^a + C b
+        J[:fixed, fixed], J[fixed, :fixed] = information[:fixed, fixed], information[fixed, :fixed]
+    for k in (fixed, fixed + 1):
+        information[k, k] -= theirs.numpy().mean(0)[k]
+    # Of the complete data: what one standard error is of. A score is about as large as its root.
+    unit = np.sqrt(np.maximum(np.abs(np.diag(information)), 1.0))
+    close(ours, theirs, unit=unit, tolerance=1e-3)
+    close(J, information, unit=np.outer(unit, unit), tolerance=1e-3)
