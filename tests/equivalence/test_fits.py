@@ -52,6 +52,12 @@ def test_sweeps_draw_from_the_exact_conditional(tiny, tiny_design, start):
         assert_conditional(tiny_design, wrong, [v[..., np.newaxis] for v in found])
 
 
+def score_of(data):
+    """Compiled: one draw after another, thousands of them, would take minutes without."""
+    function = partial(certificate.score_and_information, data)
+    return tf.function(function, jit_compile=True, autograph=False)
+
+
 def counts(seed: int = 5) -> pd.DataFrame:
     rng = np.random.default_rng(seed)
     data = pd.DataFrame({"g": np.resize(np.arange(30), 600), "h": rng.integers(0, 20, 600)})
@@ -97,9 +103,7 @@ def test_the_score_and_the_information_are_those_of_the_exact_likelihood(tiny, t
     held = certificate.least_information(data, theta, curvature)
     if not least:
         held = tf.nest.map_structure(tf.zeros_like, held)
-    score, J = (
-        x.numpy().astype(float) for x in certificate.score_and_information(data, theta, u, held)
-    )
+    score, J = (x.numpy().astype(float) for x in score_of(data)(theta, u, held))
     h, size = 1e-3 * np.eye(5), len(J)
     at = partial(log_likelihood, tiny_design, theta)
     slope = np.array([(at(e) - at(-e)) / 2e-3 for e in h])
@@ -122,9 +126,7 @@ def test_least_information_is_less(tiny, tiny_design):
         data, theta, e_step.curvatures(data, theta, data.eta(theta, u))
     )
     as_written = tf.nest.map_structure(tf.zeros_like, held)
-    least, most = (
-        np.diag(certificate.score_and_information(data, theta, u, x)[1]) for x in (held, as_written)
-    )
+    least, most = (np.diag(score_of(data)(theta, u, x)[1]) for x in (held, as_written))
     assert np.all(least[[0, 2, 3]] < 0.9 * most[[0, 2, 3]])  # Intercept, sd(g), sd(h)
     assert np.all(least > 0)
 
@@ -146,7 +148,7 @@ def test_fits_reach_the_exact_maximum(name, request):
     assert found.distance < certificate.CLOSE
     assert off(found, truth).max() < 0.2
     errors = found.table["std_error"] / truth["std_error"]
-    assert np.all((0.8 < errors) & (errors < 1.25))
+    assert np.all((errors > 0.8) & (errors < 1.25))
     by_level = exact.effects(formula, data, found.table["estimate"])
     for u, wanted in zip(draws, by_level.values(), strict=True):
         away = (u.mean((0, 2)) - wanted["mean"]) / wanted["sd"]
