@@ -31,7 +31,7 @@ BATCHES = 5  # of each chain, for Monte Carlo standard errors
 
 
 class Parametrisation(NamedTuple):
-    """What of the effects stays while theta moves: ``(u + C beta) / sigma^a``. Zeros: u itself.
+    """What stays while theta moves: ``(u + C (beta - beta_0)) / sigma^a``. Zeros: u itself.
 
     Both identities hold for all C and a. A C of ones centres effects on the intercept (centred
     parametrisation); an a of 1 makes sigma scale standard normal ones (non-centred).
@@ -104,6 +104,7 @@ def certify(design: Design, theta: Theta, score: np.ndarray, J: np.ndarray) -> C
     """Judge theta by ``score`` ``[draws, chains, coordinates]`` and the mean J of draws at it."""
     size, values = len(J), pd.Series(parameters_of(design, theta))
     free = size if design.family.estimated else size - design.family.auxiliary
+    table = pd.DataFrame({"estimate": values}, columns=["estimate", "step", "mcse", "std_error"])
     s, J = score[..., :free].astype(float), J[:free, :free].astype(float)
     mean, apart = s.mean((0, 1)), s - s.mean((0, 1))
     I = J - np.cov(apart.reshape(-1, free).T)  # noqa: E741
@@ -112,16 +113,13 @@ def certify(design: Design, theta: Theta, score: np.ndarray, J: np.ndarray) -> C
     noise = 3 * np.sqrt(2 / np.min(ess))  # of a share; there are only so many draws
     definite = np.linalg.eigvalsh(J)[0] > 0
     if not (definite and linalg.eigh(I, J, eigvals_only=True)[0] > max(SINGULAR, noise)):
-        unknown = pd.DataFrame({"estimate": values}).assign(
-            step=np.nan, mcse=np.nan, std_error=np.nan
-        )
-        return Certificate(unknown, np.inf, False, np.zeros(size))
+        return Certificate(table, np.inf, False, np.zeros(size))
     step = np.linalg.solve(I, mean)
     # What each draw adds to the step, to first order: by its score, and by Louis' variance.
     added = (s + apart * (apart @ step)[..., np.newaxis])[: len(s) // BATCHES * BATCHES]
     batches = added.reshape(BATCHES, -1, s.shape[1], free).mean(1).reshape(-1, free)
     D = jacobian(design, theta)[:, :free] @ np.linalg.inv(I)
-    table = pd.DataFrame({"estimate": values, "step": D @ mean})
+    table["step"] = D @ mean
     table["mcse"] = np.sqrt(np.diag(D @ np.cov(batches.T) @ D.T) / len(batches))
     table["std_error"] = np.sqrt(np.diag(D @ I @ D.T))
     away = table["step"].abs() / table["std_error"]  # NaN for an sd that is fixed
@@ -138,5 +136,5 @@ def jacobian(design: Design, theta: Theta) -> np.ndarray:
         values = parameters_of(design, Theta(*np.split(x, cuts))).items()
         return np.array([np.log(v) if name.startswith("sd(") else v for name, v in values])
 
-    h = 1e-4 * np.eye(len(at))
-    return np.stack([reported(at + e) - reported(at - e) for e in h], axis=1) / 2e-4
+    steps = 1e-4 * np.eye(len(at))
+    return np.stack([reported(at + h) - reported(at - h) for h in steps], axis=1) / 2e-4

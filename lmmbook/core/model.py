@@ -111,17 +111,13 @@ class LinearMixedEffectModel(tf.Module):
 
     def parameters(self) -> dict[str, float]:
         """Name to value, in the order of every table of this package."""
-        matrices = []
-        for factor, scales in zip(self.factors, self.scales, strict=True):
-            matrix = np.zeros((len(factor.effects),) * 2)
+        matrices = [np.zeros((len(factor.effects),) * 2) for factor in self.factors]
+        for factor, scales, matrix in zip(self.factors, self.scales, matrices, strict=True):
             for block, scale in zip(factor.blocks, scales, strict=True):
                 lower = np.atleast_2d(tf.convert_to_tensor(scale).numpy().astype(float))
                 matrix[np.ix_(block, block)] = lower @ lower.T
-            matrices.append(matrix)
         gaussian = isinstance(self.family, Gaussian)
-        own = (
-            np.log([float(tf.convert_to_tensor(self.residual_sd))]) if gaussian else self.auxiliary
-        )
+        own = tf.math.log([self.residual_sd]) if gaussian else self.auxiliary
         beta, auxiliary = np.array(self.beta, float), np.array(own, float)
         return covariance.name_values(self.design, beta, matrices, auxiliary)
 
@@ -228,7 +224,8 @@ def data_of(design: Design) -> Data:
     family, y = design.family.given(tf.constant(design.response[:, np.newaxis], tf.float32))
     X, offset = (tf.constant(x, tf.float32) for x in (design.fixed, design.offset[:, np.newaxis]))
     codes, levels = (
-        [*x] for x in zip(*((tf.constant(f.codes), f.levels) for f in design.factors), strict=True)
+        [tf.constant(f.codes) for f in design.factors],
+        [f.levels for f in design.factors],
     )
     W = [np.zeros([n, X.shape[1]], np.float32) for n in levels]
     for factor, W_k in zip(design.factors, W, strict=True):
