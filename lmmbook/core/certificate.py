@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from lmmbook._tensorflow.quiet import quiet_log
 from lmmbook.core.m_step import gradient_and_hessian
-from lmmbook.core.model import Data, Effects, Tensor, Theta, parameters_of
+from lmmbook.core.model import Data, Effects, LogProb, Tensor, Theta, parameters_of
 from lmmbook.formula.design import Design
 
 import numpy as np
@@ -48,42 +48,49 @@ def least_information(data: Data, theta: Theta, curvature: list[Tensor]) -> Para
     likelihood, which knows B, it is ``h^2 A + (1 - h)^2 B``: least for ``h = B / (A + B)``
     (partially non-centred: Papaspiliopoulos, Roberts & Skold 2003). For ``curvature`` see `e_step`.
     """
-    told = np.array([np.sum(c) for c in curvature])  # by all rows, of a level that all eta share
+    information = np.array([np.sum(c) for c in curvature])  # of all rows, about their common level
     variance = np.exp(2 * theta.log_sigma.numpy())
     A = np.stack([(W**2).sum(0) / v for W, v in zip(data.W, variance, strict=True)])
     A[A == 0] = np.inf  # effects that have no such mean
-    B = told[0] * np.mean(data.X.numpy() ** 2, axis=0)
+    B = information[0] * np.mean(data.X.numpy() ** 2, axis=0)
     share = np.where(A.min(0) == A, B / (A + B), 0.0)  # in one factor, if in any
     C = [tf.constant(W * h, tf.float32) for W, h in zip(data.W, share, strict=True)]
-    prior = 2.0 * np.array(data.levels)  # of log sigma
-    return Parametrisation(C, tf.constant(prior / (prior + variance * told), tf.float32))
+    prior = 2.0 * np.array(data.levels)  # its information about log sigma
+    return Parametrisation(C, tf.constant(prior / (prior + variance * information), tf.float32))
+
+
+def complete_log_density(data: Data, theta: Theta, u: Effects, held: Parametrisation) -> LogProb:
+    """``log p(y, u | theta + change)`` of one draw, ``[levels]`` a factor, of a change of theta."""
+    sizes = [x.shape[0] for x in theta]
+    Zu = [data.to_rows(k, u_k)[:, tf.newaxis] for k, u_k in enumerate(u)]
+    start = data.offset + tf.linalg.matvec(data.X, theta.beta)[:, tf.newaxis]
+    X = data.X - tf.add_n([data.to_rows(k, C) for k, C in enumerate(held.C)])
+
+    def at(change: Tensor) -> Tensor:  # [coordinates]
+        beta, log_sigma, auxiliary = tf.split(change, sizes)
+        by = tf.exp(held.a * log_sigma)  # what u is multiplied by
+        eta = start + tf.linalg.matvec(X, beta)[:, tf.newaxis]
+        eta += tf.add_n([by[k] * Zu_k for k, Zu_k in enumerate(Zu)])
+        total = tf.reduce_sum(data.log_density(eta, theta.auxiliary + auxiliary))
+        sigma = tf.exp(theta.log_sigma + log_sigma)
+        for k, u_k in enumerate(u):
+            prior = tfp.distributions.Normal(0.0, sigma[k])
+            moved = by[k] * u_k - tf.linalg.matvec(held.C[k], beta)
+            # log(by) is the Jacobian: the density is that of what stays.
+            total += tf.reduce_sum(prior.log_prob(moved) + held.a[k] * log_sigma[k])
+        return total
+
+    return at
 
 
 def score_and_information(
     data: Data, theta: Theta, u: Effects, held: Parametrisation
 ) -> tuple[Tensor, Tensor]:
     """s of each chain's draw ``[chains, coordinates]``, and the mean of their J."""
-    fixed = data.offset + tf.linalg.matvec(data.X, theta.beta)[:, tf.newaxis]  # [rows, 1]
-    sizes = [x.shape[0] for x in theta]
-    X_left = data.X - tf.add_n([data.to_rows(k, C) for k, C in enumerate(held.C)])
 
-    def of_one_draw(u: list[Tensor]) -> tuple[Tensor, Tensor]:  # each [levels]
-        Zu = [data.to_rows(k, u_k)[:, tf.newaxis] for k, u_k in enumerate(u)]
-
-        def complete_log_density(change: Tensor) -> Tensor:  # of theta, [coordinates]
-            beta, log_sigma, auxiliary = tf.split(change, sizes)
-            by = tf.exp(held.a * log_sigma)  # what u is multiplied by
-            eta = fixed + tf.linalg.matvec(X_left, beta)[:, tf.newaxis]
-            eta += tf.add_n([by[k] * Zu_k for k, Zu_k in enumerate(Zu)])
-            total = tf.reduce_sum(data.log_density(eta, theta.auxiliary + auxiliary))
-            for k, u_k in enumerate(u):
-                prior = tfp.distributions.Normal(0.0, tf.exp(theta.log_sigma[k] + log_sigma[k]))
-                moved = by[k] * u_k - tf.linalg.matvec(held.C[k], beta)
-                # log(by) is the Jacobian: the density is that of what stays.
-                total += tf.reduce_sum(prior.log_prob(moved) + held.a[k] * log_sigma[k])
-            return total
-
-        gradient, hessian = gradient_and_hessian(complete_log_density, sum(sizes))
+    def of_one_draw(u: Effects) -> tuple[Tensor, Tensor]:  # each [levels]
+        target = complete_log_density(data, theta, u, held)
+        gradient, hessian = gradient_and_hessian(target, sum(len(x) for x in theta))
         return gradient, -hessian
 
     by_chain = [tf.transpose(u_k) for u_k in u]
@@ -136,5 +143,4 @@ def jacobian(design: Design, theta: Theta) -> np.ndarray:
         values = parameters_of(design, Theta(*np.split(x, cuts))).items()
         return np.array([np.log(v) if name.startswith("sd(") else v for name, v in values])
 
-    steps = 1e-4 * np.eye(len(at))
-    return np.stack([reported(at + h) - reported(at - h) for h in steps], axis=1) / 2e-4
+    return np.stack([reported(at + h) - reported(at - h) for h in 1e-4 * np.eye(len(at))], 1) / 2e-4

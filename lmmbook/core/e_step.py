@@ -6,14 +6,10 @@ side: all effects jointly (`run`), or, much faster, a factor's levels as a batch
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from lmmbook._tensorflow.processes import check_not_forked
 from lmmbook._tensorflow.randomness import fast_random, normal, split_seed, uniform
-from lmmbook.core.model import Data, Effects, LogProb, Parameters, Tensor, Theta
+from lmmbook.core.model import Data, Effects, LogProb, Tensor, Theta
 from lmmbook.families.gaussian import Gaussian
-from lmmbook.formula import covariance
-from lmmbook.formula.design import Design
 from lmmbook.formula.invariances.directions import Translation
 
 import numpy as np
@@ -24,64 +20,35 @@ TARGET_ACCEPTANCE = 0.8  # between the 0.65 that is best in theory and the safet
 LEAPFROG_STEPS = 2  # of a level; together a quarter turn, which forgets a normal's start
 
 
-class EStep(NamedTuple):
-    """What `run` hands on."""
-
-    effects: list[Tensor]  # last draw of each chain, [chains, levels, columns] a factor
-    acceptance: Tensor  # mean acceptance probability over chains and steps, a scalar
-    target_log_prob: Tensor  # log density of the last draw, [chains]
-
-
-def step_scales(design: Design, parameters: Parameters) -> list[Tensor]:
-    """One relative step size an effect: its conditional sd when all others are held fixed.
-
-    A level with many ratings is known well, and needs small steps. With an intercept alone it is
-    ``1 / sqrt(count / residual_sd**2 + 1 / sd**2)``. ``[levels, columns]`` float32 a factor.
-    """
-    scales = []
-    for factor in design.factors:
-        prior = np.diag(np.linalg.inv(covariance.to_matrix(factor, parameters)))
-        squares = [np.bincount(factor.codes, z**2, factor.levels) for z in factor.z.T]
-        precision = np.stack(squares, axis=1) / parameters["sd(residual)"] ** 2 + prior
-        scales.append(tf.constant(1 / np.sqrt(precision), tf.float32))
-    return scales
-
-
 def run(
     target_log_prob: LogProb, effects: Effects, scales: Effects, step_size: Tensor,
     num_leapfrog_steps: int, num_steps: int, seed: Tensor,
-) -> EStep:  # fmt: skip
-    """Take ``num_steps`` HMC transitions of effects ``[chains, levels, columns]``, all at once.
+) -> tuple[list[Tensor], Tensor]:  # fmt: skip
+    """Take ``num_steps`` HMC transitions of all effects jointly, ``[chains, levels, columns]``.
 
-    A leapfrog step of a level is ``step_size * scale``; a common jitter keeps trajectories from
-    falling into step with a period of the target. The kernel is bootstrapped on every call: its
-    results cache the log density, and after an M-step the old ones belong to the old parameters.
+    A leapfrog step of a level is ``step_size * scale``, jittered. Returns the last draws, and the
+    mean acceptance probability. The kernel is bootstrapped on every call: it stores a log density
+    and its gradient, and after an M-step the old ones belong to the old parameters.
     """
     check_not_forked("e_step.run")
-    seeds = split_seed(seed, n=num_steps + 1)
-    jitter = uniform([num_steps], 0.8, 1.2, seed=seeds[0])
-    steps = tf.stack(seeds[1:])
-
-    def kernel(i: Tensor) -> tfp.mcmc.HamiltonianMonteCarlo:
-        return tfp.mcmc.HamiltonianMonteCarlo(
-            target_log_prob,
-            step_size=[step_size * jitter[i] * scale for scale in scales],
-            num_leapfrog_steps=num_leapfrog_steps,
+    seeds = split_seed(seed)
+    step = step_size * uniform([], 0.8, 1.2, seed=seeds[0])
+    hmc = tfp.mcmc.HamiltonianMonteCarlo(
+        target_log_prob, [step * scale for scale in scales], num_leapfrog_steps
+    )
+    with fast_random():
+        draws, log_ratio = tfp.mcmc.sample_chain(
+            num_steps, effects, kernel=hmc, trace_fn=lambda _, r: r.log_accept_ratio, seed=seeds[1]
         )
-
-    def transition(i, effects, results, acceptance):  # type: ignore[no-untyped-def]
-        with fast_random():
-            effects, results = kernel(i).one_step(effects, results, seed=steps[i])
-        probability = tf.exp(tf.minimum(results.log_accept_ratio, 0.0))
-        return i + 1, effects, results, acceptance + tf.reduce_mean(probability) / num_steps
-
-    start = list(effects)
-    first = (0, start, kernel(tf.constant(0)).bootstrap_results(start), tf.constant(0.0))
-    _, drawn, results, acceptance = tf.while_loop(lambda i, *_: i < num_steps, transition, first)
-    return EStep(drawn, acceptance, results.accepted_results.target_log_prob)
+    return [u[-1] for u in draws], acceptance(log_ratio)
 
 
-def adapt_step_size(step_size: Tensor, acceptance: Tensor, gain: float | Tensor) -> Tensor:
+def acceptance(log_ratio: Tensor) -> Tensor:
+    """The mean probability ``min(1, exp(log_ratio))`` with which proposals are accepted."""
+    return tf.reduce_mean(tf.exp(tf.minimum(log_ratio, 0.0)))
+
+
+def adapt_step_size(step_size: Tensor, acceptance: Tensor, gain: float) -> Tensor:
     """Robbins-Monro: lengthen the step when more than the target is accepted, else shorten it."""
     return step_size * tf.exp(gain * (acceptance - TARGET_ACCEPTANCE))
 
@@ -97,7 +64,7 @@ def sweep(
     seeds = split_seed(seed, n=len(u) + len(data.moves))
     for k in range(len(u)):
         u[k], eta, probability = update_levels(data, theta, k, u[k], eta, curvature[k], seeds[k])
-        accepted.append(tf.reduce_mean(probability))
+        accepted.append(probability)
     for move, own in zip(data.moves, seeds[len(u) :], strict=True):
         u = group_move(theta, move, u, own)
     return u, eta, tf.reduce_mean(accepted)
@@ -109,21 +76,27 @@ def update_levels(
     """One HMC transition of factor k, in which every level proposes and decides for itself.
 
     Given the other factors its levels are independent: log density and accept decisions are
-    ``[levels, chains]``. Returns new u, the eta that belongs to it, and acceptance probabilities.
+    ``[levels, chains]``. Returns new u, its eta, and the mean acceptance probability.
     """
-    # On a normal target HMC's path is a circle; in units of the conditional sd the angle is time.
-    conditional_sd = tf.math.rsqrt(curvature + tf.exp(-2.0 * theta.log_sigma[k]))  # [levels, 1]
     seeds = split_seed(seed)
+    # On a normal target HMC's path is a circle: in conditional sds, time is
+    # its angle.
     angle = np.pi / 2 / LEAPFROG_STEPS * uniform([], 0.8, 1.2, seed=seeds[0])
-    hmc = tfp.mcmc.HamiltonianMonteCarlo(
-        level_log_density(data, theta, k, u, eta),
-        step_size=angle * conditional_sd,
-        num_leapfrog_steps=LEAPFROG_STEPS,
-    )
+    step = angle * conditional_sd(theta, k, curvature)
+    target = level_log_density(data, theta, k, u, eta)
+    hmc = tfp.mcmc.HamiltonianMonteCarlo(target, step, LEAPFROG_STEPS)
     with fast_random():
         moved, results = hmc.one_step(u, hmc.bootstrap_results(u), seed=seeds[1])
-    acceptance = tf.exp(tf.minimum(results.log_accept_ratio, 0.0))
-    return moved, eta + data.to_rows(k, moved - u), acceptance
+    eta += data.to_rows(k, moved - u)
+    return moved, eta, acceptance(results.log_accept_ratio)
+
+
+def conditional_sd(theta: Theta, k: int, curvature: Tensor) -> Tensor:
+    """The sd of factor k's effects when all others are held fixed, ``[levels, 1]``, or nearly.
+
+    For Gaussian ratings it is exact, ``(count / residual variance + 1 / variance) ** -0.5``.
+    """
+    return tf.math.rsqrt(curvature + tf.exp(-2.0 * theta.log_sigma[k]))
 
 
 def level_log_density(data: Data, theta: Theta, k: int, u: Tensor, eta: Tensor) -> LogProb:
@@ -132,22 +105,23 @@ def level_log_density(data: Data, theta: Theta, k: int, u: Tensor, eta: Tensor) 
     For a Gaussian family it is a quadratic with two numbers a level, the count of its ratings and
     the sum of what the other effects leave of them: leapfrog steps touch no row.
     """
-    # The chain starts at u, but where it came from is a constant: HMC differentiates in v alone.
-    u, eta = tf.stop_gradient(u), tf.stop_gradient(eta)
+    # HMC is to differentiate in v alone.
+    u, eta = map(tf.stop_gradient, (u, eta))
     prior_precision = tf.exp(-2.0 * theta.log_sigma[k])
     if isinstance(data.family, Gaussian):
-        weight = tf.exp(-2.0 * theta.auxiliary[0])  # 1 / variance of the residual
+        weight = tf.exp(-2.0 * theta.auxiliary[0])  # 1 / residual variance
         count = data.to_levels(k, tf.ones_like(data.y))  # [levels, 1]
-        left = data.to_levels(k, data.y - eta) + count * u
+        residual = data.to_levels(k, data.y - eta) + count * u
         precision = count * weight + prior_precision
-        mean = weight * left / precision
+        mean = weight * residual / precision
         return lambda v: -0.5 * precision * tf.square(v - mean)
     start = data.log_density(eta, theta.auxiliary)
 
     def target(v: Tensor) -> Tensor:
-        moved = data.log_density(eta + data.to_rows(k, v - u), theta.auxiliary)
-        # Subtract first, row by row: of two large sums, single precision loses the difference.
-        return data.to_levels(k, moved - start) - 0.5 * prior_precision * tf.square(v)
+        eta_v = eta + data.to_rows(k, v - u)
+        # Row by row: single precision loses the difference of two sums.
+        change = data.log_density(eta_v, theta.auxiliary) - start
+        return data.to_levels(k, change) - 0.5 * prior_precision * v**2
 
     return target
 
@@ -161,7 +135,7 @@ def curvatures(data: Data, theta: Theta, eta: Tensor) -> list[Tensor]:
     derivative = tfp.math.value_and_gradient  # of sums: no row depends on another row's eta
     first = lambda at: derivative(lambda x: data.log_density(x, theta.auxiliary), at)[1]  # noqa: E731
     second = derivative(first, eta)[1]
-    weight = tf.maximum(-tf.reduce_mean(second, axis=1, keepdims=True), 0.0)  # [rows, 1]
+    weight = tf.maximum(-tf.reduce_mean(second, axis=1, keepdims=True), 0.0)
     return [data.to_levels(k, weight) for k in range(len(data.levels))]
 
 
@@ -178,11 +152,12 @@ def group_move(theta: Theta, move: Translation, u: Effects, seed: Tensor) -> lis
     sides = ((move.inner[0], move.groups_inner, -1.0), (move.outer[0], move.groups_outer, 1.0))
     for k, groups, sign in sides:
         weight = tf.exp(-2.0 * theta.log_sigma[k])
-        members = np.bincount(groups, minlength=move.groups)[:, np.newaxis].astype(np.float32)
-        precision += weight * members  # [groups, 1]
-        pull -= sign * weight * tf.math.unsorted_segment_sum(u[k], groups, move.groups)
+        members = np.bincount(groups, minlength=move.groups).astype(np.float32)
+        precision += weight * members[:, np.newaxis]
+        sums = tf.math.unsorted_segment_sum(u[k], groups, move.groups)
+        pull -= sign * weight * sums
     noise = normal([move.groups, u[0].shape[1]], seed=seed)
-    d = pull / precision + tf.math.rsqrt(precision) * noise  # [groups, chains]
+    d = pull / precision + tf.math.rsqrt(precision) * noise
     for k, groups, sign in sides:
         u[k] += sign * tf.gather(d, groups)
     return u

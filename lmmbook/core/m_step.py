@@ -7,7 +7,6 @@ form, with location expansion, and a Newton step for likelihoods that are not Ga
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
 
 from lmmbook.core.model import Data, Effects, LogProb, Tensor, Theta
 from lmmbook.families.gaussian import Gaussian
@@ -15,8 +14,6 @@ from lmmbook.families.gaussian import Gaussian
 import numpy as np
 import tensorflow as tf
 import tf_keras
-
-Gain: TypeAlias = float | Tensor
 
 SHRINK = 0.25  # the least fraction that an M-step leaves of a variance: EM climbs back slowly
 FLAT = 1e-4  # relative curvature below which a direction counts as flat
@@ -30,8 +27,8 @@ def gradients_or_raise(
     cut = [v.name for v, g in zip(variables, gradients, strict=True) if g is None]
     if cut:
         raise ValueError(
-            f"M-step: expected a gradient for every parameter, got None for {cut}; was the joint "
-            "distribution built from the variable's value instead of the variable?"
+            f"M-step: expected a gradient for every parameter, got None for {cut}; was the "
+            "joint distribution built from the variable's value instead of the variable?"
         )
     return gradients
 
@@ -57,7 +54,7 @@ def adam_m_step(
 
 
 def em_step(
-    data: Data, theta: Theta, u: Effects, eta: Tensor, gain: Gain = 1.0, expand: bool = True
+    data: Data, theta: Theta, u: Effects, eta: Tensor, gain: float = 1.0, expand: bool = True
 ) -> tuple[Theta, list[Tensor]]:
     """New parameters, and effects whose means have been folded into the fixed effects.
 
@@ -80,7 +77,7 @@ def em_step(
     return Theta(beta, tf.stack(log_sigma), auxiliary), moved
 
 
-def towards(variance: Tensor, log_sigma: Tensor, gain: Gain) -> Tensor:
+def towards(variance: Tensor, log_sigma: Tensor, gain: float) -> Tensor:
     """The new log sd, where ``variance`` is the goal: an average of variances, not of sds."""
     old = tf.exp(2.0 * log_sigma)
     return 0.5 * tf.math.log(old + gain * (tf.maximum(variance, SHRINK * old) - old))
@@ -100,20 +97,21 @@ def free_mean(W: np.ndarray, u: Tensor) -> tuple[Tensor, Tensor]:
     return tf.linalg.matvec(a, [half / chains, 1.0 - half / chains]), square
 
 
-def least_squares(data: Data, theta: Theta, eta: Tensor, gain: Gain) -> tuple[Tensor, Tensor]:
+def least_squares(data: Data, theta: Theta, eta: Tensor, gain: float) -> tuple[Tensor, Tensor]:
     """For Gaussian ratings: the change of beta ``[fixed]``, and the new log sd(residual) ``[1]``.
 
-    Regress what eta leaves of the ratings, averaged over the chains.
+    A regression of the residuals, averaged over the chains.
     """
-    left = data.y - eta  # [rows, chains]
-    change = tf.linalg.lstsq(data.X, tf.reduce_mean(left, axis=1, keepdims=True))  # [fixed, 1]
+    residual = data.y - eta  # [rows, chains]
+    mean = tf.reduce_mean(residual, axis=1, keepdims=True)
+    change = tf.linalg.lstsq(data.X, mean)  # [fixed, 1]
     if not data.family.estimated:
         return gain * change[:, 0], theta.auxiliary
-    variance = tf.reduce_mean(tf.square(left - data.X @ change))
+    variance = tf.reduce_mean(tf.square(residual - data.X @ change))
     return gain * change[:, 0], towards(variance, theta.auxiliary, gain)
 
 
-def newton(data: Data, theta: Theta, eta: Tensor, gain: Gain) -> tuple[Tensor, Tensor]:
+def newton(data: Data, theta: Theta, eta: Tensor, gain: float) -> tuple[Tensor, Tensor]:
     """For any likelihood, beta and ``auxiliary``: one damped Newton step, by automatic derivatives.
 
     EM does not need the M-step's maximum, only a better place (generalised EM: Dempster, Laird &
@@ -126,10 +124,10 @@ def newton(data: Data, theta: Theta, eta: Tensor, gain: Gain) -> tuple[Tensor, T
         return tf.reduce_sum(data.log_density(moved, theta.auxiliary + change[fixed:]))
 
     gradient, hessian = gradient_and_hessian(log_likelihood, fixed + theta.auxiliary.shape[0])
-    unit = tf.math.rsqrt(tf.maximum(tf.abs(tf.linalg.diag_part(hessian)), 1e-6))
-    values, vectors = tf.linalg.eigh(hessian * unit * unit[:, tf.newaxis])
-    score = tf.linalg.matvec(vectors, unit * gradient, transpose_a=True)
-    step = unit * tf.linalg.matvec(vectors, score / tf.maximum(tf.abs(values), FLAT))
+    scale = tf.math.rsqrt(tf.maximum(tf.abs(tf.linalg.diag_part(hessian)), 1e-6))
+    values, vectors = tf.linalg.eigh(hessian * scale * scale[:, tf.newaxis])
+    score = tf.linalg.matvec(vectors, scale * gradient, transpose_a=True)
+    step = scale * tf.linalg.matvec(vectors, score / tf.maximum(tf.abs(values), FLAT))
     of_eta = tf.norm(tf.linalg.matvec(data.X, step[:fixed])) / np.sqrt(data.X.shape[0])
     step *= gain / tf.reduce_max([1.0, of_eta, *tf.unstack(tf.abs(step[fixed:]))])
     return step[:fixed], theta.auxiliary + step[fixed:]

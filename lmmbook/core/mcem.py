@@ -42,8 +42,8 @@ class MCEM:
         intercept, auxiliary = design.family.start(design.response)
         beta = np.linalg.lstsq(design.fixed, intercept - design.offset, rcond=None)[0]
         self.set(Theta(beta, np.zeros(len(self.u)), auxiliary))
-        told = np.sum(self.curvature[0]) / design.rows  # by a row, of eta: 1 / variance
-        self.set(self.theta._replace(log_sigma=np.full(len(self.u), np.log(0.5 / told**0.5))))
+        noise = (design.rows / np.sum(self.curvature[0])) ** 0.5  # as an sd, of a row about eta
+        self.set(self.theta._replace(log_sigma=np.full(len(self.u), np.log(0.5 * noise))))
 
     def set(self, theta: Theta) -> None:
         """Put other parameters in place, and what depends on them."""
@@ -59,26 +59,27 @@ class MCEM:
 
     def em(self, gains: np.ndarray = GAINS) -> pd.DataFrame:
         """EM iterations with these gains, then the mean of the last; the parameters after each."""
-        walk = []
+        path = []
         for gain in tf.constant(gains, tf.float32):
             self.sweep()
             theta, self.u = self._em_step(self.theta, self.u, self.eta, gain)
             self.set(theta)
-            walk.append(theta)
-        self.set(Theta(*(np.mean(x, axis=0) for x in zip(*walk[-AVERAGED:], strict=True))))
-        return pd.DataFrame([parameters_of(self.design, theta) for theta in walk])
+            path.append(theta)
+        self.set(Theta(*(np.mean(x, axis=0) for x in zip(*path[-AVERAGED:], strict=True))))
+        return pd.DataFrame([parameters_of(self.design, theta) for theta in path])
 
     def measure(self, draws: int) -> tuple[certificate.Certificate, list[np.ndarray]]:
         """The certificate of the present parameters, and draws ``[draws, levels, chains]``."""
         held = certificate.least_information(self.data, self.theta, self.curvature)
         scores, J, kept = [], [], []
-        for i in range(-SETTLE, draws):
+        for _ in range(SETTLE):
             self.sweep()
-            if i >= 0:
-                score, information = self._score(self.theta, self.u, held)
-                scores.append(score.numpy())
-                J.append(information.numpy())
-            if i >= 0 and i % -(-draws * self.eta.shape[1] // KEPT) == 0:
+        for i in range(draws):
+            self.sweep()
+            score, information = self._score(self.theta, self.u, held)
+            scores.append(score.numpy())
+            J.append(information.numpy())
+            if i % -(-draws * self.eta.shape[1] // KEPT) == 0:
                 kept.append([u.numpy() for u in self.u])
         found = certificate.certify(self.design, self.theta, np.stack(scores), np.mean(J, axis=0))
         return found, [np.stack(u) for u in zip(*kept, strict=True)]

@@ -1,8 +1,8 @@
 """The model: parameters that train, and the joint distribution that they index.
 
 Chapter 02. ``LinearMixedEffectModel``, called with the features of some rows, gives a joint
-distribution over the random effects and the ratings of those rows. `Data` and `Theta`, at the end,
-are the model with random intercepts as plain tensors, which the compiled steps to come pass on.
+distribution over the random effects and these rows' ratings. `Data` and `Theta`, at the end, are
+the model with random intercepts as plain tensors, which the compiled steps to come pass on.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import Any, NamedTuple, TypeAlias
 
 from lmmbook._tensorflow.processes import check_not_forked
 from lmmbook.families.base import Family
-from lmmbook.families.binomial import Binomial
 from lmmbook.families.gaussian import Gaussian
 from lmmbook.formula import covariance
 from lmmbook.formula.design import Design
@@ -56,13 +55,12 @@ class LinearMixedEffectModel(tf.Module):
         check_not_forked("LinearMixedEffectModel")
         super().__init__(name="linear_mixed_effect_model")
         self.design, self.family = design, design.family
-        self.fixed_names, self.factors = design.fixed_names, design.factors
-        self.beta = tf.Variable(tf.zeros(len(self.fixed_names)), name="beta")
+        self.factors = design.factors
+        self.beta = tf.Variable(tf.zeros(len(design.fixed_names)), name="beta")
         # For each factor and block an sd, or for several columns the root of their covariance.
         self.scales = [[_scale(f, block) for block in f.blocks] for f in self.factors]
         if isinstance(self.family, Gaussian):
-            sd = self.family.sd
-            self.residual_sd: Any = _positive("sd(residual)") if sd is None else sd
+            self.residual_sd: Any = self.family.sd or _positive("sd(residual)")
         else:
             known = np.isfinite(design.response).all()  # not of new rows, nor of a loaded fit
             own = self.family.start(design.response)[1] if known else self.family.auxiliary * [0.0]
@@ -75,15 +73,15 @@ class LinearMixedEffectModel(tf.Module):
         ``[rows]``. Chains come first here, ``[chains, levels, columns]``, as TFP wants them.
         """
         check_not_forked("LinearMixedEffectModel")
-        pairs = zip(self.scales, self.factors, strict=True)
-        random_effects = [_prior(scales, factor.levels) for scales, factor in pairs]
+        both = zip(self.scales, self.factors, strict=True)
+        random_effects = [_prior(scales, factor.levels) for scales, factor in both]
 
         def ratings(*latest_first: Tensor) -> tfd.Distribution:
             loc = self.linear_predictor(latest_first[::-1], features)
             if isinstance(self.family, Gaussian):
                 return tfd.Independent(tfd.Normal(loc, self.residual_sd), 1)
-            family = self.family
-            if isinstance(family, Binomial):
+            family: Any = self.family
+            if "trials" in features:
                 family = replace(family, trials=features["trials"])
             return tfd.Independent(family.distribution(loc, self.auxiliary), 1)
 
@@ -97,17 +95,7 @@ class LinearMixedEffectModel(tf.Module):
             tf.reduce_sum(tf.gather(u, features[f.name], axis=-2) * features[f"z({f.name})"], -1)
             for u, f in zip(effects, self.factors, strict=True)
         ]
-        fixed = tf.linalg.matvec(features["fixed"], self.beta)
-        return features["offset"] + fixed + tf.add_n(terms)
-
-    def graph(self, features: Features) -> list[tuple[str, tuple[str, ...]]]:
-        """The joint distribution's structure: each variable with the variables it depends on."""
-        names = [*(f"u({f.name})" for f in self.factors), "ratings"]
-        pairs = zip(names, self(features).resolve_graph(), strict=True)
-        return [
-            (name, tuple(names[len(parents) - 1 :: -1] if parents else ()))
-            for name, (_, parents) in pairs
-        ]
+        return features["offset"] + tf.linalg.matvec(features["fixed"], self.beta) + tf.add_n(terms)
 
     def parameters(self) -> dict[str, float]:
         """Name to value, in the order of every table of this package."""
@@ -117,15 +105,13 @@ class LinearMixedEffectModel(tf.Module):
                 lower = np.atleast_2d(tf.convert_to_tensor(scale).numpy().astype(float))
                 matrix[np.ix_(block, block)] = lower @ lower.T
         gaussian = isinstance(self.family, Gaussian)
-        own = tf.math.log([self.residual_sd]) if gaussian else self.auxiliary
-        beta, auxiliary = np.array(self.beta, float), np.array(own, float)
+        own = tf.math.log(tf.reshape(self.residual_sd, [1])) if gaussian else self.auxiliary
+        beta, auxiliary = (x.numpy().astype(float) for x in (self.beta, own))
         return covariance.name_values(self.design, beta, matrices, auxiliary)
 
     def assign(self, parameters: Parameters) -> None:
-        """Set every parameter, by the names that `parameters` uses."""
-        values = dict(parameters)
-        if isinstance(self.family, Gaussian) and self.family.sd is not None:
-            values["sd(residual)"] = self.family.sd  # it stays
+        """Set parameters, by the names that `parameters` uses. A known residual sd stays."""
+        values = self.parameters() | dict(parameters)
         beta, matrices, auxiliary = covariance.split_values(self.design, values)
         self.beta.assign(beta.astype(np.float32))
         for factor, scales, matrix in zip(self.factors, self.scales, matrices, strict=True):
@@ -134,8 +120,8 @@ class LinearMixedEffectModel(tf.Module):
                 scale.assign(lower if len(block) > 1 else lower[0, 0])
         if not isinstance(self.family, Gaussian):
             self.auxiliary.assign(auxiliary.astype(np.float32))
-        elif self.family.sd is None:
-            self.residual_sd.assign(np.float32(values["sd(residual)"]))
+        elif self.family.estimated:
+            self.residual_sd.assign(np.exp(auxiliary[0]).astype(np.float32))
 
 
 def features_of(design: Design) -> dict[str, Tensor]:
@@ -223,10 +209,8 @@ def data_of(design: Design) -> Data:
         raise ValueError(f"core: expected random intercepts only, got slopes of {slopes}")
     family, y = design.family.given(tf.constant(design.response[:, np.newaxis], tf.float32))
     X, offset = (tf.constant(x, tf.float32) for x in (design.fixed, design.offset[:, np.newaxis]))
-    codes, levels = (
-        [tf.constant(f.codes) for f in design.factors],
-        [f.levels for f in design.factors],
-    )
+    codes = [tf.constant(f.codes) for f in design.factors]
+    levels = [f.levels for f in design.factors]
     W = [np.zeros([n, X.shape[1]], np.float32) for n in levels]
     for factor, W_k in zip(design.factors, W, strict=True):
         freed = directions.freed(design, factor)

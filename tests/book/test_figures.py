@@ -188,7 +188,10 @@ def test_a_graph_has_a_label_for_every_node_and_an_arrow_for_every_parent():
 def test_the_models_own_graph_can_be_drawn(tiny_design):
     from lmmbook.core.model import LinearMixedEffectModel, features_of
 
-    structure = LinearMixedEffectModel(tiny_design).graph(features_of(tiny_design))
+    joint = LinearMixedEffectModel(tiny_design)(features_of(tiny_design))
+    names = ["u(g)", "u(h)", "ratings"]
+    parents = [parents for _, parents in joint.resolve_graph()]  # all that came before, or none
+    structure = [(name, names[: len(p)]) for name, p in zip(names, parents, strict=True)]
     sizes = {"u(g)": 5, "u(h)": 4, "ratings": 48}
     labels = [t.get_text() for t in figures.draw_graph(structure, sizes).axes[0].texts]
     assert set(labels) - {""} == {"u(g)\n5", "u(h)\n4", "ratings\n48"}

