@@ -90,7 +90,7 @@ def score_and_information(
 
     def of_one_draw(u: Effects) -> tuple[Tensor, Tensor]:  # each [levels]
         target = complete_log_density(data, theta, u, held)
-        gradient, hessian = gradient_and_hessian(target, sum(len(x) for x in theta))
+        gradient, hessian = gradient_and_hessian(target, sum(x.shape[0] for x in theta))
         return gradient, -hessian
 
     by_chain = [tf.transpose(u_k) for u_k in u]

@@ -17,7 +17,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 TARGET_ACCEPTANCE = 0.8  # between the 0.65 that is best in theory and the safety of small steps
-LEAPFROG_STEPS = 2  # of a level; together a quarter turn, which forgets a normal's start
+LEAPFROG_STEPS = 2  # together a quarter turn: a normal's start is forgotten
 
 
 def run(
@@ -94,7 +94,7 @@ def update_levels(
 def conditional_sd(theta: Theta, k: int, curvature: Tensor) -> Tensor:
     """The sd of factor k's effects when all others are held fixed, ``[levels, 1]``, or nearly.
 
-    For Gaussian ratings it is exact, ``(count / residual variance + 1 / variance) ** -0.5``.
+    For Gaussian ratings exactly, ``(count / residual variance + 1 / variance) ** -0.5``.
     """
     return tf.math.rsqrt(curvature + tf.exp(-2.0 * theta.log_sigma[k]))
 
@@ -132,7 +132,7 @@ def curvatures(data: Data, theta: Theta, eta: Tensor) -> list[Tensor]:
     W is minus the second derivative of a row's log density in eta, averaged over the chains. While
     draws are kept it must not change: steps that depend on where chains are draw from another law.
     """
-    derivative = tfp.math.value_and_gradient  # of sums: no row depends on another row's eta
+    derivative = tfp.math.value_and_gradient  # of sums over the rows
     first = lambda at: derivative(lambda x: data.log_density(x, theta.auxiliary), at)[1]  # noqa: E731
     second = derivative(first, eta)[1]
     weight = tf.maximum(-tf.reduce_mean(second, axis=1, keepdims=True), 0.0)
@@ -152,8 +152,8 @@ def group_move(theta: Theta, move: Translation, u: Effects, seed: Tensor) -> lis
     sides = ((move.inner[0], move.groups_inner, -1.0), (move.outer[0], move.groups_outer, 1.0))
     for k, groups, sign in sides:
         weight = tf.exp(-2.0 * theta.log_sigma[k])
-        members = np.bincount(groups, minlength=move.groups).astype(np.float32)
-        precision += weight * members[:, np.newaxis]
+        members = np.bincount(groups, minlength=move.groups)[:, np.newaxis]
+        precision += weight * members.astype(np.float32)
         sums = tf.math.unsorted_segment_sum(u[k], groups, move.groups)
         pull -= sign * weight * sums
     noise = normal([move.groups, u[0].shape[1]], seed=seed)

@@ -210,7 +210,7 @@ def test_hmc_makes_the_same_proposals_and_decisions(case, k):
     found, eta, probability = ours(b.u)
     sd = 1 / np.sqrt(own + tf.exp(-2.0 * b.theta.log_sigma[k]))
     close(found, theirs[..., 0], unit=sd, tolerance=5e-4)
-    close(tf.reduce_mean(probability, axis=1), accepted, tolerance=1e-3)
+    close(probability, tf.reduce_mean(accepted), tolerance=1e-3)
     assert np.mean(np.any(found != b.u[k], axis=1)) >= 0.5  # most levels have moved
     u = list(b.u)
     u[k] = found
@@ -257,8 +257,12 @@ HELD = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("held", HELD)
+# Each parametrisation where derivatives have a closed form and where not, the fullest everywhere.
+SCORED = [(case, "both") for case in CASES]
+SCORED += [(case, held) for case in CASES[2:4] + CASES[-1:] for held in list(HELD)[:-1]]
+
+
+@pytest.mark.parametrize(("case", "held"), SCORED)
 def test_scores_and_informations(case, held):
     """In the same parametrisation. The engine's coordinate is 1 + s where ours is exp(s), so our
     negative Hessian is its, less the score on the diagonal of the sigmas."""
