@@ -62,6 +62,7 @@ PROMISED = {
         "Two categories are a logit": 1e-9,
         "Log density by hand and by package": 0.5,
         "Gradient in float32 against float64": 1e-5,
+        "Thresholds without effects, by Newton's steps": 0.001,
         "Fit against ordinal::clmm": 0.01,
         "Mean of each factor's effects, in its standard deviations": 0.05,
         "One factor: fit against the exact maximum by quadrature": 0.011,
