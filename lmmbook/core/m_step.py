@@ -1,7 +1,7 @@
 """The M-step: better parameters, given draws of the random effects.
 
-Chapter 04. One Adam step, as in the TensorFlow Probability tutorial (`adam_m_step`); or in closed
-form, with location expansion, and a Newton step for likelihoods that are not Gaussian (`em_step`).
+Chapter 04. An Adam step, as in the TensorFlow Probability tutorial (`adam_m_step`); or EM's, with
+location expansion (`em_step`): a regression, or `newton` if ratings are not Gaussian (chapter 06).
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ def gradients_or_raise(
     cut = [v.name for v, g in zip(variables, gradients, strict=True) if g is None]
     if cut:
         raise ValueError(
-            f"M-step: expected a gradient for every parameter, got None for {cut}; was the "
-            "joint distribution built from the variable's value instead of the variable?"
+            "M-step: expected a gradient for every parameter, got "
+            f"None for {cut}; was the joint distribution built from "
+            "the variable's value instead of the variable?"
         )
     return gradients
 
@@ -39,8 +40,7 @@ def adam_m_step(
 ) -> Callable[[Effects], None]:
     """A function that makes one Adam step, given effects, a list of ``[chains, levels, columns]``.
 
-    Its gradient is that of ``log p(y, u)``, averaged over the chains: by Fisher's identity an
-    unbiased estimate of the gradient of ``log p(y)``, if u are draws from ``p(u | y)``.
+    By Fisher's identity its gradient is that of ``log p(y)``, unbiased, if u ~ ``p(u | y)``.
     """
     optimizer = tf_keras.optimizers.Adam(learning_rate)
     optimizer.build(variables)
@@ -87,9 +87,8 @@ def towards(variance: Tensor, log_sigma: Tensor, gain: float) -> Tensor:
 def free_mean(W: np.ndarray, u: Tensor) -> tuple[Tensor, Tensor]:
     """Coefficients a ``[fixed]`` of the mean ``W a`` of effects, and the mean of its square.
 
-    Least squares of u on W: for an intercept, a column of ones. The square of a noisy mean is too
-    large by the noise's variance, and would pull a small sigma to zero. Means of the two halves of
-    the chains err independently: so take their product.
+    The square of a noisy mean is too large by the noise's variance, and would pull a small sigma
+    to zero. Means of two halves of the chains err independently: so take their product.
     """
     half, chains = u.shape[1] // 2, u.shape[1]
     means = tf.stack([tf.reduce_mean(u[:, :half], 1), tf.reduce_mean(u[:, half:], 1)], axis=1)
@@ -99,10 +98,7 @@ def free_mean(W: np.ndarray, u: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def least_squares(data: Data, theta: Theta, eta: Tensor, gain: float) -> tuple[Tensor, Tensor]:
-    """For Gaussian ratings: the change of beta ``[fixed]``, and the new log sd(residual) ``[1]``.
-
-    A regression of the residuals, averaged over the chains.
-    """
+    """For Gaussian ratings, a regression: change of beta, and new log sd(residual), ``[1]``."""
     residual = data.y - eta  # [rows, chains]
     mean = tf.reduce_mean(residual, axis=1, keepdims=True)
     change = tf.linalg.lstsq(data.X, mean)  # [fixed, 1]
@@ -113,10 +109,9 @@ def least_squares(data: Data, theta: Theta, eta: Tensor, gain: float) -> tuple[T
 
 
 def newton(data: Data, theta: Theta, eta: Tensor, gain: float) -> tuple[Tensor, Tensor]:
-    """For any likelihood, beta and ``auxiliary``: one damped Newton step, by automatic derivatives.
+    """For any likelihood, one Newton step, or part of it: change of beta, and new ``auxiliary``.
 
-    EM does not need the M-step's maximum, only a better place (generalised EM: Dempster, Laird &
-    Rubin 1977). Where the curvature is not that of a hill its size is taken: uphill all the same.
+    EM needs no maximum, only a better place (generalised EM: Dempster, Laird & Rubin 1977).
     """
     fixed = data.X.shape[1]
 
@@ -124,14 +119,19 @@ def newton(data: Data, theta: Theta, eta: Tensor, gain: float) -> tuple[Tensor, 
         moved = eta + tf.linalg.matvec(data.X, change[:fixed])[:, tf.newaxis]
         return tf.reduce_sum(data.log_density(moved, theta.auxiliary + change[fixed:]))
 
-    gradient, hessian = gradient_and_hessian(log_likelihood, fixed + theta.auxiliary.shape[0])
-    scale = tf.math.rsqrt(tf.maximum(tf.abs(tf.linalg.diag_part(hessian)), 1e-6))
-    values, vectors = tf.linalg.eigh(hessian * scale * scale[:, tf.newaxis])
-    score = tf.linalg.matvec(vectors, scale * gradient, transpose_a=True)
-    step = scale * tf.linalg.matvec(vectors, score / tf.maximum(tf.abs(values), FLAT))
+    size = fixed + theta.auxiliary.shape[0]
+    step = uphill(*gradient_and_hessian(log_likelihood, size))
     of_eta = tf.norm(tf.linalg.matvec(data.X, step[:fixed])) / np.sqrt(data.X.shape[0])
     step *= gain / tf.reduce_max([1.0, of_eta, *tf.unstack(tf.abs(step[fixed:]))])
     return step[:fixed], theta.auxiliary + step[fixed:]
+
+
+def uphill(gradient: Tensor, hessian: Tensor) -> Tensor:
+    """A Newton step. Where the curvature is not that of a hill, its size is taken: up it goes."""
+    scale = tf.math.rsqrt(tf.maximum(tf.abs(tf.linalg.diag_part(hessian)), 1e-6))
+    values, vectors = tf.linalg.eigh(hessian * scale * scale[:, tf.newaxis])
+    score = tf.linalg.matvec(vectors, scale * gradient, transpose_a=True)
+    return scale * tf.linalg.matvec(vectors, score / tf.maximum(tf.abs(values), FLAT))
 
 
 def gradient_and_hessian(function: LogProb, size: int) -> tuple[Tensor, Tensor]:

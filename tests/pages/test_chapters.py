@@ -61,6 +61,7 @@ PROMISED = {
         "Two categories are a logit": 1e-9,
         "Log density by hand and by package": 0.5,
         "Gradient in float32 against float64": 1e-5,
+        "Thresholds without effects, by Newton's steps": 0.001,
         "Fit against ordinal::clmm": 0.01,
         "Mean of each factor's effects, in its standard deviations": 0.05,
         "One factor: fit against the exact maximum by quadrature": 0.011,
@@ -492,6 +493,50 @@ def test_source_is_a_chapter(name):
     for part in ["## Predict first", "## When this breaks", "## Exercises", "## What to remember"]:
         assert any(heading.startswith(part) for heading in headings), part
     assert headings[-1] == "### References"
+
+
+LINES = 25  # what a reader takes in at once; what is longer is split, or folded
+IMPORTS = 6  # statements that import from the package
+FOLDED = {"hide-input", "hide-cell", "remove-input", "remove-cell"}
+
+
+def too_long(notebook: nbformat.NotebookNode) -> list[str]:
+    """What is wrong with the size of a chapter's cells, and with what it imports."""
+    found, imports = [], []
+    for cell in code_cells(notebook):
+        tags = set(cell.metadata.get("tags", []))
+        lines = cell.source.splitlines()
+        if len(lines) > LINES and not tags & FOLDED:
+            found.append(f"{len(lines)} lines in the visible cell that begins with {lines[0]!r}")
+        if "remove-cell" not in tags:  # (the cell for Colab is not Python alone)
+            imports += imported(cell.source)
+    if len(imports) > IMPORTS:
+        found.append(f"{len(imports)} statements import from the package: {imports}")
+    return found
+
+
+def imported(source: str) -> list[str]:
+    """The statements that import from the package."""
+    nodes = [n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Import | ast.ImportFrom)]
+    return [s for s in map(ast.unparse, nodes) if re.match(r"(import|from) lmmbook\b", s)]
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_what_is_seen_is_short(name):
+    notebook = nbformat.read(ROOT / "chapters" / f"{name}.ipynb", as_version=4)
+    assert too_long(notebook) == []
+
+
+def test_a_long_cell_and_many_imports_are_found():
+    notebook = nbformat.v4.new_notebook()
+    cell = nbformat.v4.new_code_cell("\n".join(["x = 1"] * (LINES + 1)))
+    folded = nbformat.v4.new_code_cell(cell.source, metadata={"tags": ["hide-input"]})
+    notebook.cells = [cell, folded]
+    assert too_long(notebook) == ["26 lines in the visible cell that begins with 'x = 1'"]
+    cell.source = "\n".join(["from lmmbook.core import e_step, m_step"] * IMPORTS)
+    assert too_long(notebook) == []
+    folded.source = "def late():\n    import lmmbook as lmm"
+    assert "7 statements import from the package" in too_long(notebook)[0]
 
 
 @pytest.mark.parametrize("name", CHAPTERS)

@@ -31,6 +31,7 @@ def test_what_the_chapters_teach_is_shown():
     assert len(names) == len(set(names))
     taught = {"update_levels", "level_log_density", "group_move", "sweep", "em_step"}
     taught |= {"least_squares", "free_mean", "score_and_information", "complete_log_density"}
+    taught |= {"newton", "uphill", "gradients_or_raise"}
     assert taught <= set(names)
 
 
