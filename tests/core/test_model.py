@@ -258,3 +258,16 @@ def test_a_model_starts_at_no_effect_and_sds_of_one(crossed):
     assert model.parameters() == {
         name: 0.0 if name in nought else 1.0 for name in parameter_names(model.design)
     }
+
+
+def test_an_offset_is_part_of_the_predictor(tiny):
+    data = tiny.data.assign(known=np.linspace(-1, 1, len(tiny.data)))
+    plain, with_offset = (
+        build_design(formula, data) for formula in (tiny.formula, tiny.formula + " + offset(known)")
+    )
+    u = [tf.zeros([f.levels, 1]) for f in plain.factors]
+    without, found = (
+        make(design, tiny.truth, None).linear_predictor(u, features_of(design))
+        for design in (plain, with_offset)
+    )
+    np.testing.assert_allclose(found - without, data["known"], atol=1e-6)

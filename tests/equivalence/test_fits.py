@@ -195,6 +195,49 @@ def test_a_budget_that_is_too_small_is_said(tiny_design, monkeypatch):
     assert not found.converged
 
 
+def test_what_belongs_to_theta_follows_it(tiny_design, tiny):
+    run = mcem.MCEM(tiny_design, seed=0, chains=2)
+    run.sweep()
+    run.set(theta_of(tiny_design, tiny.truth))
+    weight = 1 / tiny.truth["sd(residual)"] ** 2
+    for factor, curvature in zip(tiny_design.factors, run.curvature, strict=True):
+        np.testing.assert_allclose(curvature[:, 0], weight * np.bincount(factor.codes), rtol=1e-5)
+    np.testing.assert_allclose(run.eta, run.data.eta(run.theta, run.u), atol=1e-5)
+
+
+def test_the_last_step_is_taken(tiny_design, monkeypatch):
+    """The estimate is where the certificate's step leads, and the certificate is of before it."""
+    before = []
+    advance = mcem.MCEM.advance
+
+    def recorded(run: mcem.MCEM, step: np.ndarray) -> None:
+        before.append((parameters_of(tiny_design, run.theta), step))
+        advance(run, step)
+
+    monkeypatch.setattr(mcem.MCEM, "advance", recorded)
+    found, _ = mcem.fit(tiny_design, seed=0, chains=8, max_sweeps=500)
+    values, step = before[-1]
+    np.testing.assert_array_equal(step, found.step)
+    moved = found.table["estimate"] - pd.Series(values)
+    assert np.abs(step[0]) > 0
+    assert moved["Intercept"] == pytest.approx(step[0], rel=1e-3)
+
+
+def test_the_error_of_a_step_is_its_spread(tiny_design, tiny):
+    """Scores drawn anew 200 times, a standard error from the maximum, half of the information lost:
+    noise of the mean and of Louis' variance count alike. Within four times the error of an sd."""
+    theta, rng = theta_of(tiny_design, tiny.truth), np.random.default_rng(0)
+    J = np.array([40.0, 9.0, 30.0, 25.0, 90.0])
+    found = []
+    for _ in range(200):
+        noise = rng.normal(size=(50, 8, 5)) * np.sqrt(J / 2)
+        table = certificate.certify(tiny_design, theta, np.sqrt(J / 2) + noise, np.diag(J)).table
+        found.append((table["step"], table["mcse"]))
+    step, mcse = (np.array(x) for x in zip(*found, strict=True))
+    ratio = np.sqrt((mcse**2).mean(0)) / step.std(0)
+    assert np.all(np.abs(np.log(ratio)) < 4 * np.sqrt(1 / 400)), ratio
+
+
 def test_a_residual_that_is_known_stays(tiny):
     family = lmm.families.Gaussian(sd=0.8)
     run = mcem.MCEM(build_design(tiny.formula, tiny.data, family), seed=0)
