@@ -61,7 +61,7 @@ help: ## list the targets
 setup: $(INSTALLED) ## create .venv with the pinned packages and lmmbook itself
 
 book: ## execute and check the chapters, build the book, say where to open it
-	$(call announce,13 to 20)
+	$(call announce,10 to 20)
 	@$(PARALLEL) _build/built
 	@echo
 	@echo 'The book is built. Open _build/html/index.html'
@@ -78,7 +78,7 @@ test: ## check everything but the slow tests, statistical or in a browser
 	$(TOOK)
 
 test-full: ## check everything, slow tests too
-	$(call announce,45 to 65)
+	$(call announce,40 to 60)
 	@$(PARALLEL) lint _build/built
 	$(PYTEST) -m ''
 	$(TOOK)
