@@ -1,4 +1,1 @@
-"""The engine that the book builds: what chapters 2 to 4 teach, short enough to read.
-
-It knows formulas and families, and never the engine that `lmmbook.fit` runs.
-"""
+"""The engine that chapters 2 to 4 build. It never knows the one that `lmmbook.fit` runs."""

@@ -25,7 +25,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from scipy import linalg
 
-CLOSE = 0.2  # standard errors from the maximum, Monte Carlo error included: converged
+CONVERGED_WITHIN = 0.2  # standard errors from the maximum, Monte Carlo error included: converged
 SINGULAR = 0.01  # least share of observed in complete information, in any direction, to build on
 BATCHES = 5  # of each chain, for Monte Carlo standard errors
 
@@ -46,7 +46,7 @@ def least_information(data: Data, theta: Theta, curvature: list[Tensor]) -> Para
 
     With a share h of a parameter in the prior, of which that knows A, and the rest in the
     likelihood, which knows B, it is ``h^2 A + (1 - h)^2 B``: least for ``h = B / (A + B)``
-    (partially non-centred: Papaspiliopoulos, Roberts & Skold 2003). For ``curvature`` see `e_step`.
+    (partially non-centred: Papaspiliopoulos, Roberts & Sköld 2003). For ``curvature`` see `e_step`.
     """
     information = np.array([np.sum(c) for c in curvature])  # of all rows, about their common level
     variance = np.exp(2 * theta.log_sigma.numpy())
@@ -104,7 +104,7 @@ class Certificate(NamedTuple):
 
     table: pd.DataFrame  # estimate, step, mcse of the step, std_error; an sd's are of its logarithm
     distance: float  # the largest |step| / std_error; infinite if I is not known to be definite
-    converged: bool  # whether every |step| + 2 mcse is at most CLOSE std_error
+    converged: bool  # whether every |step| + 2 mcse is at most CONVERGED_WITHIN std_error
     step: np.ndarray  # [coordinates], to the maximum
 
 
@@ -131,7 +131,7 @@ def certify(design: Design, theta: Theta, score: np.ndarray, J: np.ndarray) -> C
     table["mcse"] = np.sqrt(np.diag(D @ np.cov(batches.T) @ D.T) / len(batches))
     table["std_error"] = np.sqrt(np.diag(D @ I @ D.T))
     away = table["step"].abs() / table["std_error"]  # NaN for an sd that is fixed
-    converged = bool((away + 2 * table["mcse"] / table["std_error"]).max() <= CLOSE)
+    converged = bool((away + 2 * table["mcse"] / table["std_error"]).max() <= CONVERGED_WITHIN)
     return Certificate(table, float(away.max()), converged, np.pad(step, (0, size - free)))
 
 

@@ -48,9 +48,9 @@ def acceptance(log_ratio: Tensor) -> Tensor:
     return tf.reduce_mean(tf.exp(tf.minimum(log_ratio, 0.0)))
 
 
-def adapt_step_size(step_size: Tensor, acceptance: Tensor, gain: float) -> Tensor:
+def adapt_step_size(step_size: Tensor, accepted: Tensor, gain: float) -> Tensor:
     """Robbins-Monro: lengthen the step when more than the target is accepted, else shorten it."""
-    return step_size * tf.exp(gain * (acceptance - TARGET_ACCEPTANCE))
+    return step_size * tf.exp(gain * (accepted - TARGET_ACCEPTANCE))
 
 
 def sweep(

@@ -18,10 +18,10 @@ import tensorflow as tf
 
 GAINS = np.concatenate([np.ones(40), np.arange(1.0, 121.0) ** -0.7])
 AVERAGED = 80  # of the last iterates
-SETTLE = 40  # sweeps until draws belong to parameters that were just set
-DRAWS, KEPT = 200, 1000  # sweeps of the first certificate; sweeps x chains of effects to keep
-LONGEST_STEP = 0.5  # of any log sigma, in a Newton step
-FAR = 1.0  # standard errors; from further away a Newton step is only a direction
+WARMUP = 40  # sweeps until draws belong to parameters that were just set
+FIRST_DRAWS, KEPT = 200, 1000  # sweeps of the first certificate; sweeps x chains of effects to keep
+MAX_LOG_SD_STEP = 0.5  # of any log sigma, in a Newton step
+TRUST_RADIUS = 1.0  # standard errors; from further away a Newton step is only a direction
 
 
 class MCEM:
@@ -72,7 +72,7 @@ class MCEM:
         """The certificate of the present parameters, and draws ``[draws, levels, chains]``."""
         held = certificate.least_information(self.data, self.theta, self.curvature)
         scores, J, kept = [], [], []
-        for _ in range(SETTLE):
+        for _ in range(WARMUP):
             self.sweep()
         for i in range(draws):
             self.sweep()
@@ -87,7 +87,7 @@ class MCEM:
     def advance(self, step: np.ndarray) -> None:
         """A Newton step ``[coordinates]``, or as much of it as is not too long."""
         parts = np.split(step, np.cumsum([len(x) for x in self.theta])[:2])
-        damped = 1.0 / max(1.0, np.abs(parts[1]).max() / LONGEST_STEP)
+        damped = 1.0 / max(1.0, np.abs(parts[1]).max() / MAX_LOG_SD_STEP)
         self.set(Theta(*(x + damped * d for x, d in zip(self.theta, parts, strict=True))))
 
 
@@ -99,13 +99,13 @@ def fit(
     Returns the certificate, and draws of the effects, ``[draws, levels, chains]`` a factor. Where a
     sigma is zero at the maximum EM never arrives, and ``converged`` stays False.
     """
-    run, draws = MCEM(design, seed, chains), DRAWS
+    run, draws = MCEM(design, seed, chains), FIRST_DRAWS
     run.em()
     found, kept = run.measure(draws)
-    while not found.converged and run.sweeps + len(GAINS) + SETTLE + 2 * draws <= max_sweeps:
+    while not found.converged and run.sweeps + len(GAINS) + WARMUP + 2 * draws <= max_sweeps:
         draws *= 2  # fresh ones: on the old ones the score after the step is zero
         run.advance(found.step)
-        if found.distance > FAR:
+        if found.distance > TRUST_RADIUS:
             run.em()
         found, kept = run.measure(draws)
     run.advance(found.step)  # it is short: what is left is Monte Carlo error

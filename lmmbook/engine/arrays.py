@@ -208,9 +208,8 @@ def sum_by_level(values: tf.Tensor, codes: tf.Tensor, levels: int) -> tf.Tensor:
     several, one for each part of the rows, and add those up in double precision.
     """
     rows = values.shape[0]
-    parts = max(
-        1, min(rows // PART_ROWS, rows // (8 * levels))
-    )  # no more than an eighth of the rows
+    # Totals are no more than an eighth of the rows.
+    parts = max(1, min(rows // PART_ROWS, rows // (8 * levels)))
     if parts == 1:
         return tf.math.unsorted_segment_sum(values, codes, levels)
     part = tf.range(rows) // -(-rows // parts)

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lmmbook.engine import checkpoint, checkpoint_files, init, program
+from lmmbook.engine import checkpoint, checkpoint_files, init, iteration, program
 from lmmbook.engine.arrays import Parameters, from_parameters, on_device, to_parameters
 from lmmbook.engine.certificate import centering, certify, louis
 from lmmbook.engine.kept import Kept
@@ -87,7 +87,7 @@ class Engine:
         self.products = centering.products_of(design, self.layout)
         self.chunk = program.sweeps_of(self.layout)
         parameters = to_parameters(design, init.start_values(design))
-        self.state = self._graph(program.start, self.layout)(self.arrays, parameters)
+        self.state = self._graph(iteration.start, self.layout)(self.arrays, parameters)
         self.sweeps_left, self.max_sweeps, self.calls = max_sweeps, max_sweeps, 0
         self.iterates: list[pd.DataFrame] = []
         self.trace: list[pd.DataFrame] = []
@@ -118,7 +118,7 @@ class Engine:
         """
         if is_gaussian(self.layout):
             return float(self.parameters.residual_sd)
-        information = self._graph(program.row_information)
+        information = self._graph(iteration.row_information)
         entry = self.journal.recall(lambda: {"told": information(self.arrays, self.state).numpy()})
         return 1.0 / math.sqrt(float(entry["told"]))  # by the name that checkpoints have for it
 

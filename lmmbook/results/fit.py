@@ -199,8 +199,7 @@ class Fit:
 
     def __str__(self) -> str:
         levels = ", ".join(f"{f.name} {f.levels:,}" for f in self.design.factors)
-        note = self.design.family.note
-        modelled = f"\n  {note}" if note else ""
+        modelled = f"\n  {self.design.family.note}" if self.design.family.note else ""
         verdict = "Converged" if self.converged else "NOT CONVERGED"
         scales = {"sd(": "an sd are those of its logarithm", "cor(": "a cor those of its Fisher z"}
         names = self.parameters.index.str

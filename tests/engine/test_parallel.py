@@ -67,7 +67,7 @@ def run(script: str, *arguments: str, timeout: float = 300) -> str:
 SLOPES = """
 from functools import partial
 from lmmbook import families
-from lmmbook.engine import arrays, linear_predictor, program
+from lmmbook.engine import arrays, iteration, linear_predictor, program
 from lmmbook.engine.certificate import louis
 from lmmbook.engine.m_step import closed_form
 from lmmbook.formula import build_design
@@ -112,8 +112,8 @@ seed = tf.constant([3, 4])
 
 
 def everything(arrays_, effects_, placement):
-    state = program.State(values, effects_, [], [])
-    state, rows, at = program.begin(layout, arrays_, state, True, placement)
+    state = iteration.State(values, effects_, [], [])
+    state, rows, at = iteration.begin(layout, arrays_, state, True, placement)
     _, sums = placement.rows(row_sums.regression_sums, (layout,), arrays_, values, rows, at)
     given = layout, arrays_, values, effects_, rows, at
     score = louis.score_and_information(*given, parametrisation, placement)
@@ -169,8 +169,8 @@ def close(a, b):
 
 
 # Frozen parameters: each device has the chains that it would have alone.
-state = program.State(values, effects, adaptation.longest_steps(layout), [])
-state, *_ = tf.function(partial(program.begin, layout), autograph=False)(whole, state, True)
+state = iteration.State(values, effects, adaptation.longest_steps(layout), [])
+state, *_ = tf.function(partial(iteration.begin, layout), autograph=False)(whole, state, True)
 parametrisation, seed = louis.as_written(layout), tf.constant([3, 4])
 gains, measure, still = tf.zeros([4]), tf.fill([4], True), tf.constant(0.0)
 after, output = made(whole, state, gains, measure, still, parametrisation, seed)
@@ -193,8 +193,8 @@ order = [0, 2, 1, 3]
 
 
 def moved(layout, arrays_, effects, placement):
-    _, rows, at = program.begin(
-        layout, arrays_, program.State(values, effects, [], []), True, placement
+    _, rows, at = iteration.begin(
+        layout, arrays_, iteration.State(values, effects, [], []), True, placement
     )
     given = layout, arrays_, values, effects, rows, at, tf.constant(0.7)
     return closed_form.step(*given, placement=placement)[:2]

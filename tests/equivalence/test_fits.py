@@ -145,7 +145,7 @@ def test_fits_reach_the_exact_maximum(name, request):
     found, draws = mcem.fit(build_design(formula, data), seed=1)
     truth = exact.fit(formula, data).parameters
     assert found.converged
-    assert found.distance < certificate.CLOSE
+    assert found.distance < certificate.CONVERGED_WITHIN
     assert off(found, truth).max() < 0.2
     errors = found.table["std_error"] / truth["std_error"]
     assert np.all((errors > 0.8) & (errors < 1.25))
@@ -190,7 +190,7 @@ def test_a_seed_decides_and_a_fit_begins_anywhere(tiny_design):
 
 
 def test_a_budget_that_is_too_small_is_said(tiny_design, monkeypatch):
-    monkeypatch.setattr(mcem, "DRAWS", 10)
+    monkeypatch.setattr(mcem, "FIRST_DRAWS", 10)
     found, _ = mcem.fit(tiny_design, seed=0, chains=2, max_sweeps=10)
     assert not found.converged
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import cache
 from typing import NamedTuple
 
-from lmmbook.core import certificate, e_step, m_step
+from lmmbook.core import certificate, e_step, m_step, mcem
 from lmmbook.core.model import (
     LinearMixedEffectModel,
     data_of,
@@ -18,7 +18,7 @@ from lmmbook.core.model import (
     parameters_of,
     theta_of,
 )
-from lmmbook.engine import arrays
+from lmmbook.engine import arrays, driver
 from lmmbook.engine.certificate import louis
 from lmmbook.engine.e_step import adaptation, block_hmc, group_moves
 from lmmbook.engine.linear_predictor import (
@@ -29,10 +29,11 @@ from lmmbook.engine.linear_predictor import (
     rows_of,
     value_and_slopes,
 )
-from lmmbook.engine.m_step import closed_form
+from lmmbook.engine.m_step import closed_form, px
 from lmmbook.families import Custom, Gaussian, resolve
 from lmmbook.formula import build_design
 from lmmbook.formula.design import Design
+from lmmbook.results.fit import CONVERGED_WITHIN
 
 import numpy as np
 import pandas as pd
@@ -118,6 +119,14 @@ def close(found, wanted, unit=1.0, tolerance=1e-4):
     difference = (np.asarray(found, float) - np.asarray(wanted, float)) / unit
     largest = np.abs(difference).max(initial=0.0)
     assert largest < tolerance, largest
+
+
+def test_what_is_decided_by_a_number_is_decided_by_the_same_number():
+    assert certificate.CONVERGED_WITHIN == CONVERGED_WITHIN
+    assert m_step.SHRINK == px.SHRINK
+    np.testing.assert_array_equal(mcem.GAINS, [*driver.APPROACH, *driver.AVERAGE])
+    for name in ("FIRST_DRAWS", "MAX_LOG_SD_STEP", "TRUST_RADIUS"):
+        assert getattr(mcem, name) == getattr(driver, name)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lmmbook._tensorflow.randomness import fold_in, split_seed
-from lmmbook.engine import program
+from lmmbook.engine import iteration, program
 from lmmbook.engine.arrays import Arrays, Layout
 from lmmbook.engine.certificate import louis
 from lmmbook.engine.e_step import adaptation, block_hmc
@@ -64,9 +64,9 @@ class Program:
         self.arrays = placed._replace(gram=whole.gram)  # small, and not asked of a device
 
     def __call__(
-        self, arrays: Arrays, state: program.State, gains: tf.Tensor, measure: tf.Tensor,
+        self, arrays: Arrays, state: iteration.State, gains: tf.Tensor, measure: tf.Tensor,
         step_gain: tf.Tensor, parametrisation: louis.Parametrisation, seed: tf.Tensor,
-    ) -> tuple[program.State, program.Output]:  # fmt: skip
+    ) -> tuple[iteration.State, iteration.Output]:  # fmt: skip
         """The same arguments and results; draws and scores only where no parameter moves. The
         ``arrays`` are on the devices already, and not looked at."""
         parts = state._replace(effects=[self._apart(u) for u in state.effects])
@@ -80,13 +80,13 @@ class Program:
         draws = [self.placement.gathered(u, axis=2) for u in draws]
         score = self.placement.gathered(score, axis=1)
         state = state._replace(effects=[self.placement.gathered(u, axis=1) for u in effects])
-        return state, program.Output(same, acceptance, draws, score, information)
+        return state, iteration.Output(same, acceptance, draws, score, information)
 
     def _moving(
-        self, state: program.State, gains: tf.Tensor, step_gain: tf.Tensor, seed: tf.Tensor
-    ) -> tuple[program.State, program.Output]:
+        self, state: iteration.State, gains: tf.Tensor, step_gain: tf.Tensor, seed: tf.Tensor
+    ) -> tuple[iteration.State, iteration.Output]:
         gaussian, outputs = is_gaussian(self.layout), []
-        begin = self.placement.graph(program.begin, self.layout, refresh=not gaussian)
+        begin = self.placement.graph(iteration.begin, self.layout, refresh=not gaussian)
         state, rows, predictor = begin(self.arrays, state)
         for i, own_seed in enumerate(split_seed(seed, n=len(gains))):
             parents_too = gaussian or i % program.PARENTS_EVERY == 0
@@ -105,7 +105,7 @@ class Program:
 
 
 def _frozen(
-    layout: Layout, arrays: Arrays, state: program.State, gains: tf.Tensor, measure: tf.Tensor,
+    layout: Layout, arrays: Arrays, state: iteration.State, gains: tf.Tensor, measure: tf.Tensor,
     parametrisation: louis.Parametrisation, seed: tf.Tensor, placement: ChainParallel,
 ) -> tuple[Any, Any]:  # fmt: skip
     """A chunk of sweeps with frozen parameters."""
@@ -115,7 +115,7 @@ def _frozen(
 
 
 def _own_chunk(
-    layout: Layout, arrays: Arrays, state: program.State, gains: tf.Tensor, measure: tf.Tensor,
+    layout: Layout, arrays: Arrays, state: iteration.State, gains: tf.Tensor, measure: tf.Tensor,
     parametrisation: louis.Parametrisation, seed: tf.Tensor,
 ) -> tuple[Any, Any]:  # fmt: skip
     """The same for one device's chains: effects, draws and scores; and what all have a share in."""
@@ -129,27 +129,27 @@ def _own_chunk(
 
 
 def _em_sweep(
-    layout: Layout, arrays: Arrays, state: program.State, rows: Any, predictor: Any,
+    layout: Layout, arrays: Arrays, state: iteration.State, rows: Any, predictor: Any,
     gain: tf.Tensor, step_gain: tf.Tensor, seed: tf.Tensor, parents_too: bool,
     placement: ChainParallel,
-) -> tuple[program.State, Any, Any, program.Output]:  # fmt: skip
-    """A sweep of all chains and an M-step, as `program.one_sweep`."""
+) -> tuple[iteration.State, Any, Any, iteration.Output]:  # fmt: skip
+    """A sweep of all chains and an M-step, as `iteration.one_sweep`."""
     (effects, predictor), acceptance = placement.rows(
         _own_sweep, (layout, parents_too), arrays, state, rows, predictor, seed
     )
     parameters, effects, predictor = closed_form.step(
         layout, arrays, state.parameters, effects, rows, predictor, gain, placement=placement
     )
-    rows, _ = placement.rows(program.rows_again, (layout,), arrays, parameters)
+    rows, _ = placement.rows(iteration.rows_again, (layout,), arrays, parameters)
     steps = adaptation.adapt(state.step_sizes, acceptance, step_gain)
-    output = program.Output(
-        parameters, adaptation.mean_acceptance(acceptance), [], *program.no_score(layout)
+    output = iteration.Output(
+        parameters, adaptation.mean_acceptance(acceptance), [], *iteration.no_score(layout)
     )
-    return program.State(parameters, effects, steps, state.curvature), rows, predictor, output
+    return iteration.State(parameters, effects, steps, state.curvature), rows, predictor, output
 
 
 def _own_sweep(
-    layout: Layout, parents_too: bool, arrays: Arrays, state: program.State, rows: Any,
+    layout: Layout, parents_too: bool, arrays: Arrays, state: iteration.State, rows: Any,
     predictor: tf.Tensor, seed: tf.Tensor,
 ) -> tuple[Any, list[tf.Tensor]]:  # fmt: skip
     """A sweep of one device's chains: effects and predictor; and the acceptance."""

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lmmbook._tensorflow.randomness import split_seed
-from lmmbook.engine import program
+from lmmbook.engine import iteration, program
 from lmmbook.engine.arrays import Arrays, Layout
 from lmmbook.engine.certificate import louis
 from lmmbook.engine.linear_predictor import is_gaussian
@@ -51,17 +51,17 @@ class Program:
         self.layout, self.placement = layout, placement
 
     def __call__(
-        self, arrays: Arrays, state: program.State, gains: tf.Tensor, measure: tf.Tensor,
+        self, arrays: Arrays, state: iteration.State, gains: tf.Tensor, measure: tf.Tensor,
         step_gain: tf.Tensor, parametrisation: louis.Parametrisation, seed: tf.Tensor,
-    ) -> tuple[program.State, program.Output]:  # fmt: skip
+    ) -> tuple[iteration.State, iteration.Output]:  # fmt: skip
         """The same arguments and results. Effects are brought together where draws are measured;
         elsewhere there are none among the results."""
-        begin = self.placement.graph(program.begin, self.layout, refresh=bool(step_gain > 0))
+        begin = self.placement.graph(iteration.begin, self.layout, refresh=bool(step_gain > 0))
         state, rows, predictor = begin(arrays, state)
         outputs, together = [], bool(tf.reduce_any(measure))
         for i, own_seed in enumerate(split_seed(seed, n=len(gains))):
             sweep = self.placement.graph(
-                program.one_sweep,
+                iteration.one_sweep,
                 self.layout,
                 moving=bool(gains[i] > 0),
                 measured=bool(measure[i]),
