@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from lmmbook._tensorflow import randomness
-from lmmbook.engine import arrays
+from lmmbook.engine import arrays, iteration
 from lmmbook.engine.e_step import adaptation, block_hmc
-from lmmbook.engine.linear_predictor import curvatures, linear_predictor, rows_of
 from lmmbook.formula import build_design
 
 import pandas as pd
@@ -33,30 +32,25 @@ def kernel(
     design = build_design(FORMULA, data)
     layout, array = arrays.on_device(design, chains)
     values = arrays.to_parameters(design, parameters)
-    steps = adaptation.longest_steps(layout)
 
     @tf.function(autograph=False, jit_compile=True)
     def sample(array, seed):
-        effects = [tf.zeros([factor.levels, chains, 1]) for factor in layout.factors]
+        start = iteration.start(layout, array, values)
         seeds = tf.stack(randomness.split_seed(seed, n=sweeps))
 
-        def one(i, effects, predictor, found):
-            drawn = block_hmc.sweep(
-                layout, array, values, effects, rows, predictor, curvature, steps, seeds[i]
-            )
-            chains_first = [tf.transpose(u[..., 0]) for u in drawn.effects]
-            left = array.response[:, tf.newaxis] - drawn.predictor
+        def one(i, state, found):
+            state, _ = block_hmc.sweep(layout, array, state, seeds[i])
+            chains_first = [tf.transpose(u[..., 0]) for u in state.effects]
+            left = array.response[:, tf.newaxis] - state.predictor
             log_density = -0.5 * tf.reduce_sum(tf.square(left / values.residual_sd), axis=0)
             for u, scale in zip(chains_first, values.scales, strict=True):
                 log_density -= 0.5 * tf.reduce_sum(tf.square(u / scale), axis=1)
             found = found.write(i, functionals(chains_first, log_density))
-            return i + 1, drawn.effects, drawn.predictor, found
+            return i + 1, state, found
 
-        rows = rows_of(layout, array, values)
-        predictor = linear_predictor(array, values, effects)
-        curvature = curvatures(layout, array, values, rows, predictor)
+        state = iteration.begin(layout, array, start, True)
         found = tf.TensorArray(tf.float32, sweeps, element_shape=[chains, 2 * len(FACTORS) + 1])
-        *_, found = tf.while_loop(lambda i, *_: i < sweeps, one, (0, effects, predictor, found))
+        *_, found = tf.while_loop(lambda i, *_: i < sweeps, one, (0, state, found))
         return found.stack()
 
     started = time.perf_counter()

@@ -149,7 +149,7 @@ def device(spec: Record) -> Record:
 def sweeps(spec: Record) -> Record:
     """Nanoseconds a row and sweep, with and without an M-step."""
     from lmmbook import families
-    from lmmbook.engine.parallel import chain_parallel, data_parallel
+    from lmmbook.engine.parallel import chain_parallel
     from lmmbook.engine.runner import Engine
     from lmmbook.formula import build_design
 
@@ -178,10 +178,13 @@ def sweeps(spec: Record) -> Record:
         found[f"{phase}_ns_range"] = [min(times), max(times)]
     moved, operations = work_a_row(spec["family"], len(design.factors), spec["chains"])
     sizes = {"levels": {f.name: f.levels for f in design.factors}}
-    ways = {data_parallel.Program: "ratings", chain_parallel.Program: "chains"}
+    by_rows, by_chains = (
+        engine.placement.shared is not None,
+        isinstance(engine.program, chain_parallel.Program),
+    )
     return found | sizes | {
         "sweeps_a_chunk": engine.chunk,
-        "shared_out": ways.get(type(engine.program), "nothing"),
+        "shared_out": "ratings" if by_rows else "chains" if by_chains else "nothing",
         "design_seconds": designed - started,
         "first_call_seconds": compiled - designed,
         "bytes_a_row": moved,

@@ -26,8 +26,6 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-PART_ROWS = 2**16  # that have a running total of their own, at least
-
 
 class FactorLayout(NamedTuple):
     """Sizes of a factor, and which of its columns (and which fixed effects) belong together."""
@@ -97,6 +95,26 @@ class Parameters(NamedTuple):
     def residual_sd(self) -> tf.Tensor:
         """Of a Gaussian family."""
         return tf.exp(self.auxiliary[0])
+
+
+class State(NamedTuple):
+    """Where a fit is: what goes on from sweep to sweep.
+
+    ``parameters``; ``effects``, a list of ``[levels, chains, columns]``; what HMC steps by
+    (`block_hmc`): ``step_sizes``, a list of ``[levels]`` in conditional standard deviations, and
+    ``curvature``, as from `linear_predictor.curvatures`, empty for a Gaussian family, whose
+    curvature belongs to the parameters.
+
+    While sweeps go on, two more, which follow from the others (`linear_predictor.at`): ``rows``,
+    as from `linear_predictor.rows_of`, and ``predictor`` ``[rows, chains]``.
+    """
+
+    parameters: Parameters
+    effects: list[tf.Tensor]
+    step_sizes: Sequence[tf.Tensor] = ()
+    curvature: Sequence[tf.Tensor] = ()
+    rows: tuple[tf.Tensor, ...] = ()
+    predictor: tf.Tensor = ()
 
 
 def on_device(design: Design, chains: int) -> tuple[Layout, Arrays]:
@@ -182,40 +200,6 @@ def from_parameters(design: Design, parameters: Parameters) -> dict[str, float]:
     covariances = [lower @ lower.T for lower in (np.asarray(s, float) for s in parameters.scales)]
     beta, auxiliary = (np.asarray(x, float) for x in (parameters.beta, parameters.auxiliary))
     return covariance.name_values(design, beta, covariances, auxiliary)
-
-
-def to_rows(arrays: FactorArrays, effects: tf.Tensor) -> tf.Tensor:
-    """What a factor adds to the linear predictor: ``[rows, chains]`` from its effects."""
-    gathered = tf.gather(effects, arrays.codes)  # [rows, chains, columns]
-    if arrays.z is None:
-        return gathered[..., 0]
-    return tf.reduce_sum(gathered * arrays.z[:, tf.newaxis, :], axis=-1)
-
-
-def to_levels(arrays: FactorArrays, values: tf.Tensor) -> tf.Tensor:
-    """The transpose: sums over each level's rows, ``[levels, chains, columns]``."""
-    values = values[..., tf.newaxis]
-    if arrays.z is not None:
-        values = values * arrays.z[:, tf.newaxis, :]
-    return sum_by_level(values, arrays.codes, arrays.cross.shape[0])
-
-
-def sum_by_level(values: tf.Tensor, codes: tf.Tensor, levels: int) -> tf.Tensor:
-    """``[levels, ...]`` from ``[rows, ...]``.
-
-    TensorFlow keeps a running total for each level, and in single precision that forgets what is
-    small beside it: over five million rows, enough to matter. So where levels are few we keep
-    several, one for each part of the rows, and add those up in double precision.
-    """
-    rows = values.shape[0]
-    # Totals are no more than an eighth of the rows.
-    parts = max(1, min(rows // PART_ROWS, rows // (8 * levels)))
-    if parts == 1:
-        return tf.math.unsorted_segment_sum(values, codes, levels)
-    part = tf.range(rows) // -(-rows // parts)
-    totals = tf.math.unsorted_segment_sum(values, codes + levels * part, levels * parts)
-    totals = tf.reshape(tf.cast(totals, tf.float64), [parts, levels, *values.shape[1:]])
-    return tf.cast(tf.reduce_sum(totals, axis=0), values.dtype)
 
 
 def standardise(scale: tf.Tensor, effects: tf.Tensor) -> tf.Tensor:

@@ -22,8 +22,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lmmbook.engine import checkpoint_files, iteration
-from lmmbook.engine.linear_predictor import Placement
+from lmmbook.engine import checkpoint_files
+from lmmbook.engine.arrays import State
+from lmmbook.engine.placement import Placement
 from lmmbook.formula.design import Design
 from lmmbook.formula.invariances import coordinates
 
@@ -140,7 +141,7 @@ class Journal:
         self.restored = values
 
 
-def to_disk(state: iteration.State, placement: Placement) -> Entry:
+def to_disk(state: State, placement: Placement) -> Entry:
     """What of a state cannot be had from the entries: all but the parameters."""
     return {
         f"{name}_{k}_{i}": part.numpy()
@@ -150,9 +151,7 @@ def to_disk(state: iteration.State, placement: Placement) -> Entry:
     }
 
 
-def from_disk(
-    state: iteration.State, values: Mapping[str, Any], placement: Placement
-) -> iteration.State:
+def from_disk(state: State, values: Mapping[str, Any], placement: Placement) -> State:
     """The inverse: a state of the same shapes, with these values."""
     found: dict[str, Any] = {}
     for name in NOT_RECALLED:

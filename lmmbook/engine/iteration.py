@@ -1,39 +1,36 @@
 """One iteration of a fit: a sweep, with an M-step or with the certificate's statistics.
 
-Chapter 04. What is here goes on from iteration to iteration (`State`), or is left behind by each
-(`Output`). `program` makes a loop of them, and `parallel` another for several devices.
+Chapter 04. It takes a `State` and a `Plan` to the next `State`, and leaves an `Output` behind.
+`program` makes a loop of them, and `parallel` another for several devices.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from lmmbook.engine.arrays import Arrays, Layout, Parameters
+from lmmbook.engine.arrays import Arrays, Layout, Parameters, State
 from lmmbook.engine.certificate import louis
 from lmmbook.engine.e_step import adaptation, block_hmc
-from lmmbook.engine.linear_predictor import (
-    SINGLE_DEVICE,
-    Placement,
-    curvatures,
-    either,
-    is_gaussian,
-    linear_predictor,
-    rows_of,
-)
+from lmmbook.engine.linear_predictor import at, curvatures, is_gaussian
 from lmmbook.engine.m_step import closed_form
+from lmmbook.engine.placement import SINGLE_DEVICE, Placement, either
 from lmmbook.families.derivatives import zeros
 
 import tensorflow as tf
 
 
-class State(NamedTuple):
-    """What goes on from chunk to chunk: parameters, effects, and what HMC steps by, as `block_hmc`
-    has it: ``step_sizes`` and ``curvature``."""
+class Plan(NamedTuple):
+    """What sweeps are for.
 
-    parameters: Parameters
-    effects: list[tf.Tensor]
-    step_sizes: list[tf.Tensor]
-    curvature: list[tf.Tensor]
+    ``gain`` of the M-step, 0 for none: the parameters are frozen. ``measured``, whether the
+    certificate's statistics are taken of the draw. Both ``[sweeps]``, or of one sweep.
+    ``step_gain`` is the gain of the step sizes, ``parametrisation`` as in `louis`.
+    """
+
+    gain: tf.Tensor
+    measured: tf.Tensor
+    step_gain: tf.Tensor
+    parametrisation: louis.Parametrisation
 
 
 class Output(NamedTuple):
@@ -55,57 +52,29 @@ def one_sweep(
     layout: Layout,
     arrays: Arrays,
     state: State,
-    rows: tuple[tf.Tensor, ...],
-    predictor: tf.Tensor,
-    gain: tf.Tensor,
-    step_gain: tf.Tensor,
-    parametrisation: louis.Parametrisation,
+    plan: Plan,
     seed: tf.Tensor,
     moving: tf.Tensor | bool,
-    measured: tf.Tensor | bool,
     parents_too: tf.Tensor | bool,
     placement: Placement = SINGLE_DEVICE,
-) -> tuple[State, tuple[tf.Tensor, ...], tf.Tensor, Output]:
-    """A sweep, and an M-step if ``moving``; also returns ``rows`` and ``predictor`` as they then
-    are."""
-    curvature = state.curvature
-    if is_gaussian(layout):  # it costs nothing, and belongs to the parameters
-        curvature = curvatures(layout, arrays, state.parameters, rows, predictor, placement)
-    drawn = block_hmc.sweep(
-        layout, arrays, state.parameters, state.effects, rows, predictor, curvature,
-        state.step_sizes, seed, parents_too, placement,
-    )  # fmt: skip
+) -> tuple[State, Output]:
+    """A sweep, and an M-step if ``moving``; ``parents_too`` as in `block_hmc.sweep`."""
+    state, accepted = placement.e_step(block_hmc.sweep, layout, arrays, state, seed, parents_too)
+    drawn = state
     score, information = either(
-        measured,
-        lambda: louis.score_and_information(
-            layout,
-            arrays,
-            state.parameters,
-            drawn.effects,
-            rows,
-            drawn.predictor,
-            parametrisation,
-            placement,
-        ),
+        plan.measured,
+        lambda: louis.score_and_information(layout, arrays, drawn, plan.parametrisation, placement),
         lambda: no_score(layout),
     )
-
-    def m_step_and_rows():  # type: ignore[no-untyped-def]
-        moved = closed_form.step(
-            layout, arrays, state.parameters, drawn.effects, rows, drawn.predictor, gain,
-            placement=placement,
-        )  # fmt: skip
-        return *moved, placement.rows(rows_again, (layout,), arrays, moved[0])[0]
-
-    parameters, effects, predictor, rows = either(
+    state = either(
         moving,
-        m_step_and_rows,
-        lambda: (state.parameters, drawn.effects, drawn.predictor, rows),
+        lambda: closed_form.step(layout, arrays, drawn, plan.gain, placement=placement),
+        lambda: drawn,
     )
-    steps = adaptation.adapt(state.step_sizes, drawn.acceptance, step_gain, placement)
-    acceptance = adaptation.mean_acceptance(drawn.acceptance, placement)
-    output = Output(parameters, acceptance, drawn.effects, score, information)
-    return State(parameters, effects, steps, curvature), rows, predictor, output
+    steps = adaptation.adapt(state.step_sizes, accepted, plan.step_gain, placement)
+    acceptance = adaptation.mean_acceptance(accepted, placement)
+    output = Output(state.parameters, acceptance, drawn.effects, score, information)
+    return state._replace(step_sizes=steps), output
 
 
 def no_score(layout: Layout) -> tuple[tf.Tensor, tf.Tensor]:
@@ -127,8 +96,8 @@ def start(
         )
     ]
     effects, steps = (list(x) for x in zip(*begun, strict=True))
-    state, _, _ = begin(layout, arrays, State(parameters, effects, steps, []), True, placement)
-    return state
+    state = begin(layout, arrays, State(parameters, effects, steps), True, placement)
+    return paused(state)
 
 
 def _of_factor(
@@ -160,29 +129,23 @@ def begin(
     state: State,
     refresh: tf.Tensor | bool,
     placement: Placement = SINGLE_DEVICE,
-) -> tuple[State, tuple[tf.Tensor, ...], tf.Tensor]:
-    """What a chunk begins with: rows, predictor, and, if ``refresh``, the curvature there.
+) -> State:
+    """The state that a chunk begins with: rows, predictor, and, if ``refresh``, the curvature
+    there.
 
     Once a chunk while parameters move. Frozen with them, for then draws are kept.
     """
-    rows, _ = placement.rows(rows_again, (layout,), arrays, state.parameters)
-    predictor, _ = placement.rows(_predictor, (), arrays, state.parameters, state.effects)
+    state = at(layout, arrays, state, placement)
+    if is_gaussian(layout):
+        return state
     curvature = either(
         refresh,
-        lambda: curvatures(layout, arrays, state.parameters, rows, predictor, placement),
+        lambda: curvatures(layout, arrays, state, placement),
         lambda: state.curvature,
     )
-    return state._replace(curvature=curvature), rows, predictor
+    return state._replace(curvature=curvature)
 
 
-def rows_again(
-    layout: Layout, arrays: Arrays, parameters: Parameters
-) -> tuple[tuple[tf.Tensor, ...], None]:
-    """`linear_predictor.rows_of`, to be called by way of a `linear_predictor.Placement`."""
-    return rows_of(layout, arrays, parameters), None
-
-
-def _predictor(
-    arrays: Arrays, parameters: Parameters, effects: list[tf.Tensor]
-) -> tuple[tf.Tensor, None]:  # fmt: skip
-    return linear_predictor(arrays, parameters, effects), None
+def paused(state: State) -> State:
+    """Without what `begin` adds, and with it the memory that rows take."""
+    return state._replace(rows=(), predictor=())

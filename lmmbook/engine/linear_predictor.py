@@ -3,79 +3,22 @@
 Chapters 03, 06 and 08. What `block_hmc`, `closed_form` and `louis` need of a likelihood, for arrays
 on the device.
 
-There may be millions of rows, on several devices. So whatever goes through all rows, or all
-levels, is a function that returns two things: what *stays* where they are, and *sums*, which are
-small. It is called by way of a `Placement`, which adds up the sums of all devices. Here is that of
-a single device, `SINGLE_DEVICE`, with nothing to add; `data_parallel` and `chain_parallel` have
-others.
+What goes through all rows, or all levels, returns what stays and what is summed: see `placement`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-from lmmbook.engine.arrays import Arrays, Layout, Parameters, sum_by_level, to_levels, to_rows
+from lmmbook.engine.arrays import Arrays, FactorArrays, Layout, Parameters, State
+from lmmbook.engine.placement import SINGLE_DEVICE, Placement
 from lmmbook.families.derivatives import derivatives_at
 from lmmbook.families.gaussian import Gaussian
 
 import tensorflow as tf
 
+PART_ROWS = 2**16  # that have a running total of their own, at least
 # Of a linear predictor; see `changes_and_slopes`. For smaller moves than this the slopes' error,
 # a twelfth of the move cubed, is below what single precision leaves of the values' difference.
 SMALL_MOVE = 0.01
-
-
-class Placement:
-    """The placement of rows and levels: all of them on one device.
-
-    `rows` and `levels` call ``function(*static, *tensors)``, which returns what stays and what is
-    summed.
-
-    Attributes
-    ----------
-    shared
-        The factor whose levels are shared out, as their rows are; None if there is none.
-    worker
-        Which of several processes this is.
-    """
-
-    shared: int | None = None
-    worker: int = 0
-
-    def rows(self, function: Callable, static: tuple, *tensors: Any) -> tuple[Any, Any]:
-        """Go through all rows."""
-        return function(*static, *tensors)
-
-    def levels(self, k: int, function: Callable, static: tuple, *tensors: Any) -> tuple[Any, Any]:
-        """Go through all levels of factor k."""
-        return function(*static, *tensors)
-
-    def together(self, effects: list[Any]) -> list[tf.Tensor]:
-        """Effects ``[levels, chains, columns]`` a factor, with those of all devices."""
-        return effects
-
-    def parts(self, value: Any) -> list[tf.Tensor]:
-        """A value as plain tensors, one a device of this process."""
-        return [value]
-
-    def whole(self, parts: list[Any]) -> Any:
-        """The inverse of `parts`."""
-        return parts[0]
-
-    def smallest(self, number: int) -> int:
-        """Of the numbers that all processes give."""
-        return number
-
-
-SINGLE_DEVICE = Placement()
-
-
-def either(flag: tf.Tensor | bool, yes: Callable, no: Callable) -> Any:
-    """``yes()`` or ``no()``; decided at once if ``flag`` is a Python bool, else when it runs."""
-    if isinstance(flag, bool):
-        return yes() if flag else no()
-    return tf.cond(flag, yes, no)
 
 
 def linear_predictor(
@@ -99,6 +42,26 @@ def rows_of(layout: Layout, arrays: Arrays, parameters: Parameters) -> tuple[tf.
     return layout.family.rows(arrays.repeated, parameters.auxiliary)
 
 
+def at(layout: Layout, arrays: Arrays, state: State, placement: Placement = SINGLE_DEVICE) -> State:
+    """The state with the ``rows`` and the ``predictor`` that belong to it."""
+    rows, predictor = placement.rows(_at, (layout,), arrays, state.parameters, state.effects)[0]
+    return state._replace(rows=rows, predictor=predictor)
+
+
+def _at(
+    layout: Layout, arrays: Arrays, parameters: Parameters, effects: list[tf.Tensor]
+) -> tuple[tuple[tuple[tf.Tensor, ...], tf.Tensor], None]:
+    predictor = linear_predictor(arrays, parameters, effects)
+    return (rows_of(layout, arrays, parameters), predictor), None
+
+
+def rows_again(
+    layout: Layout, arrays: Arrays, parameters: Parameters
+) -> tuple[tuple[tf.Tensor, ...], None]:
+    """`rows_of`, to be called by way of a `Placement`."""
+    return rows_of(layout, arrays, parameters), None
+
+
 def shifted(
     arrays: Arrays, predictor: tf.Tensor, change: tf.Tensor
 ) -> tuple[tf.Tensor, None]:  # fmt: skip
@@ -120,16 +83,11 @@ def residuals_by_level(k: int, arrays: Arrays, predictor: tf.Tensor) -> tuple[No
 
 
 def value_and_slopes(
-    layout: Layout,
-    k: int,
-    arrays: Arrays,
-    parameters: Parameters,
-    rows: tuple[tf.Tensor, ...],
-    predictor: tf.Tensor,
+    layout: Layout, k: int, arrays: Arrays, state: State
 ) -> tuple[list[tf.Tensor], tf.Tensor]:
     """Log density of each row and its slope, ``[rows, chains]``, and the sums of the slopes in
     factor k's effects ``[levels, chains, columns]``."""
-    value, slope = _value_and_slope(layout, parameters, rows, predictor)
+    value, slope = _value_and_slope(layout, state, state.predictor)
     return [value, slope], to_levels(arrays.factors[k], slope)
 
 
@@ -137,9 +95,7 @@ def changes_and_slopes(
     layout: Layout,
     k: int,
     arrays: Arrays,
-    parameters: Parameters,
-    rows: tuple[tf.Tensor, ...],
-    predictor: tf.Tensor,
+    state: State,
     before: list[tf.Tensor],
     change: tf.Tensor,
 ) -> tuple[None, tuple[tf.Tensor, tf.Tensor]]:
@@ -153,60 +109,50 @@ def changes_and_slopes(
     """
     factor_arrays = arrays.factors[k]
     move = to_rows(factor_arrays, change)
-    value, slope = _value_and_slope(layout, parameters, rows, predictor + move)
+    value, slope = _value_and_slope(layout, state, state.predictor + move)
     by_slopes = 0.5 * move * (slope + before[1])
     added = tf.where(tf.abs(move) < SMALL_MOVE, by_slopes, value - before[0])
     sums = sum_by_level(added, factor_arrays.codes, factor_arrays.cross.shape[0])
     return None, (sums, to_levels(factor_arrays, slope))
 
 
-def _value_and_slope(
-    layout: Layout, parameters: Parameters, rows: tuple[tf.Tensor, ...], predictor: tf.Tensor
-) -> list[tf.Tensor]:
+def _value_and_slope(layout: Layout, state: State, predictor: tf.Tensor) -> list[tf.Tensor]:
     flat = layout.family.value_and_slope(
-        rows, tf.reshape(predictor, [-1]), parameters.auxiliary
-    )  # fmt: skip
+        state.rows, tf.reshape(predictor, [-1]), state.parameters.auxiliary
+    )
     return [tf.reshape(x, predictor.shape) for x in flat]
 
 
 def curvatures(
-    layout: Layout,
-    arrays: Arrays,
-    parameters: Parameters,
-    rows: tuple[tf.Tensor, ...],
-    predictor: tf.Tensor,
-    placement: Placement = SINGLE_DEVICE,
+    layout: Layout, arrays: Arrays, state: State, placement: Placement = SINGLE_DEVICE
 ) -> list[tf.Tensor]:
     """The information of a level's rows on its effects: ``[levels, columns, columns]`` a factor.
 
     Z'WZ, with W minus the second derivative of each row's log density in its linear predictor,
-    averaged over the chains. For Gaussian ratings W is 1 / variance, whatever the effects. For
-    others it depends on where they are; it only shapes HMC's steps, so a guess will do, as long as
-    it stays the same while draws are kept.
+    averaged over the chains. For Gaussian ratings W is 1 / variance, whatever the effects, and
+    there is nothing to keep: an empty list (`curvature_of`). For others it depends on where they
+    are; it only shapes HMC's steps, so a guess will do, as long as it stays the same while draws
+    are kept.
     """
-    static: tuple = (layout, placement.shared)
     if is_gaussian(layout):
-        return [
-            placement.levels(k, _known_curvature, (), factor_arrays.cross, parameters)[0]
-            for k, factor_arrays in enumerate(arrays.factors)
-        ]
-    stay, found = placement.rows(_curvatures, static, arrays, parameters, rows, predictor)
+        return []
+    stay, found = placement.rows(_curvatures, (layout, placement.shared), arrays, state)
     return [stay if k == placement.shared else found[k] for k in range(len(arrays.factors))]
 
 
-def _known_curvature(cross: tf.Tensor, parameters: Parameters) -> tuple[tf.Tensor, None]:
-    return cross / tf.square(parameters.residual_sd), None
+def curvature_of(layout: Layout, k: int, arrays: Arrays, state: State) -> tf.Tensor:
+    """Of factor k, as `curvatures` defines it and as ``state`` has it."""
+    if is_gaussian(layout):
+        return arrays.factors[k].cross / tf.square(state.parameters.residual_sd)
+    return state.curvature[k]
 
 
 def _curvatures(
-    layout: Layout,
-    shared: int | None,
-    arrays: Arrays,
-    parameters: Parameters,
-    rows: tuple[tf.Tensor, ...],
-    predictor: tf.Tensor,
+    layout: Layout, shared: int | None, arrays: Arrays, state: State
 ) -> tuple[tf.Tensor, dict[int, tf.Tensor]]:
-    second = derivatives_at(layout.family, rows, predictor, parameters.auxiliary).second
+    second = derivatives_at(
+        layout.family, state.rows, state.predictor, state.parameters.auxiliary
+    ).second
     weights = tf.maximum(-tf.reduce_mean(second[0][0], axis=1), 0.0)
     found = {}
     for k, factor_arrays in enumerate(arrays.factors):
@@ -217,6 +163,40 @@ def _curvatures(
             )
         found[k] = sum_by_level(products, factor_arrays.codes, factor_arrays.cross.shape[0])
     return (None if shared is None else found.pop(shared)), found
+
+
+def to_rows(arrays: FactorArrays, effects: tf.Tensor) -> tf.Tensor:
+    """What a factor adds to the linear predictor: ``[rows, chains]`` from its effects."""
+    gathered = tf.gather(effects, arrays.codes)  # [rows, chains, columns]
+    if arrays.z is None:
+        return gathered[..., 0]
+    return tf.reduce_sum(gathered * arrays.z[:, tf.newaxis, :], axis=-1)
+
+
+def to_levels(arrays: FactorArrays, values: tf.Tensor) -> tf.Tensor:
+    """The transpose: sums over each level's rows, ``[levels, chains, columns]``."""
+    values = values[..., tf.newaxis]
+    if arrays.z is not None:
+        values = values * arrays.z[:, tf.newaxis, :]
+    return sum_by_level(values, arrays.codes, arrays.cross.shape[0])
+
+
+def sum_by_level(values: tf.Tensor, codes: tf.Tensor, levels: int) -> tf.Tensor:
+    """``[levels, ...]`` from ``[rows, ...]``.
+
+    TensorFlow keeps a running total for each level, and in single precision that forgets what is
+    small beside it: over five million rows, enough to matter. So where levels are few we keep
+    several, one for each part of the rows, and add those up in double precision.
+    """
+    rows = values.shape[0]
+    # Totals are no more than an eighth of the rows.
+    parts = max(1, min(rows // PART_ROWS, rows // (8 * levels)))
+    if parts == 1:
+        return tf.math.unsorted_segment_sum(values, codes, levels)
+    part = tf.range(rows) // -(-rows // parts)
+    totals = tf.math.unsorted_segment_sum(values, codes + levels * part, levels * parts)
+    totals = tf.reshape(tf.cast(totals, tf.float64), [parts, levels, *values.shape[1:]])
+    return tf.cast(tf.reduce_sum(totals, axis=0), values.dtype)
 
 
 def is_gaussian(layout: Layout) -> bool:

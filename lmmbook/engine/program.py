@@ -1,8 +1,9 @@
 """The compiled program of a fit: one chunk of sweeps, with or without M-steps.
 
 Chapter 04. One program serves all phases. A gain of zero means no M-step: the parameters are
-frozen, and with ``measure`` the certificate's statistics are taken of the draw. A chunk is a
-fraction of a second of work; between chunks there is time for progress and for Ctrl-C.
+frozen, and the certificate's statistics may be taken of the draw. A chunk is a fraction of a second
+of work; between chunks there is time for progress and for Ctrl-C. On several devices there is
+another loop, `parallel.collectives.by_sweep`.
 """
 
 from __future__ import annotations
@@ -11,9 +12,8 @@ from collections.abc import Callable
 from functools import cache, partial
 
 from lmmbook._tensorflow.randomness import split_seed
-from lmmbook.engine.arrays import Arrays, Layout
-from lmmbook.engine.certificate import louis
-from lmmbook.engine.iteration import Output, State, begin, no_score, one_sweep
+from lmmbook.engine.arrays import Arrays, Layout, State
+from lmmbook.engine.iteration import Output, Plan, begin, no_score, one_sweep, paused
 from lmmbook.engine.linear_predictor import is_gaussian
 
 import tensorflow as tf
@@ -22,11 +22,7 @@ MOST_SWEEPS = 40  # in a chunk
 PARENTS_EVERY = 4  # sweeps, where HMC goes through all rows: see `block_hmc.sweep`; the fewest, too
 WORK = 1e8  # ratings x chains x factors to go through in a chunk: about 0.2 s on two CPU cores
 
-
-Program = Callable[
-    [Arrays, State, tf.Tensor, tf.Tensor, tf.Tensor, louis.Parametrisation, tf.Tensor],
-    tuple[State, Output],
-]
+Program = Callable[[Arrays, State, Plan, tf.Tensor], tuple[State, Output]]
 
 
 def sweeps_of(layout: Layout) -> int:
@@ -37,36 +33,26 @@ def sweeps_of(layout: Layout) -> int:
 
 
 def chunk(
-    layout: Layout, arrays: Arrays, state: State, gains: tf.Tensor, measure: tf.Tensor,
-    step_gain: tf.Tensor, parametrisation: louis.Parametrisation, seed: tf.Tensor,
-) -> tuple[State, Output]:  # fmt: skip
-    """As many sweeps as there are gains.
-
-    ``gains`` [sweeps] and ``measure`` [sweeps] (booleans) say what each sweep is for,
-    ``step_gain`` is the gain of the step sizes, ``parametrisation`` as in `louis`.
-    """
-    sweeps = gains.shape[0]
-    state, rows, predictor = begin(layout, arrays, state, step_gain > 0)
-    seeds = tf.stack(split_seed(seed, n=sweeps))
+    layout: Layout, arrays: Arrays, state: State, plan: Plan, seed: tf.Tensor
+) -> tuple[State, Output]:
+    """As many sweeps as the plan has gains."""
+    sweeps = plan.gain.shape[0]
     shapes = Output(state.parameters, tf.zeros([]), state.effects, *no_score(layout))
     empty = tf.nest.map_structure(
         lambda x: tf.TensorArray(x.dtype, sweeps, element_shape=x.shape), shapes
     )
+    state = begin(layout, arrays, state, plan.step_gain > 0)
+    seeds = tf.stack(split_seed(seed, n=sweeps))
 
-    def body(i, state, rows, predictor, outputs):  # type: ignore[no-untyped-def]
-        state, rows, predictor, output = one_sweep(
-            layout, arrays, state, rows, predictor, gains[i], step_gain, parametrisation, seeds[i],
-            moving=gains[i] > 0,
-            measured=measure[i],
-            parents_too=True if is_gaussian(layout) else tf.equal(i % PARENTS_EVERY, 0),
-        )  # fmt: skip
+    def body(i, state, outputs):  # type: ignore[no-untyped-def]
+        own = plan._replace(gain=plan.gain[i], measured=plan.measured[i])
+        parents_too = True if is_gaussian(layout) else tf.equal(i % PARENTS_EVERY, 0)
+        state, output = one_sweep(layout, arrays, state, own, seeds[i], own.gain > 0, parents_too)
         written = tf.nest.map_structure(lambda all, x: all.write(i, x), outputs, output)
-        return i + 1, state, rows, predictor, written
+        return i + 1, state, written
 
-    _, state, *_, outputs = tf.while_loop(
-        lambda i, *_: i < sweeps, body, (0, state, rows, predictor, empty)
-    )
-    return state, tf.nest.map_structure(lambda x: x.stack(), outputs)
+    _, state, outputs = tf.while_loop(lambda i, *_: i < sweeps, body, (0, state, empty))
+    return paused(state), tf.nest.map_structure(lambda x: x.stack(), outputs)
 
 
 @cache

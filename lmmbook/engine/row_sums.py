@@ -1,7 +1,7 @@
 """Sums over rows: all that the M-step and the certificate need of them.
 
 Chapters 04 and 08. There may be a hundred million numbers to add, so every sum is in double
-precision. The functions are called by way of a `linear_predictor.Placement`.
+precision. The functions are called by way of a `placement.Placement`.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from lmmbook.engine.arrays import Arrays, Layout, Parameters, to_rows
-from lmmbook.engine.linear_predictor import is_gaussian
+from lmmbook.engine.arrays import Arrays, Layout, State
+from lmmbook.engine.linear_predictor import is_gaussian, to_rows
 from lmmbook.families.derivatives import (
     Derivatives,
     RegressionSums,
@@ -51,20 +51,18 @@ class TangentSums(NamedTuple):
 
 
 def regression_sums(
-    layout: Layout,
-    arrays: Arrays,
-    parameters: Parameters,
-    rows: tuple[tf.Tensor, ...],
-    predictor: tf.Tensor,
+    layout: Layout, arrays: Arrays, state: State
 ) -> tuple[None, ResidualSums | RegressionSums]:
     """What the M-step of fixed effects and auxiliary parameters needs of the rows."""
     if not is_gaussian(layout):
-        family, own = layout.family, parameters.auxiliary
+        family, own = layout.family, state.parameters.auxiliary
         return None, in_blocks(
-            arrays, rows, predictor, no_sums(layout.chains, layout.fixed, family.auxiliary),
-            lambda a, r, p, counted: family.summed(r, p, own, a.fixed, counted),
+            arrays, state, no_sums(layout.chains, layout.fixed, family.auxiliary),
+            lambda a, rows, at, counted: family.summed(rows, at, own, a.fixed, counted),
         )  # fmt: skip
-    residual = arrays.response[:, tf.newaxis] - predictor  # small numbers keep float32's digits
+    residual = (
+        arrays.response[:, tf.newaxis] - state.predictor
+    )  # small numbers keep float32's digits
     mean = tf.reduce_mean(residual, axis=1)
     products = [total(column * mean) for column in tf.unstack(arrays.fixed, axis=1)]
     return None, ResidualSums(tf.stack(products), total(tf.square(residual)) / layout.chains)
@@ -73,10 +71,7 @@ def regression_sums(
 def likelihood_sums(
     layout: Layout,
     arrays: Arrays,
-    parameters: Parameters,
-    effects: list[tf.Tensor],
-    rows: tuple[tf.Tensor, ...],
-    predictor: tf.Tensor,
+    state: State,
     means: list[tf.Tensor],
     tangents: list[tf.Tensor],
     standardised: list[tf.Tensor],
@@ -87,7 +82,7 @@ def likelihood_sums(
     ``tangents`` [tangents, columns, columns]; ``standardised``, a scalar, 1 where the tangents are
     asked for; see `louis`.
     """
-    family, own = layout.family, parameters.auxiliary
+    family, own = layout.family, state.parameters.auxiliary
     size = sum(s.shape[0] for s in tangents)
     none = TangentSums(
         zeros(layout.chains, size),
@@ -118,7 +113,7 @@ def likelihood_sums(
                     )
                     for tangent in tf.unstack(of_factor)
                 ]
-                for all_levels in (effects, means)
+                for all_levels in (state.effects, means)
             )
             return _tangent_sums(fixed, by_sigma, fixed_by_sigma, derivatives, counted)
 
@@ -127,7 +122,7 @@ def likelihood_sums(
         return family.summed(given, at, own, fixed, counted), tangent
 
     nothing = no_sums(layout.chains, layout.fixed, family.auxiliary), none
-    return None, in_blocks(arrays, rows, predictor, nothing, of_block)
+    return None, in_blocks(arrays, state, nothing, of_block)
 
 
 def _times(tangent: tf.Tensor, of_levels: tf.Tensor) -> tf.Tensor:
@@ -163,8 +158,7 @@ def _tangent_sums(
 
 def in_blocks(
     arrays: Arrays,
-    rows: tuple[tf.Tensor, ...],
-    predictor: tf.Tensor,
+    state: State,
     zeros: Any,
     function: Callable[[Arrays, tuple[tf.Tensor, ...], tf.Tensor, tf.Tensor], Any],
 ) -> Any:
@@ -175,6 +169,7 @@ def in_blocks(
     The last block begins early, to be as long as the others; rows that it has in common with the
     one before are not ``counted`` [rows] again.
     """
+    rows, predictor = state.rows, state.predictor
     count, chains = predictor.shape
     size = max(1, BLOCK // chains)
     if count <= size:

@@ -14,11 +14,13 @@ from typing import Any
 from lmmbook.engine import checkpoint, checkpoint_files, init, iteration, program
 from lmmbook.engine.arrays import Parameters, from_parameters, on_device, to_parameters
 from lmmbook.engine.certificate import centering, certify, louis
+from lmmbook.engine.iteration import Plan
 from lmmbook.engine.kept import Kept
-from lmmbook.engine.linear_predictor import SINGLE_DEVICE, Placement, is_gaussian
+from lmmbook.engine.linear_predictor import is_gaussian
 from lmmbook.engine.parallel import chain_parallel, data_parallel
-from lmmbook.engine.parallel.collectives import Devices
+from lmmbook.engine.parallel.collectives import Devices, by_sweep
 from lmmbook.engine.parallel.workers import Watch
+from lmmbook.engine.placement import SINGLE_DEVICE, Placement
 from lmmbook.engine.progress import Progress
 from lmmbook.formula import covariance
 from lmmbook.formula.design import Design
@@ -83,7 +85,7 @@ class Engine:
                 self.layout, whole = on_device(design, chains)
             self.placement, self.arrays = data_parallel.share_out(strategy, self.layout, whole)
             self.whole = data_parallel.without_rows(whole)
-            self.program = data_parallel.Program(self.layout, self.placement)
+            self.program = partial(by_sweep, self.layout, self.placement)
         self.products = centering.products_of(design, self.layout)
         self.chunk = program.sweeps_of(self.layout)
         parameters = to_parameters(design, init.start_values(design))
@@ -132,11 +134,11 @@ class Engine:
 
     def em(self, phase: str, gains: np.ndarray) -> pd.DataFrame:
         """EM iterations, a sweep and an M-step each, with these gains; returns where they were."""
-        parametrisation = louis.as_written(self.layout)  # the program asks for one; not used here
+        unused = louis.as_written(self.layout)  # the program asks for one
         never = np.zeros(self.chunk, bool)
         before = len(self.iterates)
         for part in self._parts(gains):
-            self._call(phase, part, never, never, parametrisation)
+            self._call(phase, Plan(part, never, np.float32(ADAPTATION), unused), never)
         return pd.concat(self.iterates[before:], ignore_index=True)
 
     def measure(
@@ -153,7 +155,8 @@ class Engine:
         warmed_up = (np.arange(len(parts) * self.chunk) >= WARMUP).reshape(len(parts), -1)
         kept = self.kept.begin(warmed_up, self.journal.restored)
         for part, measured, keep in zip(parts, warmed_up, kept, strict=True):
-            output = self._call("draws", part, measured, keep, parametrisation, look)
+            plan = Plan(part, measured, np.float32(0.0), parametrisation)
+            output = self._call("draws", plan, keep, look)
             if measured.any():
                 scores.append(output["score"][measured])
                 information += output["information"].sum(0)
@@ -173,13 +176,10 @@ class Engine:
         return np.split(filled.astype(np.float32), chunks)
 
     def _call(
-        self, phase: str, gains: np.ndarray, measure: np.ndarray, keep: np.ndarray,
-        parametrisation: louis.Parametrisation, look: Look | None = None,
-    ) -> checkpoint.Entry:  # fmt: skip
+        self, phase: str, plan: Plan, keep: np.ndarray, look: Look | None = None
+    ) -> checkpoint.Entry:
         """One chunk, on the device or from the checkpoint; what it gave back."""
-        entry = self.journal.recall(
-            lambda: self._sweeps(gains, measure, keep, parametrisation, look)
-        )
+        entry = self.journal.recall(lambda: self._sweeps(plan, keep, look))
         shapes = self.state.parameters
         flat = [entry[f"parameters{i}"] for i in range(len(tf.nest.flatten(shapes)))]
         parameters = tf.nest.pack_sequence_as(shapes, flat)
@@ -200,20 +200,11 @@ class Engine:
             state = checkpoint.to_disk(self.state, self.placement)
             self.journal.save(state | self.kept.to_disk())
 
-    def _sweeps(
-        self, gains: np.ndarray, measure: np.ndarray, keep: np.ndarray,
-        parametrisation: louis.Parametrisation, look: Look | None,
-    ) -> checkpoint.Entry:  # fmt: skip
+    def _sweeps(self, plan: Plan, keep: np.ndarray, look: Look | None) -> checkpoint.Entry:
         """One chunk on the device."""
-        self.state, output = self.program(
-            self.arrays,
-            self.state,
-            tf.constant(gains),
-            tf.constant(measure),
-            tf.constant(ADAPTATION if gains.any() else 0.0, tf.float32),
-            parametrisation,
-            tfp.random.sanitize_seed([self.seed, self.calls]),
-        )
+        measure, seed = plan.measured, tfp.random.sanitize_seed([self.seed, self.calls])
+        plan = tf.nest.map_structure(tf.constant, plan)
+        self.state, output = self.program(self.arrays, self.state, plan, seed)
         if keep.any():
             self.kept.add(output.effects, keep)
         flat = tf.nest.flatten(output.parameters)

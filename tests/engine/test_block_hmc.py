@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from lmmbook.core import e_step
 from lmmbook.core.model import LinearMixedEffectModel, features_of
-from lmmbook.engine import arrays
+from lmmbook.engine import arrays, iteration
 from lmmbook.engine.e_step import adaptation, block_hmc
 from lmmbook.engine.e_step.group_moves import group_move
-from lmmbook.engine.linear_predictor import curvatures, linear_predictor, rows_of
+from lmmbook.engine.linear_predictor import linear_predictor
 from lmmbook.formula import build_design
 from lmmbook.formula.covariance import parameter_names
 from lmmbook.formula.invariances import directions
@@ -64,17 +64,13 @@ class Sampler:
         self.run = tf.function(self._sweeps, autograph=False, jit_compile=True)
 
     def _sweeps(self, effects, step_sizes, seed):
-        rows = rows_of(self.layout, self.arrays, self.parameters)
-        predictor = linear_predictor(self.arrays, self.parameters, effects)
-        curvature = curvatures(self.layout, self.arrays, self.parameters, rows, predictor)
+        state = arrays.State(self.parameters, effects, step_sizes)
+        state = iteration.begin(self.layout, self.arrays, state, True)
         acceptance = 0.0
         for i in range(SWEEPS):
-            effects, predictor, accepted = block_hmc.sweep(
-                self.layout, self.arrays, self.parameters, effects, rows, predictor, curvature,
-                step_sizes, seed + [0, i],
-            )  # fmt: skip
+            state, accepted = block_hmc.sweep(self.layout, self.arrays, state, seed + [0, i])
             acceptance += tf.stack([tf.reduce_mean(a) for a in accepted]) / SWEEPS
-        return effects, predictor, acceptance
+        return state.effects, state.predictor, acceptance
 
     def __call__(self, effects, step_size: float, seed: int):
         sizes = [tf.fill([f.levels], np.float32(step_size)) for f in self.design.factors]

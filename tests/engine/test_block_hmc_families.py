@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from lmmbook.engine import arrays, program
+from lmmbook.engine import arrays, iteration, program
 from lmmbook.engine.e_step import adaptation, block_hmc
-from lmmbook.engine.linear_predictor import curvatures, linear_predictor, rows_of
+from lmmbook.engine.linear_predictor import linear_predictor
 from lmmbook.families import Bernoulli, Categorical, Cumulative, Custom, Family, Poisson
 from lmmbook.formula import build_design
 from lmmbook.formula.design import Design
@@ -155,21 +155,18 @@ class Sampler:
         self.design = design
         self.layout, self.arrays = arrays.on_device(design, CHAINS)
         self.parameters = arrays.to_parameters(design, values)
-        self.rows = rows_of(self.layout, self.arrays, self.parameters)
         zero = [tf.zeros([f.levels, CHAINS, 1]) for f in design.factors]
-        self.curvature = curvatures(
-            self.layout, self.arrays, self.parameters, self.rows, self.predictor(zero)
-        )
+        zero = arrays.State(self.parameters, zero)
+        self.state = iteration.begin(self.layout, self.arrays, zero, True)
         self.run = tf.function(self._sweep, autograph=False, jit_compile=True)
 
     def predictor(self, effects) -> tf.Tensor:
         return linear_predictor(self.arrays, self.parameters, effects)
 
     def _sweep(self, effects, predictor, step_sizes, seed, parents_too):
-        return block_hmc.sweep(
-            self.layout, self.arrays, self.parameters, effects, self.rows, predictor,
-            self.curvature, step_sizes, seed, parents_too,
-        )  # fmt: skip
+        state = self.state._replace(effects=effects, predictor=predictor, step_sizes=step_sizes)
+        state, acceptance = block_hmc.sweep(self.layout, self.arrays, state, seed, parents_too)
+        return state.effects, state.predictor, acceptance
 
     def __call__(self, effects, sweeps, step_size, seed, parents_too=lambda i: True, adapting=0):
         """Effects, and the acceptance of the last sweep; steps adapt in the first sweeps."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from lmmbook import exact
 from lmmbook.engine import arrays
 from lmmbook.engine.certificate import centering, certify, louis
-from lmmbook.engine.linear_predictor import linear_predictor, rows_of
+from lmmbook.engine.linear_predictor import at
 from lmmbook.formula import build_design
 from lmmbook.formula.covariance import parameter_names
 from lmmbook.formula.design import Design
@@ -44,10 +44,8 @@ def information(
         given = layout, array, products, parameters, values["sd(residual)"] ** 2, np.eye(size)
         parametrisation = centering.choose_parametrisation(*given)
     effects = [tf.constant(u) for u in conditional_draws(design, values, chains, seed=1)]
-    rows, at = rows_of(layout, array, parameters), linear_predictor(array, parameters, effects)
-    return louis.score_and_information(
-        layout, array, parameters, effects, rows, at, parametrisation
-    )
+    state = at(layout, array, arrays.State(parameters, effects))
+    return louis.score_and_information(layout, array, state, parametrisation)
 
 
 # Nearly collinear covariates; a mean of slopes that only the intercept can take up; slopes on a

@@ -11,7 +11,7 @@ from lmmbook.engine import arrays
 from lmmbook.engine.certificate import boundary, certify, louis
 from lmmbook.engine.driver import Driver
 from lmmbook.engine.fit import fit
-from lmmbook.engine.linear_predictor import linear_predictor, rows_of
+from lmmbook.engine.linear_predictor import at
 from lmmbook.engine.runner import Engine
 from lmmbook.exact.marginal import Marginal
 from lmmbook.formula import build_design, covariance
@@ -111,11 +111,8 @@ def test_fishers_and_louis_identities_hold_in_every_parametrisation(name, correl
     layout, array = arrays.on_device(design, CHAINS)
     parameters = arrays.to_parameters(design, values)
     effects = [tf.constant(u) for u in conditional_draws(design, values, CHAINS, seed=1)]
-    rows = rows_of(layout, array, parameters)
-    predictor = linear_predictor(array, parameters, effects)
-    score, information = louis.score_and_information(
-        layout, array, parameters, effects, rows, predictor, parametrisation_of(name)
-    )
+    state = at(layout, array, arrays.State(parameters, effects))
+    score, information = louis.score_and_information(layout, array, state, parametrisation_of(name))
     score = score.numpy().astype(float)
     size, marginal = score.shape[1], Marginal(design)
     units = [factor_arrays.units.numpy() for factor_arrays in array.factors]

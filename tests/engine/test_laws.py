@@ -8,7 +8,7 @@ import lmmbook
 from lmmbook import families
 from lmmbook.engine import arrays
 from lmmbook.engine.e_step import adaptation, block_hmc
-from lmmbook.engine.linear_predictor import curvatures, linear_predictor, rows_of
+from lmmbook.engine.linear_predictor import linear_predictor, rows_of
 from lmmbook.formula import build_design
 from lmmbook.formula.covariance import parameter_names
 from lmmbook.results.fit import Fit
@@ -82,20 +82,16 @@ class Calibration:
         """``(parameters, effects, left, step_sizes, seed)`` to effects and left, THIN sweeps on."""
 
         def run(parameters, effects, left, step_sizes, seed):
+            response = self.arrays.response[:, tf.newaxis]
             rows = rows_of(self.layout, self.arrays, parameters)
-            predictor = self.arrays.response[:, tf.newaxis] - left
-            curvature = curvatures(self.layout, self.arrays, parameters, rows, predictor)
+            state = arrays.State(parameters, effects, step_sizes, [], rows, response - left)
 
-            def body(i, effects, predictor):
-                after = block_hmc.sweep(
-                    self.layout, self.arrays, parameters, effects, rows, predictor, curvature,
-                    step_sizes, tf.stack([seed, i]),
-                )  # fmt: skip
-                return i + 1, after.effects, after.predictor
+            def body(i, state):
+                own_seed = tf.stack([seed, i])
+                return i + 1, block_hmc.sweep(self.layout, self.arrays, state, own_seed)[0]
 
-            start = (0, effects, predictor)
-            _, effects, predictor = tf.while_loop(lambda i, *_: i < THIN, body, start)
-            return effects, self.arrays.response[:, tf.newaxis] - predictor
+            _, state = tf.while_loop(lambda i, _: i < THIN, body, (0, state))
+            return state.effects, response - state.predictor
 
         return tf.function(run, jit_compile=True, autograph=False)
 

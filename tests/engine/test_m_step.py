@@ -7,7 +7,7 @@ from lmmbook.core import m_step
 from lmmbook.core.model import LinearMixedEffectModel, features_of
 from lmmbook.engine import arrays
 from lmmbook.engine.level_sums import level_sums
-from lmmbook.engine.linear_predictor import linear_predictor, rows_of
+from lmmbook.engine.linear_predictor import at
 from lmmbook.engine.m_step import closed_form, px
 from lmmbook.exact import oracle
 from lmmbook.exact.marginal import Marginal
@@ -50,15 +50,13 @@ def step(
     layout, array = arrays.on_device(design, effects[0].shape[1])
     parameters = arrays.to_parameters(design, start)
     effects = [tf.constant(u) for u in effects]
-    rows = rows_of(layout, array, parameters)
-    predictor = linear_predictor(array, parameters, effects)
-    parameters, effects, predictor = closed_form.step(
-        layout, array, parameters, effects, rows, predictor, tf.constant(gain), expand
-    )
-    fresh = linear_predictor(array, parameters, effects)
-    np.testing.assert_allclose(predictor, fresh, atol=2e-5)  # kept up to date
-    found = {k: float(v) for k, v in arrays.from_parameters(design, parameters).items()}
-    return found, [u.numpy() for u in effects], predictor.numpy()
+    state = at(layout, array, arrays.State(parameters, effects))
+    state = closed_form.step(layout, array, state, tf.constant(gain), expand)
+    fresh = at(layout, array, state)
+    np.testing.assert_allclose(state.predictor, fresh.predictor, atol=2e-5)  # kept up to date
+    np.testing.assert_array_equal(state.rows, fresh.rows)
+    found = {k: float(v) for k, v in arrays.from_parameters(design, state.parameters).items()}
+    return found, [u.numpy() for u in state.effects], state.predictor.numpy()
 
 
 @pytest.fixture(scope="module")

@@ -67,9 +67,10 @@ def run(script: str, *arguments: str, timeout: float = 300) -> str:
 SLOPES = """
 from functools import partial
 from lmmbook import families
-from lmmbook.engine import arrays, iteration, linear_predictor, program
+from lmmbook.engine import arrays, iteration, program
 from lmmbook.engine.certificate import louis
 from lmmbook.engine.m_step import closed_form
+from lmmbook.engine.placement import SINGLE_DEVICE
 from lmmbook.formula import build_design
 
 family = sys.argv[1]
@@ -112,24 +113,21 @@ seed = tf.constant([3, 4])
 
 
 def everything(arrays_, effects_, placement):
-    state = iteration.State(values, effects_, [], [])
-    state, rows, at = iteration.begin(layout, arrays_, state, True, placement)
-    _, sums = placement.rows(row_sums.regression_sums, (layout,), arrays_, values, rows, at)
-    given = layout, arrays_, values, effects_, rows, at
+    state = arrays.State(values, effects_, [tf.fill([300], 0.7), tf.fill([25], 0.7)])
+    state = iteration.begin(layout, arrays_, state, True, placement)
+    _, sums = placement.rows(row_sums.regression_sums, (layout,), arrays_, state)
+    given = layout, arrays_, state
     score = louis.score_and_information(*given, parametrisation, placement)
     moved = closed_form.step(*given, tf.constant(0.7), placement=placement)
-    u, _ = block_hmc.update(
-        layout, arrays_, values, 1, effects_[1], rows, at, state.curvature[1],
-        tf.fill([25], 0.7), seed, placement,
-    )
+    u, _ = block_hmc.update(layout, 1, arrays_, state, seed, placement)
     there = effects_
     for t in range(len(layout.group_moves)):
         there = group_move(layout, arrays_, values, t, there, seed + t, placement)
-    small = sums, score, moved[0], moved[1][1:], state.curvature[1:], u, there[1:]
-    return small, (moved[1][0], there[0])
+    small = sums, score, moved.parameters, moved.effects[1:], state.curvature[1:], u, there[1:]
+    return small, (moved.effects[0], there[0])
 
 
-alone = partial(everything, placement=linear_predictor.SINGLE_DEVICE)
+alone = partial(everything, placement=SINGLE_DEVICE)
 one = tf.function(alone, autograph=False)(whole, effects)
 both = partial(everything, placement=placement)
 two = tf.function(both, autograph=False)(shares, [own, *effects[1:]])
@@ -169,11 +167,12 @@ def close(a, b):
 
 
 # Frozen parameters: each device has the chains that it would have alone.
-state = iteration.State(values, effects, adaptation.longest_steps(layout), [])
-state, *_ = tf.function(partial(iteration.begin, layout), autograph=False)(whole, state, True)
+state = arrays.State(values, effects, adaptation.longest_steps(layout))
+state = tf.function(partial(iteration.begin, layout), autograph=False)(whole, state, True)
+state = iteration.paused(state)
 parametrisation, seed = louis.as_written(layout), tf.constant([3, 4])
-gains, measure, still = tf.zeros([4]), tf.fill([4], True), tf.constant(0.0)
-after, output = made(whole, state, gains, measure, still, parametrisation, seed)
+plan = iteration.Plan(tf.zeros([4]), tf.fill([4], True), tf.constant(0.0), parametrisation)
+after, output = made(whole, state, plan, seed)
 alone = program.compiled(made.layout)
 information = []
 for device in (0, 1):
@@ -181,7 +180,7 @@ for device in (0, 1):
     own = arrays.on_device(design, 2)[1]._replace(replica=tf.constant(device))
     begun = state._replace(effects=[u[:, chains] for u in effects])
     own_seed = randomness.fold_in(seed, device)
-    then, found = alone(own, begun, gains, measure, still, parametrisation, own_seed)
+    then, found = alone(own, begun, plan, own_seed)
     close(found.effects, [u[:, :, chains] for u in output.effects])
     close(then.effects, [u[:, chains] for u in after.effects])
     close(found.score, output.score[:, chains])
@@ -193,15 +192,13 @@ order = [0, 2, 1, 3]
 
 
 def moved(layout, arrays_, effects, placement):
-    _, rows, at = iteration.begin(
-        layout, arrays_, iteration.State(values, effects, [], []), True, placement
-    )
-    given = layout, arrays_, values, effects, rows, at, tf.constant(0.7)
-    return closed_form.step(*given, placement=placement)[:2]
+    state = iteration.begin(layout, arrays_, arrays.State(values, effects), True, placement)
+    state = closed_form.step(layout, arrays_, state, tf.constant(0.7), placement=placement)
+    return state.parameters, state.effects
 
 
 turned = [tf.gather(u, order, axis=1) for u in effects]
-here = partial(moved, layout, placement=linear_predictor.SINGLE_DEVICE)
+here = partial(moved, layout, placement=SINGLE_DEVICE)
 one = tf.function(here, autograph=False)(whole, turned)
 two = tf.function(partial(moved, made.layout, placement=made.placement), autograph=False)(
     made.arrays, [made._apart(u) for u in effects]
@@ -211,8 +208,8 @@ close(one[1], [tf.gather(made.placement.gathered(u, axis=1), order, axis=1) for 
 
 # An EM iteration: chains that begin alike part, on one device as on two.
 same = state._replace(effects=[tf.repeat(u[:, :1], 4, axis=1) for u in effects])
-unmeasured = tf.fill([4], False)
-after, output = made(whole, same, tf.ones([4]), unmeasured, tf.constant(0.1), parametrisation, seed)
+plan = iteration.Plan(tf.ones([4]), tf.fill([4], False), tf.constant(0.1), parametrisation)
+after, output = made(whole, same, plan, seed)
 for u in after.effects:
     left = (u - tf.reduce_mean(u, axis=1, keepdims=True)).numpy()[:, :, 0].T
     for a in range(4):

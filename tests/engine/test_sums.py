@@ -45,11 +45,8 @@ def large() -> SimpleNamespace:
     values = arrays.to_parameters(design, {"Intercept": 0.4, "x": -0.1, "sd(item)": 0.3})
     near = np.array([0.0, 0.3])[:, np.newaxis, np.newaxis] + rng.normal(0, 1e-3, (2, CHAINS, 1))
     effects = [tf.constant(near, tf.float32)]
-    rows = linear_predictor.rows_of(layout, array, values)
-    at = linear_predictor.linear_predictor(array, values, effects)
-    return SimpleNamespace(
-        design=design, layout=layout, arrays=array, values=values, rows=rows, at=at
-    )
+    state = linear_predictor.at(layout, array, arrays.State(values, effects))
+    return SimpleNamespace(design=design, layout=layout, arrays=array, state=state)
 
 
 def log_density(y: np.ndarray, eta: np.ndarray) -> np.ndarray:
@@ -63,13 +60,13 @@ def test_acceptance_at_ten_million_rows_is_that_of_double_precision(large):
     than its own size."""
     sd = np.sqrt(4 / (LARGE / 2))
     change = tf.constant(sd * np.array([[[1.0], [-1.0]], [[0.5], [2.0]]]), tf.float32)
-    given = large.arrays, large.values, large.rows, large.at
+    given = large.layout, 0, large.arrays, large.state
     compiled = tf.function(linear_predictor.changes_and_slopes, jit_compile=True)
-    before, _ = linear_predictor.value_and_slopes(large.layout, 0, *given)
-    _, (added, _) = compiled(large.layout, 0, *given, before, change)
+    before, _ = linear_predictor.value_and_slopes(*given)
+    _, (added, _) = compiled(*given, before, change)
 
     codes, y = (x.numpy() for x in (large.arrays.factors[0].codes, large.arrays.response))
-    eta = large.at.numpy().astype(float)
+    eta = large.state.predictor.numpy().astype(float)
     then = eta + change.numpy().astype(float)[codes, :, 0]
     rows = log_density(y, then) - log_density(y, eta)
     exact = np.array([rows[codes == level].sum(0) for level in (0, 1)])
@@ -77,20 +74,20 @@ def test_acceptance_at_ten_million_rows_is_that_of_double_precision(large):
     np.testing.assert_allclose(added, exact, atol=5e-3)
 
     def naive(at):
-        [density, _] = linear_predictor._value_and_slope(large.layout, large.values, large.rows, at)
+        [density, _] = linear_predictor._value_and_slope(large.layout, large.state, at)
         return tf.math.unsorted_segment_sum(density, large.arrays.factors[0].codes, 2)
 
-    moved = large.at + arrays.to_rows(large.arrays.factors[0], change)
+    moved = large.state.predictor + linear_predictor.to_rows(large.arrays.factors[0], change)
     compiled = tf.function(naive, jit_compile=True)
-    assert np.abs(compiled(moved) - compiled(large.at) - exact).max() > 1.0
+    assert np.abs(compiled(moved) - compiled(large.state.predictor) - exact).max() > 1.0
 
 
 def test_m_step_statistics_at_ten_million_rows_are_those_of_double_precision(large):
     """Information within 1e-6 of itself; gradients within 1e-3 of their own standard deviation."""
     compiled = tf.function(row_sums.regression_sums, jit_compile=True)
-    _, found = compiled(large.layout, large.arrays, large.values, large.rows, large.at)
+    _, found = compiled(large.layout, large.arrays, large.state)
     x, y = (v.numpy().astype(float) for v in (large.arrays.fixed, large.arrays.response))
-    p = 1 / (1 + np.exp(-large.at.numpy().astype(float)))
+    p = 1 / (1 + np.exp(-large.state.predictor.numpy().astype(float)))
     gradient = (y[:, np.newaxis] - p).T @ x
     information = x.T @ (x * (p * (1 - p)).mean(1)[:, np.newaxis])
     np.testing.assert_allclose(found.beta_beta, information, rtol=1e-6)
@@ -104,10 +101,10 @@ def test_gaussian_statistics_at_ten_million_rows_are_those_of_double_precision()
     layout, array = arrays.on_device(design, CHAINS)
     values, rng = arrays.to_parameters(design, truth), np.random.default_rng(1)
     effects = [tf.constant(rng.normal(0, 0.4, (n, CHAINS, 1)), tf.float32) for n in (1000, 50)]
-    at = linear_predictor.linear_predictor(array, values, effects)
-    compiled = tf.function(row_sums.regression_sums, jit_compile=True)
-    _, found = compiled(layout, array, values, linear_predictor.rows_of(layout, array, values), at)
-    left = array.response.numpy().astype(float)[:, np.newaxis] - at.numpy().astype(float)
+    state = linear_predictor.at(layout, array, arrays.State(values, effects))
+    _, found = tf.function(row_sums.regression_sums, jit_compile=True)(layout, array, state)
+    response, predictor = (x.numpy().astype(float) for x in (array.response, state.predictor))
+    left = response[:, np.newaxis] - predictor
     products = array.fixed.numpy().astype(float).T @ left.mean(1)
     np.testing.assert_allclose(found.square, np.square(left).sum() / CHAINS, rtol=1e-6)
     sd = np.sqrt(found.square)  # of a product, if the ratings are as the parameters say
@@ -133,11 +130,8 @@ def small(family: str, chains: int = 4) -> SimpleNamespace:
         for f in design.factors
     ]
     values = arrays.to_parameters(design, truth)
-    return SimpleNamespace(
-        design=design, layout=layout, arrays=array, values=values, effects=effects,
-        rows=linear_predictor.rows_of(layout, array, values),
-        at=linear_predictor.linear_predictor(array, values, effects),
-    )  # fmt: skip
+    state = linear_predictor.at(layout, array, arrays.State(values, effects))
+    return SimpleNamespace(design=design, layout=layout, arrays=array, state=state)
 
 
 def everything(s: SimpleNamespace, standardised: float) -> list[np.ndarray]:
@@ -145,9 +139,8 @@ def everything(s: SimpleNamespace, standardised: float) -> list[np.ndarray]:
     parametrisation = louis.as_written(s.layout)
     parts = [standardised * tf.eye(len(part)) for part in parametrisation.standardised]
     parametrisation = parametrisation._replace(standardised=parts)
-    given = s.layout, s.arrays, s.values
-    _, sums = row_sums.regression_sums(*given, s.rows, s.at)
-    found = louis.score_and_information(*given, s.effects, s.rows, s.at, parametrisation)
+    _, sums = row_sums.regression_sums(s.layout, s.arrays, s.state)
+    found = louis.score_and_information(s.layout, s.arrays, s.state, parametrisation)
     return [x.numpy() for x in tf.nest.flatten((sums, found))]
 
 
@@ -167,9 +160,9 @@ def test_blocks_add_up_to_the_whole(family, standardised, block, monkeypatch):
 def test_sums_by_category_are_the_sums_of_each_rows_derivatives(counted):
     s, rng = small("cumulative"), np.random.default_rng(0)
     weight = tf.constant(rng.random(s.layout.rows) < counted, tf.float32)
-    own = s.values.auxiliary
-    plain = summed(derivatives_at(s.layout.family, s.rows, s.at, own), s.arrays.fixed, weight)
-    found = s.layout.family.summed(s.rows, s.at, own, s.arrays.fixed, weight)
+    given = s.state.rows, s.state.predictor, s.state.parameters.auxiliary
+    plain = summed(derivatives_at(s.layout.family, *given), s.arrays.fixed, weight)
+    found = s.layout.family.summed(*given, s.arrays.fixed, weight)
     for one, other in zip(plain, found, strict=True):
         np.testing.assert_allclose(other, one, rtol=1e-5, atol=1e-5 * np.abs(one).max())
 
@@ -185,10 +178,9 @@ def test_the_order_of_the_rows_changes_no_sum():
         assert (np.diff(codes) >= 0).all()
         values, rng = arrays.to_parameters(design, truth), np.random.default_rng(5)
         effects = [tf.constant(rng.normal(size=(n, 2, 1)), tf.float32) for n in (40, 300)]
-        at = linear_predictor.linear_predictor(array, values, effects)
-        given = linear_predictor.rows_of(layout, array, values)
-        sums = row_sums.regression_sums(layout, array, values, given, at)
-        levels = [linear_predictor.residuals_by_level(k, array, at)[1] for k in (0, 1)]
+        state = linear_predictor.at(layout, array, arrays.State(values, effects))
+        sums = row_sums.regression_sums(layout, array, state)
+        levels = [linear_predictor.residuals_by_level(k, array, state.predictor)[1] for k in (0, 1)]
         found.append(
             [x.numpy() for x in tf.nest.flatten((sums[1], levels, array.factors[0].cross))]
         )

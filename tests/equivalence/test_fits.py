@@ -13,8 +13,8 @@ import lmmbook as lmm
 from lmmbook import exact
 from lmmbook.core import certificate, e_step, mcem
 from lmmbook.core.model import Theta, data_of, parameters_of, theta_of
-from lmmbook.engine import arrays
-from lmmbook.engine.e_step import adaptation, block_hmc
+from lmmbook.engine import arrays, iteration
+from lmmbook.engine.e_step import block_hmc
 from lmmbook.exact.marginal import Marginal
 from lmmbook.families import resolve
 from lmmbook.formula import build_design
@@ -75,12 +75,16 @@ def test_conditional_moments_of_counts_are_the_engines():
     theta, chains = theta_of(design, parameters), 1500
     ours = swept(design, theta, [np.zeros([f.levels, chains]) for f in design.factors], 25)
     layout, array = arrays.on_device(design, chains)
-    given, steps = arrays.to_parameters(design, parameters), adaptation.longest_steps(layout)
-    sweep = tf.function(partial(block_hmc.sweep_from, layout, array), jit_compile=True)
-    theirs = [tf.zeros([f.levels, chains, 1]) for f in design.factors]
+    state = iteration.start(layout, array, arrays.to_parameters(design, parameters))
+
+    @partial(tf.function, autograph=False, jit_compile=True)
+    def swept_once(state, seed):
+        begun = iteration.begin(layout, array, state, True)
+        return iteration.paused(block_hmc.sweep(layout, array, begun, seed)[0])
+
     for i in range(25):
-        theirs = sweep(given, theirs, steps, tf.constant([4, i])).effects
-    for one, other in zip(ours, theirs, strict=True):
+        state = swept_once(state, tf.constant([4, i]))
+    for one, other in zip(ours, state.effects, strict=True):
         other = other.numpy()[..., 0]
         sd = np.sqrt((one.var(1) + other.var(1)) / 2)
         assert np.abs((one.mean(1) - other.mean(1)) / sd / np.sqrt(2 / chains)).max() < 5

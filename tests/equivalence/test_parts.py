@@ -21,12 +21,12 @@ from lmmbook.core.model import (
 from lmmbook.engine import arrays, driver
 from lmmbook.engine.certificate import louis
 from lmmbook.engine.e_step import adaptation, block_hmc, group_moves
+from lmmbook.engine.iteration import begin
 from lmmbook.engine.linear_predictor import (
     changes_and_slopes,
-    curvatures,
-    linear_predictor,
+    curvature_of,
     residuals_by_level,
-    rows_of,
+    to_rows,
     value_and_slopes,
 )
 from lmmbook.engine.m_step import closed_form, px
@@ -64,10 +64,7 @@ class Both(NamedTuple):
     design: Design
     layout: arrays.Layout
     array: arrays.Arrays
-    parameters: arrays.Parameters
-    effects: list[tf.Tensor]  # [levels, chains, 1]
-    rows: tuple
-    predictor: tf.Tensor
+    state: arrays.State
     data: object
     theta: object
     u: list[tf.Tensor]  # [levels, chains]
@@ -108,10 +105,9 @@ def both(formula: str, family: str, seed: int) -> Both:
     ]
     ours, theta = data_of(design), theta_of(design, arrays.from_parameters(design, parameters))
     u = [v[..., 0] for v in effects]
-    return Both(
-        design, layout, array, parameters, effects, rows_of(layout, array, parameters),
-        linear_predictor(array, parameters, effects), ours, theta, u, ours.eta(theta, u),
-    )  # fmt: skip
+    state = arrays.State(parameters, effects, adaptation.longest_steps(layout))
+    state = begin(layout, array, state, True)
+    return Both(design, layout, array, state, ours, theta, u, ours.eta(theta, u))
 
 
 def close(found, wanted, unit=1.0, tolerance=1e-4):
@@ -132,11 +128,11 @@ def test_what_is_decided_by_a_number_is_decided_by_the_same_number():
 @pytest.mark.parametrize("case", CASES)
 def test_parameters_and_linear_predictors(case):
     b = both(*case)
-    named = {k: float(v) for k, v in arrays.from_parameters(b.design, b.parameters).items()}
+    named = {k: float(v) for k, v in arrays.from_parameters(b.design, b.state.parameters).items()}
     found = {k: float(v) for k, v in parameters_of(b.design, b.theta).items()}
     assert found == pytest.approx(named, rel=1e-5, abs=1e-6)
     order = arrays.row_order(b.design)
-    close(b.eta.numpy()[order], b.predictor)
+    close(b.eta.numpy()[order], b.state.predictor)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -174,16 +170,15 @@ def test_slopes_of_the_level_densities(case, k):
     slope = tape.gradient(value, moved)
     precision = tf.exp(-2.0 * b.theta.log_sigma[k])
     sd = 1 / np.sqrt(e_step.curvatures(b.data, b.theta, b.eta)[k] + precision)
+    change = tf.fill(b.state.effects[k].shape, 0.25)
     if isinstance(b.design.family, Gaussian):
-        change = tf.fill(b.effects[k].shape, 0.25)
-        predictor = b.predictor + arrays.to_rows(b.array.factors[k], change)
-        likelihood = residuals_by_level(k, b.array, predictor)[1] / b.parameters.residual_sd**2
+        predictor = b.state.predictor + to_rows(b.array.factors[k], change)
+        likelihood = residuals_by_level(k, b.array, predictor)[1]
+        likelihood /= b.state.parameters.residual_sd**2
     else:
-        given = b.layout, k, b.array, b.parameters, b.rows, b.predictor
+        given = b.layout, k, b.array, b.state
         before, _ = value_and_slopes(*given)
-        _, (added, likelihood) = changes_and_slopes(
-            *given, before, tf.fill(b.effects[k].shape, 0.25)
-        )
+        _, (added, likelihood) = changes_and_slopes(*given, before, change)
         prior = -0.5 * precision * (moved**2 - b.u[k] ** 2)
         close(value - target(b.u[k]), added + prior)
     close(slope, likelihood[..., 0] - precision * moved, unit=1 / sd)
@@ -192,8 +187,8 @@ def test_slopes_of_the_level_densities(case, k):
 @pytest.mark.parametrize("case", CASES)
 def test_curvatures(case):
     b = both(*case)
-    theirs = curvatures(b.layout, b.array, b.parameters, b.rows, b.predictor)
-    for one, other in zip(e_step.curvatures(b.data, b.theta, b.eta), theirs, strict=True):
+    for k, one in enumerate(e_step.curvatures(b.data, b.theta, b.eta)):
+        other = curvature_of(b.layout, k, b.array, b.state)
         close(one, other[..., 0], unit=np.maximum(other[..., 0], 1e-3))
 
 
@@ -202,11 +197,7 @@ def test_curvatures(case):
 def test_hmc_makes_the_same_proposals_and_decisions(case, k):
     """From one state with one seed. A decision may differ where it hangs on the last digit."""
     b, seed = both(*case), tf.constant([5, 6 + k])
-    curvature = curvatures(b.layout, b.array, b.parameters, b.rows, b.predictor)[k]
-    step = adaptation.longest_steps(b.layout)[k]
-    theirs, accepted = block_hmc.update(
-        b.layout, b.array, b.parameters, k, b.effects[k], b.rows, b.predictor, curvature, step, seed
-    )
+    theirs, accepted = block_hmc.update(b.layout, k, b.array, b.state, seed)
     own = e_step.curvatures(b.data, b.theta, b.eta)[k]
 
     @tf.function(
@@ -232,7 +223,7 @@ def test_group_moves(case):
     assert len(b.data.moves) == len(b.layout.group_moves) > 0
     for t, move in enumerate(b.data.moves):
         theirs = group_moves.group_move(
-            b.layout, b.array, b.parameters, t, b.effects, tf.constant([7, t])
+            b.layout, b.array, b.state.parameters, t, b.state.effects, tf.constant([7, t])
         )
         ours = e_step.group_move(b.theta, move, b.u, tf.constant([7, t]))
         for one, other, before in zip(ours, theirs, b.u, strict=True):
@@ -245,14 +236,12 @@ def test_group_moves(case):
 @pytest.mark.parametrize(("gain", "expand"), [(1.0, True), (1.0, False), (0.3, True)])
 def test_m_steps(case, gain, expand):
     b = both(*case)
-    parameters, effects, _ = closed_form.step(
-        b.layout, b.array, b.parameters, b.effects, b.rows, b.predictor, tf.constant(gain), expand
-    )
+    state = closed_form.step(b.layout, b.array, b.state, tf.constant(gain), expand)
     theta, u = m_step.em_step(b.data, b.theta, b.u, b.eta, gain, expand)
-    close(theta.beta, parameters.beta)
-    close(np.exp(theta.log_sigma), [s[0, 0] for s in parameters.scales])
-    close(theta.auxiliary, parameters.auxiliary, tolerance=3e-4)
-    for one, other in zip(u, effects, strict=True):
+    close(theta.beta, state.parameters.beta)
+    close(np.exp(theta.log_sigma), [s[0, 0] for s in state.parameters.scales])
+    close(theta.auxiliary, state.parameters.auxiliary, tolerance=3e-4)
+    for one, other in zip(u, state.effects, strict=True):
         close(one, other[..., 0])
     moved = np.abs(np.concatenate(theta) - np.concatenate(b.theta))
     assert moved.max() > 0.01
@@ -284,9 +273,7 @@ def test_scores_and_informations(case, held):
     parametrisation = louis.Parametrisation(
         [tf.constant(m) for m in means], [tf.fill([1, 1], a)] * 2
     )
-    theirs, information = louis.score_and_information(
-        b.layout, b.array, b.parameters, b.effects, b.rows, b.predictor, parametrisation
-    )
+    theirs, information = louis.score_and_information(b.layout, b.array, b.state, parametrisation)
     ours, J = certificate.score_and_information(
         b.data, b.theta, b.u, certificate.Parametrisation(C, tf.fill([2], a))
     )

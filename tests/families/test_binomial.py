@@ -11,7 +11,7 @@ from typing import NamedTuple
 import lmmbook as lmm
 from lmmbook.core.model import LinearMixedEffectModel, features_of
 from lmmbook.engine import arrays, init, row_sums
-from lmmbook.engine.linear_predictor import curvatures, linear_predictor, rows_of, value_and_slopes
+from lmmbook.engine.linear_predictor import at, curvatures, rows_of, value_and_slopes
 from lmmbook.engine.parallel import data_parallel
 from lmmbook.families import Bernoulli, Binomial, Gaussian
 from lmmbook.formula import build_design
@@ -97,18 +97,13 @@ class OnDevice(NamedTuple):
         """All that the E-step, the M-step and the certificate ask of the rows."""
         parameters = arrays.Parameters(tf.constant([0.2, 0.5]), [tf.constant([[0.7]])], NONE)
         effects = [tf.random.stateless_normal([8, 3, 1], [1, 2])]
-        rows = rows_of(self.layout, self.arrays, parameters)
-        predictor = linear_predictor(self.arrays, parameters, effects)
-        given = self.layout, self.arrays, parameters
-        (value, _), slopes = value_and_slopes(
-            self.layout, 0, self.arrays, parameters, rows, predictor
-        )
-        _, sums = row_sums.regression_sums(*given, rows, predictor)
+        state = at(self.layout, self.arrays, arrays.State(parameters, effects))
+        given = self.layout, self.arrays, state
+        (value, _), slopes = value_and_slopes(self.layout, 0, self.arrays, state)
+        _, sums = row_sums.regression_sums(*given)
         means, tangents = [tf.zeros([8, 2, 1])], [tf.ones([1, 1, 1], tf.float64)]
-        certificate = row_sums.likelihood_sums(
-            *given, effects, rows, predictor, means, tangents, [tf.constant(1.0)]
-        )[1]
-        told = curvatures(*given, rows, predictor)
+        certificate = row_sums.likelihood_sums(*given, means, tangents, [tf.constant(1.0)])[1]
+        told = curvatures(*given)
         total = tf.reduce_sum(tf.cast(value, tf.float64), axis=0)
         return [np.asarray(x) for x in tf.nest.flatten([total, slopes, sums, certificate, told])]
 

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 import lmmbook as lmm
 from lmmbook import exact
 from lmmbook._tensorflow import randomness
-from lmmbook.engine import arrays, fit, init, row_sums
-from lmmbook.engine.linear_predictor import linear_predictor, rows_of
+from lmmbook.engine import arrays, fit, init, iteration, row_sums
+from lmmbook.engine.linear_predictor import linear_predictor
 from lmmbook.engine.m_step import closed_form
 from lmmbook.families import Bernoulli, Categorical, Cumulative, Custom, Family, Gaussian, Poisson
 from lmmbook.families.cumulative import OrderedLogistic
@@ -625,9 +625,8 @@ def newton(s: SimpleNamespace, beta: np.ndarray, auxiliary: np.ndarray, gain: fl
     parameters = arrays.Parameters(
         tf.constant(beta, tf.float32), [tf.constant([[0.7]])], tf.constant(auxiliary, tf.float32)
     )
-    rows = rows_of(s.layout, s.arrays, parameters)
-    predictor = linear_predictor(s.arrays, parameters, s.effects)
-    _, sums = row_sums.regression_sums(s.layout, s.arrays, parameters, rows, predictor)
+    state = iteration.begin(s.layout, s.arrays, arrays.State(parameters, s.effects), False)
+    _, sums = row_sums.regression_sums(s.layout, s.arrays, state)
     change, own = closed_form.newton(s.layout, s.arrays.gram, parameters, sums, tf.constant(gain))
     return beta + change.numpy(), own.numpy()
 

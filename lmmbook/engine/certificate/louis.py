@@ -40,12 +40,12 @@ from lmmbook.engine.arrays import (
     FactorArrays,
     FactorLayout,
     Layout,
-    Parameters,
+    State,
     inverse,
     one_hot,
 )
 from lmmbook.engine.level_sums import LevelSums, level_sums
-from lmmbook.engine.linear_predictor import SINGLE_DEVICE, Placement
+from lmmbook.engine.placement import SINGLE_DEVICE, Placement
 from lmmbook.engine.row_sums import TangentSums, join, likelihood_sums
 from lmmbook.families.derivatives import RegressionSums
 
@@ -130,10 +130,7 @@ def coordinates(layout: Layout) -> int:
 def score_and_information(
     layout: Layout,
     arrays: Arrays,
-    parameters: Parameters,
-    effects: list[tf.Tensor],
-    rows: tuple[tf.Tensor, ...],
-    predictor: tf.Tensor,
+    state: State,
     parametrisation: Parametrisation,
     placement: Placement = SINGLE_DEVICE,
 ) -> tuple[tf.Tensor, tf.Tensor]:
@@ -142,7 +139,7 @@ def score_and_information(
     Of log p(ratings, effects), in this ``parametrisation``, at each chain's draw. float64.
     """
     _, (regression, tangent) = placement.rows(
-        in_likelihood, (layout,), arrays, parameters, effects, rows, predictor, parametrisation
+        in_likelihood, (layout,), arrays, state, parametrisation
     )
     begins, size = offsets(layout), coordinates(layout)
     by_fixed, by_auxiliary = tf.split(
@@ -162,9 +159,10 @@ def score_and_information(
     of_both = join(regression.beta_beta, tangent.beta_sigma @ part, sigma_sigma @ part)
     information = join(of_both, with_auxiliary, regression.auxiliary_auxiliary)
     for k, (factor_layout, factor_arrays, scale) in enumerate(
-        zip(layout.factors, arrays.factors, parameters.scales, strict=True)
+        zip(layout.factors, arrays.factors, state.parameters.scales, strict=True)
     ):
-        _, sums = placement.levels(k, _sums_with_means, (), factor_arrays, scale, effects[k])
+        u = state.effects[k]
+        _, sums = placement.levels(k, _sums_with_means, (), factor_arrays, scale, u)
         s, h = _prior(
             factor_layout,
             factor_arrays.units,
@@ -183,10 +181,7 @@ def score_and_information(
 def in_likelihood(
     layout: Layout,
     arrays: Arrays,
-    parameters: Parameters,
-    effects: list[tf.Tensor],
-    rows: tuple[tf.Tensor, ...],
-    predictor: tf.Tensor,
+    state: State,
     parametrisation: Parametrisation,
 ) -> tuple[None, tuple[RegressionSums, TangentSums]]:
     """The part of log p(ratings given effects), as `row_sums.likelihood_sums`."""
@@ -196,9 +191,7 @@ def in_likelihood(
         tangents(factor_layout, factor_arrays.units) for factor_layout, factor_arrays in of_each
     ]
     asked = [tf.cast(tf.reduce_any(part != 0), tf.float32) for part in parametrisation.standardised]
-    return likelihood_sums(
-        layout, arrays, parameters, effects, rows, predictor, means, basis, asked
-    )
+    return likelihood_sums(layout, arrays, state, means, basis, asked)
 
 
 def _sums_with_means(

@@ -5,8 +5,11 @@ Chapter 03.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 from lmmbook.engine.arrays import Layout
-from lmmbook.engine.linear_predictor import SINGLE_DEVICE, Placement
+from lmmbook.engine.placement import SINGLE_DEVICE, Placement
 
 import numpy as np
 import tensorflow as tf
@@ -29,7 +32,7 @@ def longest(levels: int) -> tf.Tensor:
 
 
 def adapt(
-    step_sizes: list[tf.Tensor],
+    step_sizes: Sequence[tf.Tensor],
     acceptance: list[tf.Tensor],
     gain: tf.Tensor,
     placement: Placement = SINGLE_DEVICE,
@@ -39,7 +42,14 @@ def adapt(
     Both are lists of ``[levels]``.
     """
     pairs = enumerate(zip(step_sizes, acceptance, strict=True))
-    return [placement.levels(k, _adapted, (), *pair, gain)[0] for k, pair in pairs]
+    return [_levels(placement, k, _adapted, *pair, gain)[0] for k, pair in pairs]
+
+
+def _levels(placement: Placement, k: int, function: Callable, *tensors: Any) -> tuple[Any, Any]:
+    """As `Placement.levels`, of what all chains share: devices have parts of it only where they
+    share out the levels."""
+    placement = placement if k == placement.shared else SINGLE_DEVICE
+    return placement.levels(k, function, (), *tensors)
 
 
 def _adapted(step: tf.Tensor, accepted: tf.Tensor, gain: tf.Tensor) -> tuple[tf.Tensor, None]:
@@ -48,7 +58,7 @@ def _adapted(step: tf.Tensor, accepted: tf.Tensor, gain: tf.Tensor) -> tuple[tf.
 
 def mean_acceptance(acceptance: list[tf.Tensor], placement: Placement = SINGLE_DEVICE) -> tf.Tensor:
     """Mean over the factors, whatever their levels."""
-    sums = [placement.levels(k, _sum_and_count, (), a)[1] for k, a in enumerate(acceptance)]
+    sums = [_levels(placement, k, _sum_and_count, a)[1] for k, a in enumerate(acceptance)]
     return tf.reduce_mean([total / count for total, count in sums])
 
 

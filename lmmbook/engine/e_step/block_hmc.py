@@ -15,153 +15,110 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
 
 from lmmbook._tensorflow.randomness import fast_random, fold_in, split_seed, uniform
-from lmmbook.engine.arrays import Arrays, Layout, Parameters, standardise
+from lmmbook.engine.arrays import Arrays, Layout, State, standardise
 from lmmbook.engine.e_step.adaptation import LEAPFROG_STEPS
 from lmmbook.engine.e_step.group_moves import group_move, is_parent
 from lmmbook.engine.linear_predictor import (
-    SINGLE_DEVICE,
-    Placement,
     changes_and_slopes,
-    curvatures,
-    either,
+    curvature_of,
     is_gaussian,
-    linear_predictor,
     moved,
     residuals_by_level,
-    rows_of,
     value_and_slopes,
 )
+from lmmbook.engine.placement import SINGLE_DEVICE, Placement, either
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
 
-class Sweep(NamedTuple):
-    """What a sweep hands on.
-
-    ``effects`` is a list of ``[levels, chains, columns]``; ``predictor`` ``[rows, chains]`` is the
-    linear predictor that belongs to them; ``acceptance`` is a list of ``[levels]``, mean acceptance
-    probabilities over the chains.
-    """
-
-    effects: list[tf.Tensor]
-    predictor: tf.Tensor
-    acceptance: list[tf.Tensor]
-
-
 def sweep(
     layout: Layout,
     arrays: Arrays,
-    parameters: Parameters,
-    effects: list[tf.Tensor],
-    rows: tuple[tf.Tensor, ...],
-    predictor: tf.Tensor,
-    curvature: list[tf.Tensor],
-    step_sizes: list[tf.Tensor],
+    state: State,
     seed: tf.Tensor,
     parents_too: tf.Tensor | bool = True,
     placement: Placement = SINGLE_DEVICE,
-) -> Sweep:
+) -> tuple[State, list[tf.Tensor]]:
     """Update each factor once by HMC, then draw along the directions that ratings cannot see.
 
-    ``rows`` belong to the parameters, as from `rows_of`, and ``predictor`` to ``effects``, as from
-    `linear_predictor`; it is kept up to date, not recomputed. ``curvature`` is as from
-    `curvatures`; for a Gaussian family it has to belong to the parameters. ``step_sizes``, a list
-    of ``[levels]``, are in conditional standard deviations. ``placement`` says where the rows are.
+    Returns the ``state`` with new effects, and the acceptance: a list of ``[levels]``, mean
+    probabilities over the chains. ``state`` has its rows and its predictor (`linear_predictor.at`);
+    the predictor is kept up to date, not recomputed. ``placement`` says where the rows are.
 
     Without ``parents_too`` factors in which another one is nested are left to those last draws:
     where levels are well known, they move such a factor as far as HMC does, at no cost.
     """
-    effects, acceptance = list(effects), []
-    seeds = split_seed(seed, n=len(effects) + len(layout.group_moves))
-    for k in range(len(effects)):
-        steps = curvature[k], step_sizes[k], seeds.pop()
-        given: tuple = arrays, parameters, effects[k], rows, predictor, *steps
-
-        def by_hmc(k=k, given=given):  # type: ignore[no-untyped-def]
-            if k == placement.shared:  # its levels live with their rows: nobody else is needed
-                return placement.rows(updated, (layout, k), *given)[0]
-            return updated(layout, k, *(*given, placement))[0]
-
-        def left_alone(k=k, u=effects[k], predictor=predictor):  # type: ignore[no-untyped-def]
-            return u, predictor, tf.constant(np.ones(layout.factors[k].levels, np.float32))
-
-        done = either(parents_too if is_parent(layout, k) else True, by_hmc, left_alone)
-        effects[k], predictor, accepted = done
+    acceptance = []
+    seeds = split_seed(seed, n=len(state.effects) + len(layout.group_moves))
+    for k in range(len(state.effects)):
+        wanted = parents_too if is_parent(layout, k) else True
+        state, accepted = _of_factor(layout, k, arrays, state, seeds.pop(), wanted, placement)
         acceptance.append(accepted)
+    effects = state.effects
     for t in range(len(layout.group_moves)):
-        effects = group_move(layout, arrays, parameters, t, effects, seeds.pop(), placement)
-    return Sweep(effects, predictor, acceptance)
+        effects = group_move(layout, arrays, state.parameters, t, effects, seeds.pop(), placement)
+    return state._replace(effects=effects), acceptance
+
+
+def _of_factor(
+    layout: Layout, k: int, arrays: Arrays, state: State, seed: tf.Tensor,
+    wanted: tf.Tensor | bool, placement: Placement,
+) -> tuple[State, tf.Tensor]:  # fmt: skip
+    """Factor k's turn in a sweep; without ``wanted`` it is left alone."""
+
+    def by_hmc() -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        if k == placement.shared:  # its levels live with their rows: nobody else is needed
+            return placement.rows(updated, (layout, k), arrays, state, seed)[0]
+        return updated(layout, k, arrays, state, seed, placement)[0]
+
+    def left_alone() -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        always = tf.constant(np.ones(layout.factors[k].levels, np.float32))
+        return state.effects[k], state.predictor, always
+
+    u, predictor, accepted = either(wanted, by_hmc, left_alone)
+    effects = [*state.effects[:k], u, *state.effects[k + 1 :]]
+    return state._replace(effects=effects, predictor=predictor), accepted
 
 
 def updated(
-    layout: Layout, k: int, arrays: Arrays, parameters: Parameters, u: tf.Tensor,
-    rows: tuple[tf.Tensor, ...], predictor: tf.Tensor, curvature: tf.Tensor, step_sizes: tf.Tensor,
-    seed: tf.Tensor, placement: Placement = SINGLE_DEVICE,
+    layout: Layout, k: int, arrays: Arrays, state: State, seed: tf.Tensor,
+    placement: Placement = SINGLE_DEVICE,
 ) -> tuple[tuple[tf.Tensor, tf.Tensor, tf.Tensor], None]:  # fmt: skip
     """`update` of factor k: its new effects, the predictor that belongs to them, acceptance."""
     if placement is SINGLE_DEVICE:  # other devices have other levels, and need other random numbers
         seed = fold_in(seed, arrays.replica)
-    new, accepted = update(
-        layout, arrays, parameters, k, u, rows, predictor, curvature, step_sizes, seed, placement
-    )
-    predictor, _ = placement.rows(moved, (k,), arrays, predictor, new - u)
+    new, accepted = update(layout, k, arrays, state, seed, placement)
+    change = new - state.effects[k]
+    predictor, _ = placement.rows(moved, (k,), arrays, state.predictor, change)
     return (new, predictor, accepted), None
 
 
-def sweep_from(
-    layout: Layout,
-    arrays: Arrays,
-    parameters: Parameters,
-    effects: list[tf.Tensor],
-    step_sizes: list[tf.Tensor],
-    seed: tf.Tensor,
-) -> Sweep:
-    """A `sweep` that works out from the effects what else it needs."""
-    rows = rows_of(layout, arrays, parameters)
-    predictor = linear_predictor(arrays, parameters, effects)
-    curvature = curvatures(layout, arrays, parameters, rows, predictor)
-    return sweep(layout, arrays, parameters, effects, rows, predictor, curvature, step_sizes, seed)
-
-
 def update(
-    layout: Layout,
-    arrays: Arrays,
-    parameters: Parameters,
-    k: int,
-    u: tf.Tensor,
-    rows: tuple[tf.Tensor, ...],
-    predictor: tf.Tensor,
-    curvature: tf.Tensor,
-    step_sizes: tf.Tensor,
-    seed: tf.Tensor,
+    layout: Layout, k: int, arrays: Arrays, state: State, seed: tf.Tensor,
     placement: Placement = SINGLE_DEVICE,
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """One HMC transition of every level of factor k: new effects, acceptance ``[levels]``.
-
-    Arguments as for `sweep`; ``u``, ``curvature`` and ``step_sizes`` are the factor's.
-    ``placement`` says where the rows are.
-    """
-    scale = parameters.scales[k]
+) -> tuple[tf.Tensor, tf.Tensor]:  # fmt: skip
+    """One HMC transition of every level of factor k: new effects, acceptance ``[levels]``."""
+    u, scale = state.effects[k], state.parameters.scales[k]
     # Effects are u = scale v with v standard normal before the ratings. Of v, a level's conditional
     # distribution has the precision I + scale' Z'WZ scale: never ill-conditioned, even where a
     # covariance is nearly singular, and single precision holds.
+    curvature = curvature_of(layout, k, arrays, state)
     information = tf.einsum("ji,ljk,km->lim", scale, curvature, scale)
     precision = information + tf.eye(u.shape[2])  # [levels, columns, columns]
     root = tf.linalg.cholesky(precision) if u.shape[2] > 1 else tf.sqrt(precision)
     # In the coordinates w = root' v the precision is the identity: one step size fits all.
     start = tf.einsum("lji,lcj->lci", root, standardise(scale, u))
     log_density = _gaussian if is_gaussian(layout) else _any_family
-    here, there = log_density(layout, arrays, parameters, k, u, rows, predictor, root, placement)
+    here, there = log_density(layout, k, arrays, state, root, placement)
     seeds = split_seed(seed, n=2)
     jitter = uniform([], 0.8, 1.2, seed=seeds[0])
     kernel = partial(
         tfp.mcmc.HamiltonianMonteCarlo,
-        step_size=step_sizes[:, tf.newaxis, tf.newaxis] * jitter,
+        step_size=state.step_sizes[k][:, tf.newaxis, tf.newaxis] * jitter,
         num_leapfrog_steps=LEAPFROG_STEPS,
     )
     with fast_random():
@@ -175,15 +132,14 @@ LogDensity = Callable[[tf.Tensor], tf.Tensor]
 
 
 def _gaussian(
-    layout: Layout, arrays: Arrays, parameters: Parameters, k: int, u: tf.Tensor,
-    rows: tuple[tf.Tensor, ...], predictor: tf.Tensor, root: tf.Tensor, placement: Placement,
+    layout: Layout, k: int, arrays: Arrays, state: State, root: tf.Tensor, placement: Placement
 ) -> tuple[LogDensity, LogDensity]:  # fmt: skip
     """Log density ``[levels, chains]`` of whitened effects at the start, and anywhere: normal,
     about a mean that is known here."""
-    cross, scale = arrays.factors[k].cross, parameters.scales[k]
-    _, residuals = placement.rows(residuals_by_level, (k,), arrays, predictor)
-    sums = residuals + tf.einsum("lij,lcj->lci", cross, u)
-    pull = tf.einsum("ji,lcj->lci", scale, sums) / tf.square(parameters.residual_sd)
+    _, residuals = placement.rows(residuals_by_level, (k,), arrays, state.predictor)
+    sums = residuals + tf.einsum("lij,lcj->lci", arrays.factors[k].cross, state.effects[k])
+    pull = tf.einsum("ji,lcj->lci", state.parameters.scales[k], sums)
+    pull /= tf.square(state.parameters.residual_sd)
     mean = _solve(root, pull)
 
     def target(w: tf.Tensor) -> tf.Tensor:
@@ -193,13 +149,12 @@ def _gaussian(
 
 
 def _any_family(
-    layout: Layout, arrays: Arrays, parameters: Parameters, k: int, u: tf.Tensor,
-    rows: tuple[tf.Tensor, ...], predictor: tf.Tensor, root: tf.Tensor, placement: Placement,
+    layout: Layout, k: int, arrays: Arrays, state: State, root: tf.Tensor, placement: Placement
 ) -> tuple[LogDensity, LogDensity]:  # fmt: skip
     """Log density ``[levels, chains]`` of whitened effects at the start, and anywhere: their prior,
     and what all their rows add to what they said at the start."""
-    scale, static, given = parameters.scales[k], (layout, k), (arrays, parameters, rows, predictor)
-    before, slopes = placement.rows(value_and_slopes, static, *given)
+    u, scale, static = state.effects[k], state.parameters.scales[k], (layout, k)
+    before, slopes = placement.rows(value_and_slopes, static, arrays, state)
 
     # Left to itself, differentiation would send a vector of ones down to the rows and back.
     @tf.custom_gradient
@@ -210,7 +165,7 @@ def _any_family(
     @tf.custom_gradient
     def anywhere(proposed: tf.Tensor) -> tuple:
         _, (added, slopes) = placement.rows(
-            changes_and_slopes, static, *given, before, proposed - u
+            changes_and_slopes, static, arrays, state, before, proposed - u
         )
         return added, lambda upstream: upstream[..., tf.newaxis] * slopes
 

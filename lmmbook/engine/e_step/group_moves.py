@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from lmmbook._tensorflow.randomness import normal
 from lmmbook.engine.arrays import Arrays, Layout, Parameters, inverse
-from lmmbook.engine.linear_predictor import SINGLE_DEVICE, Placement
+from lmmbook.engine.placement import SINGLE_DEVICE, Placement
 
 import tensorflow as tf
 

@@ -6,10 +6,11 @@ Chapters 04 and 06. The maximum in closed form, with location expansion (PX-EM: 
 
 from __future__ import annotations
 
-from lmmbook.engine.arrays import Arrays, Layout, Parameters, one_hot
+from lmmbook.engine.arrays import Arrays, Layout, Parameters, State, one_hot
 from lmmbook.engine.level_sums import level_sums
-from lmmbook.engine.linear_predictor import SINGLE_DEVICE, Placement, is_gaussian, shifted
+from lmmbook.engine.linear_predictor import is_gaussian, rows_again, shifted
 from lmmbook.engine.m_step import px
+from lmmbook.engine.placement import SINGLE_DEVICE, Placement
 from lmmbook.engine.row_sums import ResidualSums, join, regression_sums
 from lmmbook.families.derivatives import RegressionSums
 
@@ -22,15 +23,12 @@ EIGENVALUE_FLOOR = 1e-4  # relative information below which a direction counts a
 def step(
     layout: Layout,
     arrays: Arrays,
-    parameters: Parameters,
-    effects: list[tf.Tensor],
-    rows: tuple[tf.Tensor, ...],
-    predictor: tf.Tensor,
+    state: State,
     gain: tf.Tensor,
     expand: bool = True,
     placement: Placement = SINGLE_DEVICE,
-) -> tuple[Parameters, list[tf.Tensor], tf.Tensor]:
-    """The M-step: new parameters, and effects and ``predictor`` to match.
+) -> State:
+    """The M-step: new parameters, and effects, ``rows`` and ``predictor`` to match.
 
     In closed form, but for the fixed effects and auxiliary parameters of a likelihood that is not
     Gaussian: for those a damped Newton step.
@@ -43,17 +41,15 @@ def step(
     is), with its values W. The mean is then folded away, ``beta += a`` and ``u -= W a``. No
     linear predictor changes, so the effects stay draws from where they were. Without it this is
     plain EM.
-
-    Effects are ``[levels, chains, columns]``, ``predictor`` is ``[rows, chains]``, and ``rows``
-    belong to the old parameters, as in `block_hmc.sweep`. ``placement`` says where the rows are.
     """
-    _, sums = placement.rows(regression_sums, (layout,), arrays, parameters, rows, predictor)
+    parameters = state.parameters
+    _, sums = placement.rows(regression_sums, (layout,), arrays, state)
     regression = least_squares if is_gaussian(layout) else newton
     change, auxiliary = regression(layout, arrays.gram, parameters, sums, gain)
-    predictor, _ = placement.rows(shifted, (), arrays, predictor, change)
-    beta, scales, moved = parameters.beta + change, [], []
+    predictor, _ = placement.rows(shifted, (), arrays, state.predictor, change)
+    beta, scales, effects = parameters.beta + change, [], []
     for k, (factor_layout, factor_arrays, scale, u) in enumerate(
-        zip(layout.factors, arrays.factors, parameters.scales, effects, strict=True)
+        zip(layout.factors, arrays.factors, parameters.scales, state.effects, strict=True)
     ):
         _, found = placement.levels(k, level_sums, (), factor_arrays, scale, u)
         scale, coefficients = px.step(factor_layout, layout.chains, scale, found, gain, expand)
@@ -65,8 +61,10 @@ def step(
             one_hot(factor_layout.expanded_fixed, layout.fixed), coefficients, True
         )
         scales.append(scale)
-        moved.append(u)
-    return Parameters(beta, scales, auxiliary), moved, predictor
+        effects.append(u)
+    parameters = Parameters(beta, scales, auxiliary)
+    rows, _ = placement.rows(rows_again, (layout,), arrays, parameters)
+    return state._replace(parameters=parameters, effects=effects, rows=rows, predictor=predictor)
 
 
 def least_squares(

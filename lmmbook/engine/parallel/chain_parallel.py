@@ -11,14 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from lmmbook._tensorflow.randomness import fold_in, split_seed
-from lmmbook.engine import iteration, program
-from lmmbook.engine.arrays import Arrays, Layout
-from lmmbook.engine.certificate import louis
-from lmmbook.engine.e_step import adaptation, block_hmc
-from lmmbook.engine.linear_predictor import curvatures, is_gaussian
-from lmmbook.engine.m_step import closed_form
-from lmmbook.engine.parallel.collectives import Devices
+from lmmbook._tensorflow.randomness import fold_in
+from lmmbook.engine import program
+from lmmbook.engine.arrays import Arrays, Layout, State
+from lmmbook.engine.iteration import Output, Plan
+from lmmbook.engine.parallel.collectives import Devices, by_sweep
 
 import tensorflow as tf
 
@@ -47,6 +44,15 @@ class ChainParallel(Devices):
         """On each device, as `rows`."""
         return self.rows(function, static, *tensors)
 
+    def e_step(
+        self, sweep: Callable, layout: Layout, arrays: Arrays, state: State, *how: Any
+    ) -> tuple[State, list[tf.Tensor]]:
+        """Each device sweeps its chains, as if there were no other."""
+        (effects, predictor), acceptance = self.rows(
+            _own_sweep, (sweep, layout), arrays, state, *how
+        )
+        return state._replace(effects=effects, predictor=predictor), acceptance
+
 
 class Program:
     """As `program.compiled`, on the devices of a strategy; the state that it is given, and the one
@@ -64,102 +70,53 @@ class Program:
         self.arrays = placed._replace(gram=whole.gram)  # small, and not asked of a device
 
     def __call__(
-        self, arrays: Arrays, state: iteration.State, gains: tf.Tensor, measure: tf.Tensor,
-        step_gain: tf.Tensor, parametrisation: louis.Parametrisation, seed: tf.Tensor,
-    ) -> tuple[iteration.State, iteration.Output]:  # fmt: skip
+        self, arrays: Arrays, state: State, plan: Plan, seed: tf.Tensor
+    ) -> tuple[State, Output]:
         """The same arguments and results; draws and scores only where no parameter moves. The
         ``arrays`` are on the devices already, and not looked at."""
         parts = state._replace(effects=[self._apart(u) for u in state.effects])
-        if bool(tf.reduce_any(gains > 0)):
-            return self._moving(parts, gains, step_gain, seed)
+        if bool(tf.reduce_any(plan.gain > 0)):
+            state, output = by_sweep(self.layout, self.placement, self.arrays, parts, plan, seed)
+            return state._replace(effects=self._together(state.effects, 1)), output
         frozen = self.placement.graph(_frozen, self.layout)
-        (effects, draws, score), (acceptance, information) = frozen(
-            self.arrays, parts, gains, measure, parametrisation, seed
-        )
-        same = tf.nest.map_structure(lambda x: tf.stack([x] * len(gains)), state.parameters)
-        draws = [self.placement.gathered(u, axis=2) for u in draws]
-        score = self.placement.gathered(score, axis=1)
-        state = state._replace(effects=[self.placement.gathered(u, axis=1) for u in effects])
-        return state, iteration.Output(same, acceptance, draws, score, information)
-
-    def _moving(
-        self, state: iteration.State, gains: tf.Tensor, step_gain: tf.Tensor, seed: tf.Tensor
-    ) -> tuple[iteration.State, iteration.Output]:
-        gaussian, outputs = is_gaussian(self.layout), []
-        begin = self.placement.graph(iteration.begin, self.layout, refresh=not gaussian)
-        state, rows, predictor = begin(self.arrays, state)
-        for i, own_seed in enumerate(split_seed(seed, n=len(gains))):
-            parents_too = gaussian or i % program.PARENTS_EVERY == 0
-            sweep = self.placement.graph(_em_sweep, self.layout, parents_too=parents_too)
-            state, rows, predictor, output = sweep(
-                self.arrays, state, rows, predictor, gains[i], step_gain, own_seed
-            )
-            outputs.append(output)
-        state = state._replace(effects=[self.placement.gathered(u, axis=1) for u in state.effects])
-        return state, tf.nest.map_structure(lambda *x: tf.stack(x), *outputs)
+        (effects, draws, score), (acceptance, information) = frozen(self.arrays, parts, plan, seed)
+        same = tf.nest.map_structure(lambda x: tf.stack([x] * len(plan.gain)), state.parameters)
+        (score,) = self._together([score], 1)
+        output = Output(same, acceptance, self._together(draws, 2), score, information)
+        return state._replace(effects=self._together(effects, 1)), output
 
     def _apart(self, u: tf.Tensor) -> Any:
         """Effects ``[levels, chains, columns]``, to each device those of its chains."""
         n = self.chains
         return self.placement.placed(lambda device, _: u[:, device * n : (device + 1) * n])
 
+    def _together(self, values: list[Any], axis: int) -> list[tf.Tensor]:
+        """The inverse, with the chains along an ``axis``."""
+        return [self.placement.gathered(value, axis=axis) for value in values]
+
 
 def _frozen(
-    layout: Layout, arrays: Arrays, state: iteration.State, gains: tf.Tensor, measure: tf.Tensor,
-    parametrisation: louis.Parametrisation, seed: tf.Tensor, placement: ChainParallel,
+    layout: Layout, arrays: Arrays, state: State, plan: Plan, seed: tf.Tensor,
+    placement: ChainParallel,
 ) -> tuple[Any, Any]:  # fmt: skip
     """A chunk of sweeps with frozen parameters."""
-    return placement.rows(
-        _own_chunk, (layout,), arrays, state, gains, measure, parametrisation, seed
-    )
+    return placement.rows(_own_chunk, (layout,), arrays, state, plan, seed)
 
 
 def _own_chunk(
-    layout: Layout, arrays: Arrays, state: iteration.State, gains: tf.Tensor, measure: tf.Tensor,
-    parametrisation: louis.Parametrisation, seed: tf.Tensor,
-) -> tuple[Any, Any]:  # fmt: skip
+    layout: Layout, arrays: Arrays, state: State, plan: Plan, seed: tf.Tensor
+) -> tuple[Any, Any]:
     """The same for one device's chains: effects, draws and scores; and what all have a share in."""
-    seed = fold_in(seed, arrays.replica)
-    still = tf.constant(0.0)
-    state, output = program.chunk(
-        layout, arrays, state, gains, measure, still, parametrisation, seed
-    )
+    seed, still = fold_in(seed, arrays.replica), tf.constant(0.0)
+    state, output = program.chunk(layout, arrays, state, plan._replace(step_gain=still), seed)
     own = state.effects, output.effects, output.score
     return own, (output.acceptance, output.information)
 
 
-def _em_sweep(
-    layout: Layout, arrays: Arrays, state: iteration.State, rows: Any, predictor: Any,
-    gain: tf.Tensor, step_gain: tf.Tensor, seed: tf.Tensor, parents_too: bool,
-    placement: ChainParallel,
-) -> tuple[iteration.State, Any, Any, iteration.Output]:  # fmt: skip
-    """A sweep of all chains and an M-step, as `iteration.one_sweep`."""
-    (effects, predictor), acceptance = placement.rows(
-        _own_sweep, (layout, parents_too), arrays, state, rows, predictor, seed
-    )
-    parameters, effects, predictor = closed_form.step(
-        layout, arrays, state.parameters, effects, rows, predictor, gain, placement=placement
-    )
-    rows, _ = placement.rows(iteration.rows_again, (layout,), arrays, parameters)
-    steps = adaptation.adapt(state.step_sizes, acceptance, step_gain)
-    output = iteration.Output(
-        parameters, adaptation.mean_acceptance(acceptance), [], *iteration.no_score(layout)
-    )
-    return iteration.State(parameters, effects, steps, state.curvature), rows, predictor, output
-
-
 def _own_sweep(
-    layout: Layout, parents_too: bool, arrays: Arrays, state: iteration.State, rows: Any,
-    predictor: tf.Tensor, seed: tf.Tensor,
-) -> tuple[Any, list[tf.Tensor]]:  # fmt: skip
+    sweep: Callable, layout: Layout, arrays: Arrays, state: State, seed: tf.Tensor, *how: Any
+) -> tuple[Any, list[tf.Tensor]]:
     """A sweep of one device's chains: effects and predictor; and the acceptance."""
     # Other chains need other random numbers.
-    seed = fold_in(seed, arrays.replica)
-    curvature, at = state.curvature, state.parameters
-    if is_gaussian(layout):
-        curvature = curvatures(layout, arrays, at, rows, predictor)
-    drawn = block_hmc.sweep(
-        layout, arrays, at, state.effects, rows, predictor, curvature, state.step_sizes, seed,
-        parents_too,
-    )  # fmt: skip
-    return (drawn.effects, drawn.predictor), drawn.acceptance
+    state, acceptance = sweep(layout, arrays, state, fold_in(seed, arrays.replica), *how)
+    return (state.effects, state.predictor), acceptance

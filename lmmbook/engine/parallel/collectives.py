@@ -12,7 +12,12 @@ from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any, Self
 
-from lmmbook.engine.linear_predictor import Placement
+from lmmbook._tensorflow.randomness import split_seed
+from lmmbook.engine import program
+from lmmbook.engine.arrays import Arrays, Layout, State
+from lmmbook.engine.iteration import Output, Plan, begin, one_sweep, paused
+from lmmbook.engine.linear_predictor import is_gaussian
+from lmmbook.engine.placement import Placement
 
 import tensorflow as tf
 
@@ -97,3 +102,21 @@ def _gathered(value: Any, axis: int, placement: Devices) -> tf.Tensor:
 
 def _compiled(function: Callable, static: tuple) -> Callable:
     return tf.function(partial(function, *static), jit_compile=True, autograph=False)
+
+
+def by_sweep(
+    layout: Layout, placement: Devices, arrays: Arrays, state: State, plan: Plan, seed: tf.Tensor
+) -> tuple[State, Output]:
+    """`program.chunk` on several devices, with a graph a sweep. Effects are brought together where
+    draws are measured; elsewhere there are none among the results."""
+    state = placement.graph(begin, layout)(arrays, state, bool(plan.step_gain > 0))
+    outputs, together = [], bool(tf.reduce_any(plan.measured))
+    for i, own_seed in enumerate(split_seed(seed, n=len(plan.gain))):
+        gain, measured = plan.gain[i], bool(plan.measured[i])
+        parents_too = is_gaussian(layout) or i % program.PARENTS_EVERY == 0
+        sweep = placement.graph(one_sweep, layout, moving=bool(gain > 0), parents_too=parents_too)
+        own = plan._replace(gain=gain, measured=measured)
+        state, output = sweep(arrays, state, own, own_seed)
+        effects = placement.together(output.effects) if together else []
+        outputs.append(output._replace(effects=effects))
+    return paused(state), tf.nest.map_structure(lambda *x: tf.stack(x), *outputs)

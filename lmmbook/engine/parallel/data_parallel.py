@@ -11,11 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from lmmbook._tensorflow.randomness import split_seed
-from lmmbook.engine import iteration, program
 from lmmbook.engine.arrays import Arrays, Layout
-from lmmbook.engine.certificate import louis
-from lmmbook.engine.linear_predictor import is_gaussian
 from lmmbook.engine.parallel.collectives import Devices
 
 import numpy as np
@@ -42,37 +38,6 @@ class DataParallel(Devices):
     def together(self, effects: list[Any]) -> list[tf.Tensor]:
         """The shared ones are sent to all."""
         return [self.gathered(u, axis=0) if k == self.shared else u for k, u in enumerate(effects)]
-
-
-class Program:
-    """As `program.compiled`, on the devices of a strategy."""
-
-    def __init__(self, layout: Layout, placement: DataParallel) -> None:
-        self.layout, self.placement = layout, placement
-
-    def __call__(
-        self, arrays: Arrays, state: iteration.State, gains: tf.Tensor, measure: tf.Tensor,
-        step_gain: tf.Tensor, parametrisation: louis.Parametrisation, seed: tf.Tensor,
-    ) -> tuple[iteration.State, iteration.Output]:  # fmt: skip
-        """The same arguments and results. Effects are brought together where draws are measured;
-        elsewhere there are none among the results."""
-        begin = self.placement.graph(iteration.begin, self.layout, refresh=bool(step_gain > 0))
-        state, rows, predictor = begin(arrays, state)
-        outputs, together = [], bool(tf.reduce_any(measure))
-        for i, own_seed in enumerate(split_seed(seed, n=len(gains))):
-            sweep = self.placement.graph(
-                iteration.one_sweep,
-                self.layout,
-                moving=bool(gains[i] > 0),
-                measured=bool(measure[i]),
-                parents_too=is_gaussian(self.layout) or i % program.PARENTS_EVERY == 0,
-            )
-            state, rows, predictor, output = sweep(
-                arrays, state, rows, predictor, gains[i], step_gain, parametrisation, own_seed
-            )
-            effects = self.placement.together(output.effects) if together else []
-            outputs.append(output._replace(effects=effects))
-        return state, tf.nest.map_structure(lambda *x: tf.stack(x), *outputs)
 
 
 def share_out(
