@@ -84,7 +84,7 @@ class Engine:
             with tf.device("CPU:0"):  # no single device need have room for all rows
                 self.layout, whole = on_device(design, chains)
             self.placement, self.arrays = data_parallel.share_out(strategy, self.layout, whole)
-            self.whole = data_parallel.without_rows(whole)
+            self.whole = data_parallel.without_rows(self.layout, whole)
             self.program = partial(by_sweep, self.layout, self.placement)
         self.products = centering.products_of(design, self.layout)
         self.chunk = program.sweeps_of(self.layout)

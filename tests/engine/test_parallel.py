@@ -167,7 +167,7 @@ def close(a, b):
 
 
 # Frozen parameters: each device has the chains that it would have alone.
-state = arrays.State(values, effects, adaptation.longest_steps(layout))
+state = arrays.State(values, effects, [adaptation.longest(f.levels) for f in layout.factors])
 state = tf.function(partial(iteration.begin, layout), autograph=False)(whole, state, True)
 state = iteration.paused(state)
 parametrisation, seed = louis.as_written(layout), tf.constant([3, 4])

@@ -191,7 +191,8 @@ def test_the_order_of_the_rows_changes_no_sum():
 def test_shares_of_the_levels_add_up():
     """What the M-step and the certificate need of a factor's levels."""
     s = small("gaussian")
-    factor_arrays, scale, u = s.arrays.factors[0], s.values.scales[0], s.effects[0]
+    factor_arrays = s.arrays.factors[0]
+    scale, u = s.state.parameters.scales[0], s.state.effects[0]
     _, whole = level_sums(factor_arrays, scale, u)
     parts = [
         level_sums(factor_arrays._replace(weights=factor_arrays.weights[part]), scale, u[part])[1]

@@ -105,7 +105,9 @@ def both(formula: str, family: str, seed: int) -> Both:
     ]
     ours, theta = data_of(design), theta_of(design, arrays.from_parameters(design, parameters))
     u = [v[..., 0] for v in effects]
-    state = arrays.State(parameters, effects, adaptation.longest_steps(layout))
+    state = arrays.State(
+        parameters, effects, [adaptation.longest(f.levels) for f in layout.factors]
+    )
     state = begin(layout, array, state, True)
     return Both(design, layout, array, state, ours, theta, u, ours.eta(theta, u))
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from lmmbook.engine.arrays import Layout
 from lmmbook.engine.placement import SINGLE_DEVICE, Placement
 
 import numpy as np
@@ -21,13 +20,8 @@ MAX_STEP_SIZE = np.pi / 2 / LEAPFROG_STEPS
 TARGET_ACCEPTANCE = 0.9
 
 
-def longest_steps(layout: Layout) -> list[tf.Tensor]:
-    """Step sizes to start from, a list of ``[levels]``."""
-    return [longest(factor.levels) for factor in layout.factors]
-
-
 def longest(levels: int) -> tf.Tensor:
-    """The same for one factor."""
+    """Step sizes to start from, ``[levels]``."""
     return tf.fill([levels], np.float32(MAX_STEP_SIZE))
 
 

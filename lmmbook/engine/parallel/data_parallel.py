@@ -11,11 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from lmmbook.engine.arrays import Arrays, Layout
+from lmmbook.engine.arrays import Arrays, FactorArrays, Layout
 from lmmbook.engine.parallel.collectives import Devices
 
 import numpy as np
 import tensorflow as tf
+
+# What a device gets of an array, see `_parts`.
+ROWS, CHAINS, LEVELS, WHOLE, OWN = "rows", "rows x chains", "levels", "whole", "its own"
 
 
 class DataParallel(Devices):
@@ -70,63 +73,50 @@ def share_out(
         of_rows = slice(*np.searchsorted(codes, of_levels))
         return _of_replica(layout, whole, shared, device, slice(*of_levels), of_rows)
 
-    arrays = placement.placed(replica)
     # What is not shared out is here once, and not once a device.
-    factors, group_moves = [], []
-    for k, (factor_arrays, factor) in enumerate(zip(arrays.factors, whole.factors, strict=True)):
-        once = {"units": factor.units}
-        if k != shared:
-            once |= {"cross": factor.cross, "weights": factor.weights}
-        factors.append(factor_arrays._replace(**once))
-    for t, (inner, outer, _) in enumerate(layout.group_moves):
-        sides = zip((inner, outer), arrays.group_moves[t], whole.group_moves[t], strict=True)
-        group_moves.append(tuple(own if k == shared else all_ for (k, _), own, all_ in sides))
-    return placement, arrays._replace(gram=whole.gram, factors=factors, group_moves=group_moves)
+    arrays = tf.nest.map_structure(
+        lambda part, own, all_: all_ if part == WHOLE else own,
+        _parts(layout, whole, shared), placement.placed(replica), whole,
+    )  # fmt: skip
+    return placement, arrays
+
+
+def _parts(layout: Layout, whole: Arrays, shared: int) -> Arrays:
+    """Of each array, what a device gets of it: some rows, alone or chain by chain, some levels of
+    the shared factor, all of it, or something else than the others."""
+    levels = [LEVELS if k == shared else WHOLE for k in range(len(layout.factors))]
+    return Arrays(
+        ROWS,
+        CHAINS,
+        WHOLE if len(whole.offset) == 1 else ROWS,
+        ROWS,
+        WHOLE,
+        [FactorArrays(ROWS, ROWS, own, own, WHOLE) for own in levels],
+        [
+            tuple(2 * (levels[k],) for k, _ in (inner, outer))
+            for inner, outer, _ in layout.group_moves
+        ],
+        OWN,
+    )
 
 
 def _of_replica(
     layout: Layout, whole: Arrays, shared: int, replica: int, levels: slice, rows: slice
 ) -> Arrays:
     """The arrays of one device: some rows, and the levels of the shared factor that they are of."""
-    factors = []
-    for k, factor_arrays in enumerate(whole.factors):
-        factor_arrays = factor_arrays._replace(
-            codes=factor_arrays.codes[rows],
-            z=None if factor_arrays.z is None else factor_arrays.z[rows],
-        )
-        if k == shared:
-            codes = factor_arrays.codes - levels.start
-            own = {"cross": factor_arrays.cross[levels], "weights": factor_arrays.weights[levels]}
-            factor_arrays = factor_arrays._replace(codes=codes, **own)
-        factors.append(factor_arrays)
-    group_moves = [
-        tuple(
-            tuple(x[levels] for x in moves) if k == shared else moves
-            for (k, _), moves in zip((inner, outer), whole.group_moves[t], strict=True)
-        )
-        for t, (inner, outer, _) in enumerate(layout.group_moves)
-    ]
-    repeated, chains = whole.repeated, layout.chains
-    if repeated is not None:
-        repeated = repeated[rows.start * chains : rows.stop * chains]
-    return Arrays(
-        whole.response[rows],
-        repeated,
-        whole.offset if len(whole.offset) == 1 else whole.offset[rows],
-        whole.fixed[rows],
-        whole.gram,
-        factors,
-        group_moves,
-        tf.constant(replica),
+    chains = slice(rows.start * layout.chains, rows.stop * layout.chains)
+    cuts = {ROWS: rows, CHAINS: chains, LEVELS: levels}
+    own = tf.nest.map_structure(
+        lambda part, x: x[cuts[part]] if part in cuts and x is not None else x,
+        _parts(layout, whole, shared),
+        whole,
     )
+    factor = own.factors[shared]
+    own.factors[shared] = factor._replace(codes=factor.codes - levels.start)
+    return own._replace(replica=tf.constant(replica))
 
 
-def without_rows(whole: Arrays) -> Arrays:
+def without_rows(layout: Layout, whole: Arrays) -> Arrays:
     """What is left of arrays when their rows are elsewhere."""
-    return whole._replace(
-        response=None,
-        repeated=None,
-        offset=None,
-        fixed=None,
-        factors=[factor_arrays._replace(codes=None, z=None) for factor_arrays in whole.factors],
-    )
+    parts = _parts(layout, whole, shared=0)  # the same for any other
+    return tf.nest.map_structure(lambda p, x: None if p in (ROWS, CHAINS) else x, parts, whole)
