@@ -48,8 +48,7 @@ def grouped(
     keys = [labels[positions] for labels, positions in zip(parts, table.T, strict=True)]
     joined = np.array([":".join(map(str, row)) for row in zip(*keys, strict=True)], object)
     order = np.argsort(joined, kind="stable")
-    place = np.empty(len(order), np.int32)
-    place[order] = np.arange(len(order))
+    place = np.argsort(order).astype(np.int32)
     return place[codes], pd.Index(joined[order]), tuple(key[order] for key in keys)
 
 
@@ -117,14 +116,15 @@ def _plain(text: str) -> Any:
 def _encode(column: pd.Series) -> tuple[np.ndarray, pd.Index]:
     """`grouped` for one column."""
     if isinstance(column.dtype, np.dtype) and column.dtype.kind in "iu":
-        found = _encode_close(column.to_numpy())
-        if found is not None:
-            return found
+        values = column.to_numpy()
+        low, high = int(values.min()), int(values.max())
+        # No more values between them than rows: it takes no hash table.
+        if high - low < max(len(values), 1000) and high <= np.iinfo(np.int64).max:
+            codes, occurs = _without_gaps(values, low, high - low + 1)
+            return codes, pd.Index(np.flatnonzero(occurs) + low)
     if isinstance(column.dtype, pd.CategoricalDtype):
-        own, known = column.array.codes, column.array.categories
-        occurs = np.zeros(len(known), bool)
-        occurs[own] = True
-        codes = (np.cumsum(occurs, dtype=np.int32) - np.int32(1))[own]
+        known = column.array.categories
+        codes, occurs = _without_gaps(column.array.codes, 0, len(known))
         unsorted = known[occurs]
     else:
         own, unsorted = pd.factorize(column)
@@ -137,16 +137,13 @@ def _encode(column: pd.Series) -> tuple[np.ndarray, pd.Index]:
     return order.astype(np.int32)[codes], labels
 
 
-def _encode_close(values: np.ndarray) -> tuple[np.ndarray, pd.Index] | None:
-    """`_encode` for integers with no more values between them than rows: without a hash table."""
-    low, high = int(values.min()), int(values.max())
-    if high - low >= max(len(values), 1000) or high > np.iinfo(np.int64).max:
-        return None
-    occurs = np.zeros(high - low + 1, bool)
+def _without_gaps(values: np.ndarray, low: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Codes of integers that are among ``size`` from ``low`` on, and which of these occur."""
+    occurs = np.zeros(size, bool)
     for piece in pieces(len(values)):
         occurs[values[piece].astype(np.int64) - low] = True
     table = np.cumsum(occurs, dtype=np.int32) - np.int32(1)
     codes = np.empty(len(values), np.int32)
     for piece in pieces(len(values)):
         codes[piece] = table[values[piece].astype(np.int64) - low]
-    return codes, pd.Index(np.flatnonzero(occurs) + low)
+    return codes, occurs
