@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from lmmbook._notes import note
-from lmmbook.data.columns import OTHER, Columns, check_text, nested, plain, refusal
+from lmmbook.data.columns import Columns, check_text, from_arrow, nested
 from lmmbook.data.missing import Missing
 
 import numpy as np
@@ -115,7 +115,7 @@ def _store(schema: Any, name: str, rows: int, columns: Columns) -> _Parts | _Lab
         return _Labels(rows, checked=None if group else name)
     if word in ("bool", "halffloat", "float", "double") or word.lstrip("u").startswith("int"):
         return _Parts(partial(_numbers, exact=called or name in columns.multiplied))
-    return _Parts(partial(_others, name=name, group=group, called=called))
+    return _Parts(partial(from_arrow, name=name, group=group, called=called))
 
 
 def _pandas_categorical(schema: Any, name: str) -> bool | None:
@@ -153,15 +153,6 @@ def _numbers(values: Any, exact: bool) -> np.ndarray:
     if found.dtype.kind in "iu" and not exact:
         return pd.to_numeric(found, downcast="integer" if found.dtype.kind == "i" else "unsigned")
     return found.astype(np.float32) if found.dtype == np.float16 else found
-
-
-def _others(values: Any, name: str, group: bool, called: bool) -> Any:
-    """Whatever else there is, as pandas has it, or refused."""
-    try:
-        found = values.to_pandas()
-    except NotImplementedError as error:  # pyarrow's own is one of these
-        raise refusal(name, f"values of the Arrow type {values.type}", OTHER) from error
-    return plain(found, name, group, called)
 
 
 class _Labels:

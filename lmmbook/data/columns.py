@@ -102,7 +102,7 @@ def plain(column: pd.Series, name: str, group: bool = False, called: bool = Fals
     """
     kind: Any = column.dtype
     if isinstance(kind, pd.ArrowDtype):
-        return _from_pyarrow(column, name, group, called)
+        return from_arrow(column.array.__arrow_array__(), name, group, called)
     if isinstance(kind, pd.SparseDtype):
         return plain(pd.Series(np.asarray(column)), name, group, called)
     if isinstance(kind, pd.CategoricalDtype):
@@ -142,12 +142,12 @@ def nested(name: str) -> ValueError:
     )
 
 
-def _from_pyarrow(column: pd.Series, name: str, group: bool, called: bool) -> Any:
-    kind: Any = column.dtype
+def from_arrow(values: Any, name: str, group: bool = False, called: bool = False) -> Any:
+    """`plain`, of an array of pyarrow."""
     try:
-        found = column.array.__arrow_array__().to_pandas()
+        found = values.to_pandas()
     except NotImplementedError as error:  # pyarrow's own is one of these
-        raise refusal(name, f"values of the Arrow type {kind.pyarrow_dtype}", OTHER) from error
+        raise refusal(name, f"values of the Arrow type {values.type}", OTHER) from error
     if not isinstance(found.dtype, pd.CategoricalDtype):
         return plain(found, name, group, called)
     labels = found.array.categories
