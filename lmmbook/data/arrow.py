@@ -64,8 +64,8 @@ def collect(
             counts[name] += int(hole.sum())
         left = ~np.logical_or.reduce(list(holes.values()))
         if left.any() and (drop or not any(counts.values())):
-            for name in columns.names:
-                stores[name].put(complete, values[name], None if left.all() else left)
+            for name, value in values.items():
+                stores[name].put(complete, value if left.all() else value.filter(left))
         complete += int(left.sum())
     found = Missing(rows, complete, counts)
     if any(counts.values()) and not (drop and complete):
@@ -136,8 +136,8 @@ class _Parts:
     def __init__(self, convert: Callable[[Any], Any]) -> None:
         self.convert, self.parts = convert, list[pd.Series]()
 
-    def put(self, start: int, values: Any, left: np.ndarray | None) -> None:
-        self.parts.append(pd.Series(self.convert(values if left is None else values.filter(left))))
+    def put(self, start: int, values: Any) -> None:
+        self.parts.append(pd.Series(self.convert(values)))
 
     def column(self, rows: int) -> pd.Series:
         return pd.concat(self.parts, ignore_index=True)
@@ -168,11 +168,10 @@ class _Labels:
         self.codes, self.known = np.empty(rows, np.int32), dict[Any, int]()
         self.ordered, self.keep, self.checked = ordered, keep, checked
 
-    def put(self, start: int, values: Any, left: np.ndarray | None) -> None:
+    def put(self, start: int, values: Any) -> None:
         if not str(values.type).startswith("dictionary"):
             values = values.dictionary_encode()
-        known, indices = self.known, values.indices
-        indices = (indices if left is None else indices.filter(left)).to_numpy()
+        known, indices = self.known, values.indices.to_numpy()
         labels = values.dictionary.to_pylist()
         known_as = [-1 if x is None else known.setdefault(x, len(known)) for x in labels]
         positions = np.array(known_as, np.int32)
