@@ -37,8 +37,8 @@ MAX_STORE = 500_000_000  # bytes in a store; the oldest programs go
 ROOM = 200_000_000  # bytes free on both disks, or there is no cache: a failed write ends the fit
 EXECUTABLE = 3  # the field of XLA's file that has the compiled code
 
-_store: Path | None = None
-_own: Path | None = None
+_store: Path | None = None  # none if nothing is kept
+_own: Path | None = None  # this process's
 _publishing = threading.Lock()
 
 
@@ -63,17 +63,6 @@ def started() -> Iterator[None]:
     finally:
         del os.environ[FLAGS]
         linking.join()
-
-
-def folder() -> Path | None:
-    """Where compiled programs are kept, or None if they are not.
-
-    Examples
-    --------
-    >>> folder() is None or folder().is_dir()
-    True
-    """
-    return _store
 
 
 def publish() -> None:

@@ -142,7 +142,7 @@ def nested(name: str) -> ValueError:
     )
 
 
-def from_arrow(values: Any, name: str, group: bool = False, called: bool = False) -> Any:
+def from_arrow(values: Any, name: str, group: bool, called: bool) -> Any:
     """`plain`, of an array of pyarrow."""
     try:
         found = values.to_pandas()
