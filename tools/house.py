@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Pixels. A phone has 350 of these 550, and text of 8 points then.
 WIDTH, TEXT, LETTER = 550, 17, 9
 HIGH, BETWEEN, APART, EDGE = 34, 28, 16, 4
+BEGINNINGS, SWEEPS = 100, 6
 
 Place = tuple[int, str, str]  # floor; and a room, twice, or the two rooms of an arrow that passes
 Arrows = dict[str, set[str]]
@@ -35,13 +36,13 @@ def floors(package: str) -> list[list[str]]:
 def imports(package: str) -> Arrows:
     """The rooms that each room of a package imports."""
     graph = grimp.build_graph("lmmbook", cache_dir=None, exclude_type_checking_imports=True)
-    found: Arrows = {}
-    for room in graph.find_children(package):
-        modules = {room, *graph.find_descendants(room)}
-        names = set().union(*map(graph.find_modules_directly_imported_by, modules)) - modules
-        inside = {n.removeprefix(f"{package}.") for n in names if n.startswith(f"{package}.")}
-        found[room.rpartition(".")[2]] = {name.split(".")[0] for name in inside}
-    return found
+    rooms = graph.find_children(package)
+    for room in rooms:
+        graph.squash_module(room)
+    imported, name = graph.find_modules_directly_imported_by, len(package) + 1
+    return {
+        room[name:]: {other[name:] for other in imported(room) & (rooms - {room})} for room in rooms
+    }
 
 
 def floor_of(levels: list[list[str]]) -> dict[str, int]:
@@ -77,62 +78,46 @@ def ways(levels: list[list[str]], arrows: Arrows) -> list[list[Place]]:
     ]
 
 
-def arranged(levels: list[list[str]], steps: list[tuple[Place, Place]]) -> list[list[Place]]:
-    """What stands on each floor from left to right, so that few arrows cross: the best of many
-    beginnings, from each of which places are moved along their floors while that helps."""
-
-    def cost(rows: list[list[Place]], near: set[int]) -> float:
-        at = {place: (i + 1) / (len(row) + 1) for row in rows for i, place in enumerate(row)}
-        ends = [(a[0], at[a], at[b]) for a, b in steps if near & {a[0], b[0]}]
-        pairs = combinations(ends, 2)
-        crossed = sum(j == k and (a - c) * (b - d) < 0 for (j, a, b), (k, c, d) in pairs)
-        return round(2 * crossed + sum(abs(a - b) for _, a, b in ends), 6)
-
-    every, rng, best = range(len(levels)), np.random.default_rng(0), []
-    places = dict.fromkeys(place for step in steps for place in step)
-    places |= dict.fromkeys((n, room, room) for n in every for room in levels[n])
-    for _ in range(40):
-        rank = {place[1:]: rng.random() for place in places}
-        rows = [sorted((p for p in places if p[0] == n), key=lambda p: rank[p[1:]]) for n in every]
-        for n in [*every, *reversed(every)] * 2:
-            for place in list(rows[n]):
-                rest = [p for p in rows[n] if p != place]
-                tried = [rows[n], *([*rest[:i], place, *rest[i:]] for i in range(len(rows[n])))]
-                rows[n] = min(tried, key=lambda r, n=n: cost([*rows[:n], r, *rows[n + 1 :]], {n}))
-        best.append((cost(rows, set(every)), rows))
-    return min(best)[1]
-
-
 def wide(place: Place) -> int:
     """A box is as wide as its name, and an arrow that passes needs next to no room."""
     return len(place[1]) * LETTER + 20 if place[1] == place[2] else 0
 
 
-def across(rows: list[list[Place]], steps: list[tuple[Place, Place]]) -> dict[Place, float]:
-    """Where the middle of each place is: arrows as upright as there is room for."""
-    places = [place for row in rows for place in row]
-    half = np.array([wide(place) / 2 for place in places])
-    left = np.array([i for i, (a, b) in enumerate(pairwise(places)) if a[0] == b[0]])
-    apart = half[left] + half[left + 1] + APART
-    over, under = np.array([[places.index(place) for place in step] for step in steps]).T
-    bends = np.array([sum(a != b for _, a, b in step) for step in steps])
+def laid_out(levels: list[list[str]], steps: list[tuple[Place, Place]]) -> dict[Place, float]:
+    """Where the middle of each place is: as near to those that it is joined with as there is room.
 
-    def length(x: np.ndarray) -> float:
-        away = x[over] - x[under]
-        along = np.where(bends, (1 + 3 * bends) * np.hypot(away, 2), away**2 / 100)
-        return float(along.sum() + ((x - WIDTH / 2) ** 2).sum() / 1000)
+    Of many random beginnings, the one that ends with the fewest crossings and the shortest lines.
+    """
+    joined: dict[Place, list[Place]] = {(n, r, r): [] for n, rs in enumerate(levels) for r in rs}
+    for a, b in steps:
+        joined.setdefault(a, []).append(b)
+        joined.setdefault(b, []).append(a)
+    rows = [[place for place in joined if place[0] == n] for n in range(len(levels))]
+    rng = np.random.default_rng(0)
 
-    found = optimize.minimize(
-        length,
-        np.concatenate([(np.arange(len(row)) + 0.5) / len(row) * WIDTH for row in rows]),
-        method="SLSQP",
-        bounds=[(EDGE + h, WIDTH - EDGE - h) for h in half],
-        constraints={"type": "ineq", "fun": lambda x: np.diff(x)[left] - apart},
-        options={"maxiter": 1000},
-    )
-    assert (np.diff(found.x)[left] > apart - 1).all(), "boxes overlap: too many on a floor"
-    middle = ((found.x - half).min() + (found.x + half).max()) / 2
-    return dict(zip(places, (found.x + WIDTH / 2 - middle).tolist(), strict=True))
+    def settled() -> dict[Place, float]:
+        begin = {place[1:]: rng.uniform(0, WIDTH) for place in joined}  # an arrow is upright
+        x = {place: begin[place[1:]] for place in joined}
+        for row in [*rows, *reversed(rows)] * SWEEPS:
+            wish = {p: float(np.mean([x[q] for q in joined[p]] or [WIDTH / 2])) for p in row}
+            row.sort(key=wish.__getitem__)
+            half = np.array([wide(p) / 2 for p in row])
+            least = np.cumsum([EDGE + half[0], *(half[:-1] + half[1:] + APART)])
+            more = optimize.isotonic_regression([wish[p] for p in row] - least).x
+            most = WIDTH - EDGE - half[-1] - least[-1]
+            assert most >= 0, "boxes overlap: too many on a floor"
+            x |= zip(row, least + np.clip(more, 0, most), strict=True)
+        return x
+
+    def cost(x: dict[Place, float]) -> float:
+        ends = [(a[0], x[a], x[b]) for a, b in steps]
+        pairs = combinations(ends, 2)
+        crossed = sum(j == k and (a - c) * (b - d) < 0 for (j, a, b), (k, c, d) in pairs)
+        return crossed * WIDTH + sum(abs(a - b) for _, a, b in ends)
+
+    x = min((settled() for _ in range(BEGINNINGS)), key=cost)
+    middle = (min(x[p] - wide(p) / 2 for p in x) + max(x[p] + wide(p) / 2 for p in x)) / 2
+    return {place: at + WIDTH / 2 - middle for place, at in x.items()}
 
 
 def listed(names: list[str]) -> str:
@@ -154,7 +139,7 @@ def svg(package: str) -> str:
     arrows = drawn(found)
     lines = ways(levels, arrows)
     steps = [step for line in lines for step in pairwise(line)]
-    x = across(arranged(levels, steps), steps)
+    x = laid_out(levels, steps)
     top = [EDGE + n * (HIGH + BETWEEN) for n in range(len(levels))]
     mark, parts = package.replace(".", "-"), []
     for line in lines:

@@ -37,8 +37,8 @@ MAX_STORE = 500_000_000  # bytes in a store; the oldest programs go
 ROOM = 200_000_000  # bytes free on both disks, or there is no cache: a failed write ends the fit
 EXECUTABLE = 3  # the field of XLA's file that has the compiled code
 
-_store: Path | None = None
-_own: Path | None = None
+_store: Path | None = None  # none if nothing is kept
+_own: Path | None = None  # this process's
 _publishing = threading.Lock()
 
 
@@ -63,17 +63,6 @@ def started() -> Iterator[None]:
     finally:
         del os.environ[FLAGS]
         linking.join()
-
-
-def folder() -> Path | None:
-    """Where compiled programs are kept, or None if they are not.
-
-    Examples
-    --------
-    >>> folder() is None or folder().is_dir()
-    True
-    """
-    return _store
 
 
 def publish() -> None:
@@ -153,28 +142,16 @@ def _checksum(content: bytes) -> str:
 
 
 def _is_whole(content: bytes) -> bool:
-    """Whether a file of XLA's, a protocol buffer, ends where its last field does, the code."""
-    at, code = 0, 0
-    while at < len(content):
-        tag, at = _varint(content, at)
-        if tag % 8 != 2:  # all fields are strings of bytes, with their length before them
-            return False
-        length, at = _varint(content, at)
-        code += length if tag // 8 == EXECUTABLE else 0
-        at += length
-    return at == len(content) and code > 0
+    """Whether a file of XLA's, a protocol buffer, can be read to its end, and has code in it."""
+    from google.protobuf import empty_pb2, message, unknown_fields  # they come with TensorFlow
 
-
-def _varint(content: bytes, at: int) -> tuple[int, int]:
-    """A number in groups of seven bits, the lowest first, and where it ends."""
-    value = shift = 0
-    while at < len(content):
-        byte, at = content[at], at + 1
-        value |= (byte & 127) << shift
-        shift += 7
-        if byte < 128:
-            break
-    return value, at
+    file = empty_pb2.Empty()  # a message that knows no field: it keeps all as they are
+    try:
+        file.ParseFromString(content)
+    except message.DecodeError:
+        return False
+    fields = unknown_fields.UnknownFieldSet(file)
+    return any(field.field_number == EXECUTABLE and field.data for field in fields)
 
 
 def _write(target: Path, content: bytes) -> None:

@@ -1,24 +1,25 @@
 """Columns of Arrow, piece by piece, as arrays that are no wider than their values need.
 
 Chapter 08. Parquet files (`parquet`) and data frames of other packages both come in pieces of this
-kind. What is in memory is at most one piece as pyarrow has it, and the columns of the result.
-pyarrow is optional: it is asked for where there is something for it to read, and nowhere else.
+kind. What is in memory is at most one piece as pyarrow has it, and the columns of the result, of
+which one may be there twice. pyarrow is optional: it is asked for where there is something for it
+to read, and nowhere else.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from lmmbook._notes import note
-from lmmbook.data.columns import OTHER, Columns, check_text, nested, plain, refusal
+from lmmbook.data.columns import Columns, check_text, from_arrow, nested
 from lmmbook.data.missing import Missing
 
 import numpy as np
 import pandas as pd
 
-NARROW = {"i": ("int8", "int16", "int32"), "u": ("uint8", "uint16", "uint32"), "f": ("float32",)}
 TEXT = ("string", "large_string", "string_view")
 NESTED = ("list", "large_list", "fixed_size_list", "struct", "map", "sparse_union", "dense_union")
 
@@ -63,8 +64,8 @@ def collect(
             counts[name] += int(hole.sum())
         left = ~np.logical_or.reduce(list(holes.values()))
         if left.any() and (drop or not any(counts.values())):
-            for name in columns.names:
-                stores[name].put(complete, values[name], None if left.all() else left)
+            for name, value in values.items():
+                stores[name].put(complete, value if left.all() else value.filter(left))
         complete += int(left.sum())
     found = Missing(rows, complete, counts)
     if any(counts.values()) and not (drop and complete):
@@ -96,7 +97,7 @@ def _holes(values: Any) -> np.ndarray:
     return holes
 
 
-def _store(schema: Any, name: str, rows: int, columns: Columns) -> _Numbers | _Labels | _Others:
+def _store(schema: Any, name: str, rows: int, columns: Columns) -> _Parts | _Labels:
     """Where to collect a column of this type; all of them ``put`` and give a ``column``."""
     kind = schema.field(name).type
     word, group, called = str(kind), name in columns.groups, name in columns.called
@@ -113,9 +114,8 @@ def _store(schema: Any, name: str, rows: int, columns: Columns) -> _Numbers | _L
     if is_text(kind) and not called:
         return _Labels(rows, checked=None if group else name)
     if word in ("bool", "halffloat", "float", "double") or word.lstrip("u").startswith("int"):
-        found = np.dtype(np.float32 if word == "halffloat" else kind.to_pandas_dtype())
-        return _Numbers(rows, found, exact=called or name in columns.multiplied)
-    return _Others(name, group, called)
+        return _Parts(partial(_numbers, exact=called or name in columns.multiplied))
+    return _Parts(partial(from_arrow, name=name, group=group, called=called))
 
 
 def _pandas_categorical(schema: Any, name: str) -> bool | None:
@@ -130,32 +130,29 @@ def _pandas_categorical(schema: Any, name: str) -> bool | None:
     return None
 
 
-class _Numbers:
-    """Numbers ``[rows]``, in the narrowest type that holds all of them unless ``exact``."""
+class _Parts:
+    """Values ``[rows]``, piece by piece as ``convert`` has them, and put together at the end."""
 
-    def __init__(self, rows: int, kind: np.dtype, exact: bool) -> None:
-        narrow = [np.dtype(n) for n in NARROW.get(kind.kind, ())]
-        self.kinds = [n for n in narrow if n.itemsize < kind.itemsize and not exact] + [kind]
-        self.values = np.zeros(rows, self.kinds[0])  # rows to come are cast too when it widens
+    def __init__(self, convert: Callable[[Any], Any]) -> None:
+        self.convert, self.parts = convert, list[pd.Series]()
 
-    def put(self, start: int, values: Any, left: np.ndarray | None) -> None:
-        values = values if left is None else values.filter(left)
-        found = values.to_numpy(zero_copy_only=False)
-        while len(self.kinds) > 1 and not _holds(self.kinds[0], found):
-            del self.kinds[0]
-        if self.values.dtype != self.kinds[0]:
-            self.values = self.values.astype(self.kinds[0])
-        self.values[start : start + len(found)] = found
+    def put(self, start: int, values: Any) -> None:
+        self.parts.append(pd.Series(self.convert(values)))
 
-    def column(self, rows: int) -> np.ndarray:
-        return self.values[:rows]
+    def column(self, rows: int) -> pd.Series:
+        return pd.concat(self.parts, ignore_index=True)
 
 
-def _holds(kind: np.dtype, values: np.ndarray) -> bool:
-    if kind.kind == "f":
+def _numbers(values: Any, exact: bool) -> np.ndarray:
+    """As NumPy has them: unless ``exact``, in the narrowest type that holds them."""
+    found = values.to_numpy(zero_copy_only=False)
+    if found.dtype.kind == "f" and not exact:
         with np.errstate(over="ignore"):
-            return bool((values.astype(kind) == values).all())
-    return bool(np.iinfo(kind).min <= values.min() and values.max() <= np.iinfo(kind).max)
+            narrow = found.astype(np.float32)
+        return narrow if (narrow == found).all() else found
+    if found.dtype.kind in "iu" and not exact:
+        return pd.to_numeric(found, downcast="integer" if found.dtype.kind == "i" else "unsigned")
+    return found.astype(np.float32) if found.dtype == np.float16 else found
 
 
 class _Labels:
@@ -171,11 +168,10 @@ class _Labels:
         self.codes, self.known = np.empty(rows, np.int32), dict[Any, int]()
         self.ordered, self.keep, self.checked = ordered, keep, checked
 
-    def put(self, start: int, values: Any, left: np.ndarray | None) -> None:
+    def put(self, start: int, values: Any) -> None:
         if not str(values.type).startswith("dictionary"):
             values = values.dictionary_encode()
-        known, indices = self.known, values.indices
-        indices = (indices if left is None else indices.filter(left)).to_numpy()
+        known, indices = self.known, values.indices.to_numpy()
         labels = values.dictionary.to_pylist()
         known_as = [-1 if x is None else known.setdefault(x, len(known)) for x in labels]
         positions = np.array(known_as, np.int32)
@@ -193,22 +189,3 @@ class _Labels:
             check_text(labels, self.checked)
         kind = pd.CategoricalDtype(labels, self.ordered)
         return pd.Categorical.from_codes(codes, dtype=kind)
-
-
-class _Others:
-    """Whatever else there is, as pandas has it, or refused."""
-
-    def __init__(self, name: str, group: bool, called: bool) -> None:
-        self.name, self.group, self.called = name, group, called
-        self.parts: list[pd.Series] = []
-
-    def put(self, start: int, values: Any, left: np.ndarray | None) -> None:
-        values = values if left is None else values.filter(left)
-        try:
-            found = values.to_pandas()
-        except NotImplementedError as error:  # pyarrow's own is one of these
-            raise refusal(self.name, f"values of the Arrow type {values.type}", OTHER) from error
-        self.parts.append(pd.Series(plain(found, self.name, self.group, self.called)))
-
-    def column(self, rows: int) -> pd.Series:
-        return pd.concat(self.parts, ignore_index=True)

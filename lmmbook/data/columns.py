@@ -102,7 +102,7 @@ def plain(column: pd.Series, name: str, group: bool = False, called: bool = Fals
     """
     kind: Any = column.dtype
     if isinstance(kind, pd.ArrowDtype):
-        return _from_pyarrow(column, name, group, called)
+        return from_arrow(column.array.__arrow_array__(), name, group, called)
     if isinstance(kind, pd.SparseDtype):
         return plain(pd.Series(np.asarray(column)), name, group, called)
     if isinstance(kind, pd.CategoricalDtype):
@@ -142,20 +142,16 @@ def nested(name: str) -> ValueError:
     )
 
 
-def _from_pyarrow(column: pd.Series, name: str, group: bool, called: bool) -> Any:
-    kind: Any = column.dtype
-    word = str(kind.pyarrow_dtype)
-    if word.startswith("dictionary"):
-        found = column.array.__arrow_array__().to_pandas().array
-        labels = found.categories if kind.pyarrow_dtype.ordered else sorted(found.categories)
-        return found.set_categories(labels)
-    if word in ("bool", "halffloat", "float", "double") or word.lstrip("u").startswith("int"):
-        return plain(pd.Series(column.to_numpy(kind.numpy_dtype)), name, group, called)
+def from_arrow(values: Any, name: str, group: bool, called: bool) -> Any:
+    """`plain`, of an array of pyarrow."""
     try:
-        found = column.array.__arrow_array__().to_pandas()
+        found = values.to_pandas()
     except NotImplementedError as error:  # pyarrow's own is one of these
-        raise refusal(name, f"values of the Arrow type {word}", OTHER) from error
-    return plain(found, name, group, called)
+        raise refusal(name, f"values of the Arrow type {values.type}", OTHER) from error
+    if not isinstance(found.dtype, pd.CategoricalDtype):
+        return plain(found, name, group, called)
+    labels = found.array.categories
+    return found.array.set_categories(labels if found.array.ordered else sorted(labels))
 
 
 def _from_objects(values: np.ndarray, name: str, group: bool, called: bool) -> Any:
@@ -169,18 +165,18 @@ def _from_objects(values: np.ndarray, name: str, group: bool, called: bool) -> A
         return values.astype(bool)
     if any(isinstance(value, NESTED) for value in values):
         raise nested(name)
-    if what == "integer" or all(_is_number(value) for value in values):
+    some_bools = any(isinstance(value, bool | np.bool_) for value in values)
+    if not some_bools and all(isinstance(value, Real | Decimal) for value in values):
         return _numbers(values, name, group)
     if what in REFUSED and not (group and what != "complex"):
         raise refusal(name, *REFUSED[what])
-    if group and not any(isinstance(value, bool | np.bool_) for value in values):
-        _check_labels(values, name)  # True would be the label 1
-        return values
-    raise _several(name, values)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, Real | Decimal) and not isinstance(value, bool | np.bool_)
+    try:
+        sorted(set(values))
+    except TypeError as error:
+        raise _several(name, values) from error
+    if not group or some_bools:  # True would be the label 1
+        raise _several(name, values)
+    return values
 
 
 def _numbers(values: np.ndarray, name: str, group: bool) -> np.ndarray:
@@ -200,14 +196,6 @@ def _numbers(values: np.ndarray, name: str, group: bool) -> np.ndarray:
 def _is_whole(value: Any) -> bool:
     whole = isinstance(value, Decimal) and value.is_finite() and value == int(value)
     return whole or isinstance(value, int | np.integer)
-
-
-def _check_labels(values: np.ndarray, name: str) -> None:
-    """Refuse labels of groups that cannot be told apart, or not be sorted."""
-    try:
-        sorted(set(values))
-    except TypeError as error:
-        raise _several(name, values) from error
 
 
 def _several(name: str, values: np.ndarray) -> ValueError:

@@ -14,7 +14,6 @@ import hashlib
 import io
 import os
 import re
-import time
 import zlib
 from pathlib import Path
 
@@ -173,33 +172,31 @@ def download_insteval(
     ValueError: sha256: expected 64 hexadecimal digits, got 'any'
     """
     import pooch  # here, since nobody who reads the bundled file needs it
-    import requests.exceptions as failures
+    from requests import RequestException
 
     if not re.fullmatch("[0-9a-f]{64}", str(sha256)):  # without one pooch would verify nothing
         raise ValueError(f"sha256: expected 64 hexadecimal digits, got {sha256!r}")
-    passing = (failures.ConnectionError, failures.Timeout, failures.ChunkedEncodingError)
-    received = ""
 
     def fetch(url: str, temporary: str, _: object) -> None:
-        nonlocal received
-        for attempt in range(retries + 1):
-            try:
-                # in one piece, since pooch leaves a stream's connection open when it fails
-                pooch.HTTPDownloader(timeout=timeout, stream=False)(url, temporary, None)
-                received = f"one with sha256 {pooch.file_hash(temporary)}"
-                return
-            except failures.RequestException as error:
-                status = 0 if error.response is None else error.response.status_code
-                may_pass = isinstance(error, passing) or status == 429 or status >= 500
-                if attempt == retries or not may_pass:
-                    raise
-                time.sleep(attempt + 1)
+        """What another try would not change is a DownloadError, after which pooch does not try."""
+        try:
+            # in one piece, since pooch leaves a stream's connection open when it fails
+            pooch.HTTPDownloader(timeout=timeout, stream=False)(url, temporary, None)
+        except RequestException as error:
+            status = 0 if error.response is None else error.response.status_code
+            if isinstance(error, ValueError) or (400 <= status < 500 and status != 429):
+                raise DownloadError(f"{type(error).__name__}: {error}") from error
+            raise
+        if (received := pooch.file_hash(temporary)) != sha256:
+            raise DownloadError(f"one with sha256 {received}")
 
+    name = "InstEval.csv"
+    source = pooch.create(directory, "", registry={name: sha256}, urls={name: url},
+                          retry_if_failed=retries)  # fmt: skip
     try:
-        return Path(pooch.retrieve(url, sha256, "InstEval.csv", directory, downloader=fetch))
-    except (OSError, ValueError) as error:  # pooch says ValueError where the checksum differs
-        altered = received and not isinstance(error, OSError)
+        return Path(source.fetch(name, downloader=fetch))
+    except (OSError, ValueError) as error:
+        got = error if isinstance(error, DownloadError) else f"{type(error).__name__}: {error}"
         raise DownloadError(
-            f"download of {url} failed: expected a file with sha256 {sha256}, "
-            f"got {received if altered else f'{type(error).__name__}: {error}'}"
+            f"download of {url} failed: expected a file with sha256 {sha256}, got {got}"
         ) from None

@@ -17,27 +17,21 @@ import pandas as pd
 Keys: TypeAlias = tuple[pd.Index, ...]  # of levels: for each of its columns, [levels] values
 
 
-def encode(data: pd.DataFrame, columns: Sequence[str]) -> tuple[np.ndarray, pd.Index]:
-    """``[rows]`` int32 codes, and the ``[levels]`` labels that occur, sorted.
-
-    Labels of an interaction are ``"a:b"``, as lme4 writes them; integers are int64.
-
-    Examples
-    --------
-    >>> codes, labels = encode(pd.DataFrame({"a": [7, 5, 7], "b": ["x", "y", "x"]}), ["a", "b"])
-    >>> codes.tolist(), labels.tolist()
-    ([1, 0, 1], ['5:y', '7:x'])
-    """
-    codes, labels, _ = grouped(data, columns)
-    return codes, labels
-
-
 def grouped(
     data: pd.DataFrame, columns: Sequence[str]
 ) -> tuple[np.ndarray, pd.Index, Keys]:  # fmt: skip
-    """`encode`, and what tells levels apart: the values in their columns.
+    """``[rows]`` int32 codes, the ``[levels]`` labels that occur, sorted, and what tells levels
+    apart: the values in their columns.
 
-    Labels are to be read. Those of ``("p", "q:u")`` and ``("p:q", "u")`` are the same.
+    Labels are to be read. Those of an interaction are ``"a:b"``, as lme4 writes them; those of
+    ``("p", "q:u")`` and ``("p:q", "u")`` are the same. Integers are int64.
+
+    Examples
+    --------
+    >>> data = pd.DataFrame({"a": [7, 5, 7], "b": ["x", "y", "x"]})
+    >>> codes, labels, _ = grouped(data, ["a", "b"])
+    >>> codes.tolist(), labels.tolist()
+    ([1, 0, 1], ['5:y', '7:x'])
     """
     codes, labels = _encode(data[columns[0]])
     if len(columns) == 1:
@@ -54,8 +48,7 @@ def grouped(
     keys = [labels[positions] for labels, positions in zip(parts, table.T, strict=True)]
     joined = np.array([":".join(map(str, row)) for row in zip(*keys, strict=True)], object)
     order = np.argsort(joined, kind="stable")
-    place = np.empty(len(order), np.int32)
-    place[order] = np.arange(len(order))
+    place = np.argsort(order).astype(np.int32)
     return place[codes], pd.Index(joined[order]), tuple(key[order] for key in keys)
 
 
@@ -64,26 +57,12 @@ def match(known: Keys, found: Keys) -> np.ndarray:
 
     Values are compared, and not how they are stored or written: 1 is 1.0 and True, and not "1".
     """
-    rows_known, rows_found = np.zeros(len(known[0]), int), np.zeros(len(found[0]), int)
-    for one, other in zip(known, found, strict=True):
-        values_known, values_found = _numbered(one, other)
-        count = int(max(values_known.max(), values_found.max())) + 1
-        both = np.concatenate(
-            [rows_known * count + values_known, rows_found * count + values_found]
-        )
-        both = pd.factorize(both)[0]
-        rows_known, rows_found = both[: len(rows_known)], both[len(rows_known) :]
-    return pd.Index(rows_known).get_indexer(pd.Index(rows_found))
-
-
-def _numbered(one: pd.Index, other: pd.Index) -> tuple[np.ndarray, np.ndarray]:
-    """A number for each value, the same in both where the values are equal."""
-    if one.dtype == other.dtype and one.dtype != object:
-        numbers = pd.factorize(one.append(other))[0]
-        return numbers[: len(one)], numbers[len(one) :]
-    known: dict[Any, int] = {}  # Python compares integers with floats exactly
-    pair = [[known.setdefault(x, len(known)) for x in index.tolist()] for index in (one, other)]
-    return np.array(pair[0], int), np.array(pair[1], int)
+    if len(known) == 1 and known[0].dtype == found[0].dtype and known[0].dtype.kind in "iufmM":
+        return known[0].get_indexer(found[0])  # of millions in little time
+    # Python compares integers with floats exactly.
+    levels, of_found = (zip(*(k.tolist() for k in keys), strict=True) for keys in (known, found))
+    place = {level: at for at, level in enumerate(levels)}
+    return np.array([place.get(level, -1) for level in of_found], int)
 
 
 def kind_of(values: pd.Index) -> str:
@@ -137,16 +116,17 @@ def _plain(text: str) -> Any:
 
 
 def _encode(column: pd.Series) -> tuple[np.ndarray, pd.Index]:
-    """`encode` for one column."""
+    """`grouped` for one column."""
     if isinstance(column.dtype, np.dtype) and column.dtype.kind in "iu":
-        found = _encode_close(column.to_numpy())
-        if found is not None:
-            return found
+        values = column.to_numpy()
+        low, high = int(values.min()), int(values.max())
+        # No more values between them than rows: it takes no hash table.
+        if high - low < max(len(values), 1000) and high <= np.iinfo(np.int64).max:
+            codes, occurs = _without_gaps(values, low, high - low + 1)
+            return codes, pd.Index(np.flatnonzero(occurs) + low)
     if isinstance(column.dtype, pd.CategoricalDtype):
-        own, known = column.array.codes, column.array.categories
-        occurs = np.zeros(len(known), bool)
-        occurs[own] = True
-        codes = (np.cumsum(occurs, dtype=np.int32) - np.int32(1))[own]
+        known = column.array.categories
+        codes, occurs = _without_gaps(column.array.codes, 0, len(known))
         unsorted = known[occurs]
     else:
         own, unsorted = pd.factorize(column)
@@ -159,16 +139,13 @@ def _encode(column: pd.Series) -> tuple[np.ndarray, pd.Index]:
     return order.astype(np.int32)[codes], labels
 
 
-def _encode_close(values: np.ndarray) -> tuple[np.ndarray, pd.Index] | None:
-    """`_encode` for integers with no more values between them than rows: without a hash table."""
-    low, high = int(values.min()), int(values.max())
-    if high - low >= max(len(values), 1000) or high > np.iinfo(np.int64).max:
-        return None
-    occurs = np.zeros(high - low + 1, bool)
+def _without_gaps(values: np.ndarray, low: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Codes of integers that are among ``size`` from ``low`` on, and which of these occur."""
+    occurs = np.zeros(size, bool)
     for piece in pieces(len(values)):
         occurs[values[piece].astype(np.int64) - low] = True
     table = np.cumsum(occurs, dtype=np.int32) - np.int32(1)
     codes = np.empty(len(values), np.int32)
     for piece in pieces(len(values)):
         codes[piece] = table[values[piece].astype(np.int64) - low]
-    return codes, pd.Index(np.flatnonzero(occurs) + low)
+    return codes, occurs

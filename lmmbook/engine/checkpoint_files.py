@@ -61,10 +61,8 @@ def check_room(folder: str | Path, size: float) -> None:
     ValueError
         If there is not.
     """
-    wanted, free = (
-        (KEPT_CHECKPOINTS + 1) * size,
-        shutil.disk_usage(folder).free,
-    )  # a new one, beside the old
+    wanted = (KEPT_CHECKPOINTS + 1) * size  # a new one, beside the old
+    free = shutil.disk_usage(folder).free
     if wanted > free:
         raise ValueError(
             f"checkpoint: expected room for {wanted / 1e6:,.1f} MB in {str(folder)!r}, got "

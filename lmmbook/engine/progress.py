@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 
 from IPython import get_ipython
-from IPython.display import DisplayHandle, display
+from tqdm.std import tqdm  # a line of text: the one for notebooks asks for ipywidgets
 
 SHOWN_AFTER = 2.0  # seconds before anything is shown: a short fit needs no progress
 QUIET = "LMMBOOK_QUIET"  # set in the environment to keep executed chapters free of it
@@ -24,31 +23,21 @@ class Progress:
     """
 
     def __init__(self, wanted: bool | None) -> None:
-        shell = get_ipython()
-        self.notebook = shell is not None and hasattr(shell, "kernel")
+        notebook = hasattr(get_ipython(), "kernel")
         if wanted is None:
-            wanted = QUIET not in os.environ and (self.notebook or sys.stderr.isatty())
-        self.wanted, self.began = wanted, time.monotonic()
-        self.handle: DisplayHandle | None = None
-        self.width = 0
+            wanted = QUIET not in os.environ and (notebook or sys.stderr.isatty())
+        file = sys.stdout if notebook else sys.stderr  # which a notebook shows as an error
+        settings = {"bar_format": "{desc}", "miniters": 1, "delay": SHOWN_AFTER, "leave": False}
+        self.line = tqdm(file=file, **settings) if wanted else None
 
     def show(self, done: int, budget: int, phase: str) -> None:
         """Say how far it is."""
-        if self.wanted and time.monotonic() - self.began > SHOWN_AFTER:
-            self._write(f"lmmbook: {phase}, {done:,} of at most {budget:,} sweeps (Ctrl-C stops)")
+        if self.line is not None:
+            text = f"lmmbook: {phase}, {done:,} of at most {budget:,} sweeps (Ctrl-C stops)"
+            self.line.set_description_str(text, refresh=False)
+            self.line.update()
 
     def close(self) -> None:
         """Take the line away."""
-        if self.width:
-            self._write("")
-
-    def _write(self, line: str) -> None:
-        if self.notebook:
-            shown = {"text/plain": line}
-            if self.handle is None:
-                self.handle = display(shown, raw=True, display_id=True)
-            else:
-                self.handle.update(shown, raw=True)
-        else:
-            print("\r" + line.ljust(self.width), end="" if line else "\r", file=sys.stderr)
-        self.width = max(self.width, len(line))
+        if self.line is not None:
+            self.line.close()

@@ -6,11 +6,9 @@ The draws are those that a fit keeps, at most 1,000. The Monte Carlo error they 
 posterior sd of what is averaged, over the root of the effective number of draws: for a probability
 that the effects leave uncertain by 0.1, some 0.003 to 0.01.
 
-Effects of a level that the fit has never seen come from the prior. Rows with a missing value are an
-error, or are left out with ``missing="drop"``: a warning names the columns where values are
-missing, and ``data.dropna(subset=[...])`` of these has the rows that the result is for. The
-functions take ``design, estimates, posterior`` first, as a `Fit` has them; it has methods of the
-same names. All but the mean of a Gaussian need TensorFlow, and raise as
+Effects of a level that the fit has never seen come from the prior. The functions take ``design,
+estimates, posterior`` first, as a `Fit` has them; it has methods of the same names, and says what
+``missing`` does. All but the mean of a Gaussian need TensorFlow, and raise as
 `processes.check_not_forked`.
 """
 

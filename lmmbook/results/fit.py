@@ -77,6 +77,8 @@ class Fit:
     >>> fixed = fit.covariance.iloc[:2, :2].to_numpy()
     >>> bool(np.sqrt(at @ fixed @ at) > fit.parameters["std_error"]["Intercept"])
     True
+
+    The examples of the methods have this ``data`` and this ``fit``.
     """
 
     parameters: pd.DataFrame
@@ -98,8 +100,6 @@ class Fit:
         It computes in single precision, in units of the data: of a response far from zero it knows
         seven digits. `predict` knows them all.
 
-        >>> data, _ = lmm.simulate.crossed(300, {"g": (30, 0.5)}, seed=0)
-        >>> fit = lmm.fit("y ~ x + (1|g)", data, seed=0)
         >>> len(fit.model.trainable_variables)  # fixed effects, log sd of g, log sd of residuals
         3
         """
@@ -114,8 +114,6 @@ class Fit:
         out of the result. A warning names the columns where values are missing, and
         ``data.dropna(subset=[...])`` of these has the rows that the result is for.
 
-        >>> data, _ = lmm.simulate.crossed(300, {"g": (30, 0.5)}, seed=0)
-        >>> fit = lmm.fit("y ~ x + (1|g)", data, seed=0)
         >>> stranger = fit.predict(data.assign(g=-1))  # of a level that nobody has met
         >>> stranger.shape, len(set(stranger.round(6)))  # one mean for x = 0, and one for x = 1
         ((300,), 2)
@@ -128,8 +126,6 @@ class Fit:
         """Posterior predictive probabilities, ``[rows, categories]``, or ``[rows, cuts + 1]``
         between cuts of a response without categories; see `criticism.probabilities`. Chapter 05.
 
-        >>> data, _ = lmm.simulate.crossed(300, {"g": (30, 0.5)}, seed=0)
-        >>> fit = lmm.fit("y ~ x + (1|g)", data, seed=0)
         >>> chances = fit.probabilities(data, cuts=[2.5, 3.5])  # below, between and above
         >>> chances.shape, bool(np.allclose(chances.sum(axis=1), 1))
         ((300, 3), True)
@@ -139,8 +135,6 @@ class Fit:
     def draws(self, data: Data, n: int, seed: int, *, missing: str = "raise") -> np.ndarray:
         """Posterior predictive draws, ``[n, rows]``; see `criticism.draws`. Chapter 05.
 
-        >>> data, _ = lmm.simulate.crossed(300, {"g": (30, 0.5)}, seed=0)
-        >>> fit = lmm.fit("y ~ x + (1|g)", data, seed=0)
         >>> fit.draws(data, n=5, seed=0).shape
         (5, 300)
         """
@@ -150,8 +144,6 @@ class Fit:
         """Log predictive density or mass of each row's response, ``[rows]``; see
         `criticism.log_score`. Chapter 05.
 
-        >>> data, _ = lmm.simulate.crossed(300, {"g": (30, 0.5)}, seed=0)
-        >>> fit = lmm.fit("y ~ x + (1|g)", data, seed=0)
         >>> nobody = fit.log_score(data.assign(g=-1)).mean()
         >>> bool(fit.log_score(data).mean() > nobody)  # to know the level helps
         True
@@ -161,8 +153,6 @@ class Fit:
     def pit(self, data: Data, seed: int, *, missing: str = "raise") -> np.ndarray:
         """Randomised probability integral transform, ``[rows]``; see `criticism.pit`. Chapter 05.
 
-        >>> data, _ = lmm.simulate.crossed(300, {"g": (30, 0.5)}, seed=0)
-        >>> fit = lmm.fit("y ~ x + (1|g)", data, seed=0)
         >>> shares = np.histogram(fit.pit(data, seed=0), bins=4, range=(0, 1))[0] / len(data)
         >>> shares.shape, bool((abs(shares - 0.25) < 0.1).all())
         ((4,), True)
@@ -184,8 +174,6 @@ class Fit:
         Examples
         --------
         >>> import tempfile
-        >>> data, _ = lmm.simulate.crossed(300, {"g": (30, 0.5)}, seed=0)
-        >>> fit = lmm.fit("y ~ x + (1|g)", data, seed=0)
         >>> path = os.path.join(tempfile.mkdtemp(), "fit.lmm")
         >>> fit.save(path)
         >>> bool((lmm.load(path).predict(data) == fit.predict(data)).all())

@@ -66,11 +66,6 @@ def unpack(packed: Any, arrays: list[np.ndarray]) -> Any:
     return KINDS[kind][2](*unpack(parts, arrays))
 
 
-def _index_parts(index: pd.Index) -> list[Any]:
-    plain = isinstance(index.dtype, np.dtype) and index.dtype.kind != "O"
-    return [index.to_numpy() if plain else index.tolist(), str(index.dtype), index.name]
-
-
 def _frame_parts(frame: pd.DataFrame) -> list[Any]:
     columns = [frame.iloc[:, j] for j in range(frame.shape[1])]
     return [frame.index, frame.columns, [pd.Index(c.array, dtype=c.dtype) for c in columns]]
@@ -82,20 +77,24 @@ def _frame(index: pd.Index, columns: pd.Index, values: list[pd.Index]) -> pd.Dat
 
 
 def _timestamp(utc: np.datetime64, zone: str | None) -> pd.Timestamp:
-    _refuse_paths(zone)
     stamp = pd.Timestamp(utc)
-    return stamp if zone is None else stamp.tz_localize("UTC").tz_convert(zone)
+    return stamp if zone is None else stamp.tz_localize("UTC").tz_convert(_no_path(zone))
+
+
+def _index_parts(index: pd.Index) -> list[Any]:
+    plain = isinstance(index.dtype, np.dtype) and index.dtype.kind != "O"
+    return [index.to_numpy() if plain else index.tolist(), str(index.dtype), index.name]
 
 
 def _index(values: Any, dtype: str, name: Any) -> pd.Index:
-    _refuse_paths(dtype)
-    return pd.Index(values, dtype=dtype, name=name)
+    return pd.Index(values, dtype=_no_path(dtype), name=name)
 
 
-def _refuse_paths(text: str | None) -> None:
+def _no_path(text: str) -> str:
     """pandas would read the file that ``dateutil/...`` names, in a time zone or a type."""
-    if text is not None and "/" in text and "dateutil" in text:
+    if "/" in text and "dateutil" in text:
         raise ValueError(f"expected a time zone by its name, got {text!r}")
+    return text
 
 
 # Kind of value: its type, what it is made of, and how to make it of that. The first that fits.
@@ -133,11 +132,7 @@ KINDS: dict[str, tuple[type, Callable[[Any], Any], Callable[..., Any]]] = {
         lambda index: [list(index), list(index.names)],
         lambda rows, names: pd.MultiIndex.from_tuples(rows, names=names),
     ),
-    "index": (
-        pd.Index,
-        _index_parts,
-        _index,
-    ),
+    "index": (pd.Index, _index_parts, _index),
     "frame": (pd.DataFrame, _frame_parts, _frame),
     "spline": (PPoly, lambda s: [s.c, s.x, s.extrapolate, s.axis], PPoly),
 }

@@ -6,7 +6,7 @@ import datetime
 import decimal
 import warnings
 
-from lmmbook.data.labels import encode, match
+from lmmbook.data.labels import grouped, match
 from lmmbook.formula import build_design
 
 import numpy as np
@@ -162,6 +162,7 @@ def test_levels_are_matched_as_sets_of_values_are():
 
 
 def test_labels_are_sorted_as_text(data):
-    codes, labels = encode(pd.DataFrame({"a": [10, 9, 10], "b": ["x", "y", "z"]}), ["a", "b"])
+    frame = pd.DataFrame({"a": [10, 9, 10], "b": ["x", "y", "z"]})
+    codes, labels, _ = grouped(frame, ["a", "b"])
     assert labels.tolist() == ["10:x", "10:z", "9:y"]
     assert codes.tolist() == [0, 2, 1]

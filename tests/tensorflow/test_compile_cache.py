@@ -102,7 +102,7 @@ def test_second_process_compiles_nothing(tmp_path):
     ids=["off", "a folder that cannot be made", "flags of the user's own"],
 )
 def test_without_a_cache_there_is_no_noise(tmp_path, environment):
-    code = ONE.replace("assert", "0 and") + "print(lmmbook._tensorflow.compile_cache.folder())"
+    code = ONE.replace("assert", "0 and") + "print(lmmbook._tensorflow.compile_cache._store)"
     output = finish(start(code, HOME=str(tmp_path), XDG_CACHE_HOME="", **environment))
     assert output.split()[1:] == ["None"]
     assert not list(tmp_path.rglob("*xla_compile*"))
@@ -122,12 +122,12 @@ def folders(tmp_path, monkeypatch) -> Callable[[], bool]:
 def test_no_cache_where_there_is_no_room(folders, monkeypatch):
     monkeypatch.setattr(compile_cache, "ROOM", 10**18)
     assert not folders()
-    assert compile_cache.folder() is None
+    assert compile_cache._store is None
 
 
 def test_a_folder_open_to_others_is_refused(folders, tmp_path):
     assert folders()
-    store = compile_cache.folder()
+    store = compile_cache._store
     assert store.stat().st_mode & 0o777 == 0o700
     store.chmod(0o770)
     with pytest.warns(UserWarning, match=r"yours alone.*LMMBOOK_CACHE"):
@@ -147,7 +147,7 @@ WHOLE = b"\x0a\x02ab" + b"\x1a\x03abc"  # a key of two bytes, and three bytes of
 @pytest.mark.parametrize("cut", range(len(WHOLE)))
 def test_what_is_not_whole_is_not_published(folders, cut):
     assert folders()
-    own, store = compile_cache._own, compile_cache.folder()
+    own, store = compile_cache._own, compile_cache._store
     (own / "whole.pb").write_bytes(WHOLE)
     (own / "cut.pb").write_bytes(WHOLE[:cut])
     compile_cache.publish()
@@ -158,7 +158,7 @@ def test_what_is_not_whole_is_not_published(folders, cut):
 
 def test_the_oldest_go(folders, monkeypatch):
     assert folders()
-    own, store = compile_cache._own, compile_cache.folder()
+    own, store = compile_cache._own, compile_cache._store
     for k in range(5):
         (own / f"{k}.pb").write_bytes(WHOLE)
         compile_cache.publish()
@@ -172,5 +172,5 @@ def test_the_oldest_go(folders, monkeypatch):
 def test_a_store_that_is_gone_is_no_error(folders):
     assert folders()
     (compile_cache._own / "a.pb").write_bytes(WHOLE)
-    compile_cache.folder().rmdir()
+    compile_cache._store.rmdir()
     compile_cache.publish()
