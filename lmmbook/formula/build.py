@@ -12,7 +12,7 @@ from lmmbook._rows import check_finite
 from lmmbook.data.frames import Data, to_frame
 from lmmbook.families.base import Family
 from lmmbook.families.gaussian import Gaussian
-from lmmbook.formula.coding import check_levels, check_vary, coded
+from lmmbook.formula.coding import coded
 from lmmbook.formula.dependence import check_independent, kept_of, left_out
 from lmmbook.formula.design import Design, offset_apart
 from lmmbook.formula.factors import Factor, build_factors, origin_of
@@ -85,28 +85,18 @@ def build_design(
     (('Intercept',), [0, 1, 1, 0])
     """
     description, bars = parse(formula, functions)
-    described = [description, *(bar.effects for bar in bars if bar.effects is not None)]
-    terms = [term for part in described for term in part.common_terms]
-    fixed_and_slopes = columns_of(terms)
-    covariates = fixed_and_slopes.names
-    response_columns = columns_of([description.response.term]).names
-    in_order = [
-        *(column for column in response_columns if column not in covariates),
-        *covariates,
-        *(column for bar in bars for column in bar.group),
-    ]
-    needed = columns_of([description.response.term, *terms])
-    names = tuple(dict.fromkeys(in_order))
-    needed = needed._replace(names=names, groups=frozenset(names) - {*needed.names})
+    effects = [bar.effects.common_terms for bar in bars if bar.effects is not None]
+    terms = [term for part in (description.common_terms, *effects) for term in part]
+    covariates, groups = columns_of(terms), [column for bar in bars for column in bar.group]
+    needed = columns_of([description.response.term], terms, groups=groups)
     taken = [name for name in functions or {} if name in needed.names]
     if taken:
         raise ValueError(
             f"functions: expected names that are free, got {taken[0]!r}, which is a column of the "
             "formula; rename one of them"
         )
-    check_columns(covariates)
-    data = coded(to_frame(data, needed, missing), fixed_and_slopes)
-    check_vary(described, data)
+    check_columns(covariates.names)
+    data = coded(to_frame(data, needed, missing), covariates)
 
     asked, response = read(description.response, data, family)
     common, columns = evaluate(description, data)
@@ -115,8 +105,6 @@ def build_design(
     codes = family.codes(response)
     _check_rows(factors, family.no_effect_a_row(codes))
     check_finite(columns, common.labels)
-    for part in (common, *(part for f in factors for part in f._common if part)):
-        check_levels(part.terms)
     offset, fixed, names = offset_apart(columns, common)
     if family.shares_intercept and "Intercept" not in names:
         raise ValueError(
@@ -131,7 +119,7 @@ def build_design(
     categories = {c: set(data[c].unique()) for c in fixed_kinds(terms) if not _is_numeric(data[c])}
     design = Design(
         formula, family, codes, offset, fixed, names, factors,
-        common, asked, covariates, categories, dict(functions or {}), without,
+        common, asked, covariates.names, categories, dict(functions or {}), without,
     )  # fmt: skip
     check_names(design)
     return design

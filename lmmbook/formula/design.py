@@ -92,7 +92,7 @@ class Design(Copied):
         asked = asked_for(self._response, not response) if response or trials else ()
         parts = [self._common, *(common for f in self.factors for common in f._common if common)]
         terms = [term for part in parts for term in part.terms]
-        columns = columns_of(terms, [c for f in self.factors for c in f.columns])
+        columns = columns_of(terms, groups=[c for f in self.factors for c in f.columns])
         columns = columns._replace(names=tuple(dict.fromkeys([*columns.names, *asked])))
         data = self._as_in_training(to_frame(data, columns, missing), fixed_kinds(terms))
         factors = tuple(f.on(data) for f in self.factors)

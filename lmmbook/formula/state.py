@@ -11,7 +11,7 @@ from copy import deepcopy
 from typing import Any
 
 from lmmbook.formula.parse import syntax
-from lmmbook.formula.parse.expressions import calls
+from lmmbook.formula.parse.expressions import calls, parts_of
 from lmmbook.formula.parse.functions import Functions
 from lmmbook.formula.terms import Terms
 
@@ -51,8 +51,7 @@ def components(description: Any) -> dict[str, Any]:
     ['x', 'center(z)']
     """
     found: dict[str, Any] = {}
-    terms = [] if description is None else description.common_terms
-    for component in [part for term in terms for part in getattr(term, "components", ())]:
+    for component in parts_of([] if description is None else description.common_terms):
         if found.setdefault(component.name, component).key != component.key:
             raise ValueError(
                 f"formula: expected terms that are written differently, got {component.name} for "
@@ -66,13 +65,12 @@ def state_of(matrix: Terms | None) -> list[Any] | None:
     if matrix is None:
         return None
     return [
-        [term.kind, [_state(component) for component in getattr(term, "components", [])]]
-        for term in matrix.terms
+        [term.kind, [_state(component) for component in parts_of([term])]] for term in matrix.terms
     ]
 
 
 def _state(component: Any) -> dict[str, Any]:
-    contrasts, calls_of = component.contrast_matrix, calls(getattr(component, "call", None))
+    contrasts = component.contrast_matrix
     return {
         "name": component.name,
         "kind": component.kind,
@@ -83,7 +81,7 @@ def _state(component: Any) -> dict[str, Any]:
             {k: v for k, v in vars(call.stateful_transform).items() if k not in LEFT_BEHIND}
             if call.stateful_transform
             else None
-            for call in calls_of
+            for call in calls(component)
         ],
     }
 
@@ -122,7 +120,7 @@ def _restore(
         raise ValueError(f"formula: expected {name} of a known kind, got {kind!r}")
     component.kind, component.levels, component.value = kind, levels, np.zeros((0, *shape))
     component.contrast_matrix = contrasts and ContrastMatrix(*contrasts)
-    for call, state in zip(calls(getattr(component, "call", None)), transforms, strict=True):
+    for call, state in zip(calls(component), transforms, strict=True):
         if call.known.remembers != (state is not None):
             raise ValueError(
                 f"formula: expected the {call.callee} of the fit in {name}, got another, for "
@@ -159,5 +157,4 @@ def used(text: str, functions: Functions) -> set[str]:
     description, bars = syntax.parse(text, functions)
     own = [description, *(bar.effects for bar in bars if bar.effects is not None)]
     terms = [description.response.term, *(term for part in own for term in part.common_terms)]
-    parts = [part for term in terms for part in getattr(term, "components", ())]
-    return {c.callee for part in parts for c in calls(getattr(part, "call", None)) if c.own}
+    return {call.callee for part in parts_of(terms) for call in calls(part) if call.own}

@@ -14,7 +14,14 @@ from functools import reduce
 from typing import Any, NamedTuple
 
 from lmmbook._rows import ones
-from lmmbook.formula.parse.expressions import NOTHING, as_numbers, computed
+from lmmbook.formula.coding import check_two, check_vary
+from lmmbook.formula.parse.expressions import (
+    NOTHING,
+    as_numbers,
+    columns_in,
+    computed,
+    parts_of,
+)
 from lmmbook.formula.parse.syntax import Description
 
 import numpy as np
@@ -80,16 +87,18 @@ def evaluate(description: Description, data: pd.DataFrame) -> tuple[Terms, np.nd
     ValueError
         If an expression cannot be computed from the data, or gives no column of them.
     """
-    for term in description.common_terms:
-        for part in getattr(term, "components", ()):
-            computed(part, lambda part=part: _look_at(part, data))
-        if isinstance(term, Term):
-            term.kind = "interaction" if len(term.components) > 1 else term.components[0].kind
+    check_vary([term.name for term in description.common_terms], data)
+    for part in parts_of(description.common_terms):
+        computed(part, lambda part=part: _look_at(part, data))
     coded = _coded(description.common_terms)
     for term, full in coded:
-        for part in getattr(term, "components", ()):
+        for part in parts_of([term]):
             whole = full.get(part.key, False)
             computed(part, lambda part=part, whole=whole: _set_data(part, whole))
+            if part.kind == "categoric":
+                check_two(part.levels, repr(part.name))
+        if isinstance(term, Term):
+            term.kind = "interaction" if len(term.components) > 1 else term.components[0].kind
     terms = [term for term, _ in coded]
     columns = _filled(terms, data, lambda part, _: part.value)
     for term in terms:
@@ -130,10 +139,11 @@ def _coded(terms: Sequence[Any]) -> list[tuple[Any, dict[Any, bool]]]:
     """
     spaces: dict[frozenset[Any], dict[int, list[Any]]] = {}
     for i, term in enumerate(terms):
-        parts = getattr(term, "components", [])
-        if len(parts) > 1 and any(part.kind == "offset" for part in parts):
+        parts = parts_of([term])
+        offset = any(part.kind == "offset" for part in parts)
+        if offset and len(parts) > 1:
             raise ValueError(f"formula: expected an offset as a term of its own, got {term.name}")
-        if term.kind != "offset":
+        if not offset:
             numbers = frozenset(part.key for part in parts if part.kind == "numeric")
             categories = [part.key for part in parts if part.kind != "numeric"]
             spaces.setdefault(numbers, {})[i] = categories
@@ -150,10 +160,7 @@ def _coded(terms: Sequence[Any]) -> list[tuple[Any, dict[Any, bool]]]:
 
 def _part_of(term: Any, coding: dict[Any, bool]) -> Term:
     """The term of some categories of an interaction, and all its numbers."""
-    kept = [p for p in term.components if p.kind == "numeric" or p.key in coding]
-    part = Term(*(copy(p) for p in kept))
-    part.kind = "interaction" if len(kept) > 1 else kept[0].kind
-    return part
+    return Term(*(copy(p) for p in term.components if p.kind == "numeric" or p.key in coding))
 
 
 def _filled(terms: Sequence[Any], data: pd.DataFrame, values_of: Any) -> np.ndarray:
@@ -213,7 +220,7 @@ def _of_new_rows(part: Any, data: pd.DataFrame) -> Any:
 
 def _empty_cells(term: Any) -> Cells | None:
     """Where at least two components are categories, those of their combinations without a row."""
-    parts = [p for p in getattr(term, "components", ()) if p.kind == "categoric"]
+    parts = [p for p in parts_of([term]) if p.kind == "categoric"]
     if len(parts) < 2:
         return None
     occurs = np.zeros([len(part.levels) for part in parts], bool)
@@ -226,12 +233,12 @@ def _empty_cells(term: Any) -> Cells | None:
         " and ".join(f"{p.name} = {p.levels[i]}" for p, i in zip(parts, cell, strict=True))
         for cell in some
     ]
-    columns = dict.fromkeys(column for p in parts for column in sorted(p.var_names - {""}))
+    columns = dict.fromkeys(column for p in parts for column in sorted(columns_in(p)))
     return Cells(tuple(names), tuple(columns))
 
 
 def _forget_rows(term: Any) -> None:
     """Keep of a term's arrays no more than their shapes."""
-    for part in getattr(term, "components", ()):
+    for part in parts_of([term]):
         part.value = part.value[:0].copy()
         part._intermediate_data = None

@@ -104,6 +104,7 @@ float_power maximum minimum fmax fmin arctan2 hypot logaddexp logaddexp2 copysig
 logical_and logical_or logical_xor"""
 COMPARISONS = "equal not_equal less less_equal greater greater_equal"
 
+PAIRS = ("p", "prop", "proportion")  # for successes out of trials
 DF, DEGREE = {"df": 200}, {"degree": 50}
 LISTED: dict[str, Known] = {
     **{f"np.{name}": Known(getattr(np, name)) for name in UNARY.split()},
@@ -142,9 +143,7 @@ LISTED: dict[str, Known] = {
     "S": Known(TRANSFORMS["S"], 1, 1, ("omit",), takes="labels"),
     "T": Known(TRANSFORMS["T"], 1, 1, ("ref",), takes="labels"),
     **dict.fromkeys(("binary", "B"), Known(_binary, 1, 2, ("success",), takes="labels")),
-    **dict.fromkeys(
-        ("p", "prop", "proportion"), Known(TRANSFORMS["proportion"], 2, 2, takes="labels")
-    ),
+    **dict.fromkeys(PAIRS, Known(TRANSFORMS["proportion"], 2, 2, takes="labels")),
 }  # fmt: skip
 CONTRASTS = {"Treatment": "reference", "Sum": "omit"}  # of C, and what they take
 

@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 
 from lmmbook.data.columns import Columns
 from lmmbook.formula.parse.algebra import component, signed, terms_of
-from lmmbook.formula.parse.expressions import columns_in
+from lmmbook.formula.parse.expressions import columns_in, parts_of
 from lmmbook.formula.parse.functions import Functions, checked
+from lmmbook.formula.parse.gate import column_name
 from lmmbook.formula.parse.response import check as check_response
 
-from formulae.expr import Binary, Grouping, QuotedName, Variable
+from formulae.expr import Binary, Grouping
 from formulae.parser import ParseError, Parser
 from formulae.scanner import ScanError, Scanner
 from formulae.terms import Intercept, Response, Term
@@ -53,39 +54,27 @@ class Bar(NamedTuple):
     correlated: bool
 
 
-def columns_of(terms: Iterable[Any], groups: Sequence[str] = ()) -> Columns:
-    """The columns of some of ``formulae``'s terms, sorted, and after them those of ``groups``.
+def columns_of(*parts: Iterable[Any], groups: Sequence[str] = ()) -> Columns:
+    """The columns of some of ``formulae``'s terms, sorted part by part, and then of ``groups``.
 
     Examples
     --------
-    >>> columns = columns_of(parse("y ~ np.log(x) + z:w + (1|g)")[0].common_terms, ["g"])
+    >>> columns = columns_of(parse("y ~ np.log(x) + z:w + (1|g)")[0].common_terms, groups=["g"])
     >>> columns.names, sorted(columns.called), sorted(columns.multiplied)
     (('w', 'x', 'z', 'g'), ['x'], ['w', 'z'])
     """
-    called: set[str] = set()
-    multiplied: set[str] = set()
-    taken: set[str] = set()
-    for term in terms:
-        parts = getattr(term, "components", ())  # an intercept has none
-        for part in parts:
-            if not isinstance(part, Column):
-                called |= part.var_names
-            if len(parts) > 1:
-                multiplied |= part.var_names
-            taken |= part.var_names
-    literal = {""}  # what formulae names a literal, as the 2 in poly(x, 2)
-    taken, called, multiplied = taken - literal, called - literal, multiplied - literal
-    names = dict.fromkeys([*sorted(taken), *groups])
-    only = frozenset(groups) - taken
-    return Columns(tuple(names), frozenset(called), frozenset(multiplied), only)
+    terms = [term for part in parts for term in part]
+    called = [part for part in parts_of(terms) if not isinstance(part, Column)]
+    products = [term for term in terms if len(parts_of([term])) > 1]
+    taken = [name for part in parts for name in sorted(columns_in(*parts_of(part)))]
+    names = tuple(dict.fromkeys([*taken, *groups]))
+    of_groups = frozenset(groups) - {*taken}
+    return Columns(names, columns_in(*called), columns_in(*parts_of(products)), of_groups)
 
 
-def fixed_kinds(terms: Iterable[Any]) -> set[str]:
+def fixed_kinds(terms: Iterable[Any]) -> frozenset[str]:
     """The columns that have to be numbers, or the same categories, in new rows as at the fit."""
-    parts = [part for term in terms for part in getattr(term, "components", ())]
-    return {part.name for part in parts if isinstance(part, Column)}.union(
-        *(columns_in(part.call, read=False) for part in parts if not isinstance(part, Column))
-    )
+    return columns_in(*parts_of(terms), read=False)
 
 
 def parse(formula: str, functions: Functions | None = None) -> tuple[Description, list[Bar]]:
@@ -178,7 +167,9 @@ def _described(
     tree: Any, summands: list[tuple[str, Any]], found: list[Binary], functions: Functions
 ) -> tuple[Description, list[Bar]]:
     """What is evaluated, of the parts of a syntax tree."""
-    response = Response(Term(component(tree.left, functions, response=True).component))
+    chosen = getattr(tree.left, "level", None)  # as in y['yes']
+    name = Column(tree.left.name.lexeme, chosen.value) if chosen else None
+    response = Response(Term(name or component(tree.left, functions)))
     terms = terms_of(summands, functions)
     if not terms:
         raise ValueError("formula: expected at least one fixed effect, got none")
@@ -225,10 +216,9 @@ def _groups(node: Any) -> list[tuple[str, ...]]:
     """Columns of each factor in a grouping expression: ``a/b`` gives ``[(a,), (a, b)]``."""
     if isinstance(node, Grouping):
         return _groups(node.expression)
-    if isinstance(node, QuotedName):
-        return [(node.expression.lexeme.strip("`"),)]
-    if isinstance(node, Variable):
-        return [(node.name.lexeme,)]
+    name = column_name(node)
+    if name is not None:
+        return [(name,)]
     if isinstance(node, Binary) and node.operator.lexeme in (":", "/"):
         left, right = _groups(node.left), _groups(node.right)
         if len(right) == 1 and (node.operator.lexeme == "/" or len(left) == 1):
