@@ -13,7 +13,7 @@ from lmmbook.data.frames import Data, to_frame
 from lmmbook.families.base import Family
 from lmmbook.families.gaussian import Gaussian
 from lmmbook.formula.coding import coded
-from lmmbook.formula.dependence import check_independent, kept_of, left_out
+from lmmbook.formula.dependence import check_independent, left_out
 from lmmbook.formula.design import Design, offset_apart
 from lmmbook.formula.factors import Factor, build_factors, origin_of
 from lmmbook.formula.names import check_columns, check_names
@@ -113,10 +113,14 @@ def build_design(
     if not names:
         raise ValueError(f"formula: expected at least one fixed effect, got {formula!r}")
     without = left_out(fixed, names, common, origin_of(fixed, names))
-    fixed, names = kept_of(without, fixed, names)
+    if without is not None:
+        fixed, names = fixed[:, list(without.kept)], tuple(names[j] for j in without.kept)
     origin = origin_of(fixed, names)
     check_independent("fixed effects", fixed if origin is None else fixed - origin, names)
-    categories = {c: set(data[c].unique()) for c in fixed_kinds(terms) if not _is_numeric(data[c])}
+    kinds = [data[column] for column in fixed_kinds(terms)]
+    categories = {
+        str(c.name): set(c.unique()) for c in kinds if not pd.api.types.is_numeric_dtype(c)
+    }
     design = Design(
         formula, family, codes, offset, fixed, names, factors,
         common, asked, covariates.names, categories, dict(functions or {}), without,
@@ -140,7 +144,3 @@ def _check_rows(factors: tuple[Factor, ...], no_effect_a_row: str | None) -> Non
                 f"levels with {effects} effect(s) each for {rows} rows"
                 + (f"; {no_effect_a_row}" if one_a_row else "")
             )
-
-
-def _is_numeric(column: pd.Series) -> bool:
-    return pd.api.types.is_numeric_dtype(column)

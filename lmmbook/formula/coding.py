@@ -42,7 +42,15 @@ def coded(data: pd.DataFrame, columns: Columns) -> pd.DataFrame:
             codes, labels = pd.factorize(column, sort=True)
             found[name] = pd.Categorical.from_codes(codes, labels, ordered=True)
     for name, values in found.items():
-        _check_number_of(values.categories, len(data), name)
+        used = values.categories.tolist()
+        check_two(used, f"column {name!r}")
+        if len(used) >= len(data):
+            raise ValueError(
+                f"column {name!r}: expected fewer categories than rows, got {len(used)} "
+                f"({used[0]!r}, ...) for {len(data)} rows; if they are numbers, convert them "
+                f"with data[{name!r}].astype(float); if they are levels of a group, write "
+                f"(1|{name})"
+            )
     for name in found:
         _note_unused(data[name], found[name].categories, name)
     return with_columns(data, found)
@@ -64,16 +72,6 @@ def _note_unused(column: pd.Series, used: pd.Index, name: str) -> None:
         note(f"column {name!r}: left out categories that do not occur, {unused[:5]}{more}")
 
 
-def _check_number_of(labels: pd.Index, rows: int, name: str) -> None:
-    check_two(labels.tolist(), f"column {name!r}")
-    if len(labels) >= rows:
-        raise ValueError(
-            f"column {name!r}: expected fewer categories than rows, got {len(labels)} "
-            f"({labels[0]!r}, ...) for {rows} rows; if they are numbers, convert them with "
-            f"data[{name!r}].astype(float); if they are levels of a group, write (1|{name})"
-        )
-
-
 def check_two(labels: Sequence[Any], what: str) -> None:
     """Refuse a column, or categories that a function makes as in ``C(k)``, if there is only one."""
     if len(labels) < 2:
@@ -85,15 +83,7 @@ def check_two(labels: Sequence[Any], what: str) -> None:
 
 
 def check_vary(names: Sequence[str], data: pd.DataFrame) -> None:
-    """Refuse a covariate that is the same in every row, beside an intercept.
-
-    ``names`` are those of all terms.
-
-    Raises
-    ------
-    ValueError
-        If there is one; the message names it.
-    """
+    """Refuse, by name, a covariate that is the same in every row, if an intercept is among them."""
     for name in names if "Intercept" in names else []:
         if name not in data or not pd.api.types.is_numeric_dtype(data[name].dtype):
             continue

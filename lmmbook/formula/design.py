@@ -6,7 +6,7 @@ Chapter 01. `build` makes one. It remembers how, so that it can do the same with
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lmmbook._rows import check_finite
@@ -16,7 +16,7 @@ from lmmbook.data.labels import kind_of
 from lmmbook.families.base import Family
 from lmmbook.formula.coding import with_columns
 from lmmbook.formula.copies import Copied
-from lmmbook.formula.dependence import LeftOut, kept_of
+from lmmbook.formula.dependence import LeftOut
 from lmmbook.formula.factors import Factor
 from lmmbook.formula.parse.response import Name, of_rows
 from lmmbook.formula.parse.response import columns_of as asked_for
@@ -100,15 +100,11 @@ class Design(Copied):
         check_finite(found, self._common.labels)
         for factor in factors:
             check_finite(factor.z, factor.effects)
-        offset, fixed, of_fixed = offset_apart(found, self._common)
+        offset, fixed, _ = offset_apart(found, self._common)
         if self._left_out is not None:
-            self._left_out.refuse(fixed, data)
-        return Design(
-            self.formula, self.family, self._codes(data, response, trials),
-            offset, *kept_of(self._left_out, fixed, of_fixed), factors,
-            self._common, self._response, self._columns, self._categories, self._functions,
-            self._left_out,
-        )  # fmt: skip
+            fixed = self._left_out.of_new(fixed, data)
+        codes = self._codes(data, response, trials)
+        return replace(self, response=codes, offset=offset, fixed=fixed, factors=factors)
 
     def _as_in_training(self, data: pd.DataFrame, covariates: Collection[str]) -> pd.DataFrame:
         """New rows, without categories that do not occur in them."""

@@ -95,13 +95,7 @@ def _alike(design: Design, factor: Factor) -> bool:
 
 def refuse_no_residual(design: Inner, least: float) -> None:
     """Refuse a Gaussian response that the fixed effects explain, or these with a factor's effects,
-    but for residuals of ``least`` in units of what the fixed effects leave.
-
-    Raises
-    ------
-    ValueError
-        If they do.
-    """
+    but for residuals of ``least`` in units of what the fixed effects leave."""
     data = design.outer
     name, fixed = data._response, ", ".join(map(repr, data.fixed_names))
     terms = np.abs(design.origin) * np.abs(data.fixed).max(0)

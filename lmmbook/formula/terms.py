@@ -9,24 +9,18 @@ follows from others.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from copy import copy
 from functools import reduce
 from typing import Any, NamedTuple
 
 from lmmbook._rows import ones
 from lmmbook.formula.coding import check_two, check_vary
-from lmmbook.formula.parse.expressions import (
-    NOTHING,
-    as_numbers,
-    columns_in,
-    computed,
-    parts_of,
-)
+from lmmbook.formula.parse.expressions import NOTHING, as_numbers, columns_in, computed, parts_of
 from lmmbook.formula.parse.syntax import Description
 
 import numpy as np
 import pandas as pd
-from formulae.categorical import CategoricalBox
 from formulae.contrasts import pick_contrasts
 from formulae.terms import Intercept, Term
 
@@ -60,8 +54,7 @@ class Terms:
     @property
     def is_offset(self) -> np.ndarray:
         """``[columns]``: whether a column is added as it is, without a coefficient."""
-        of_terms = [[term.kind == "offset"] * len(term.labels) for term in self.terms]
-        return np.array([flag for flags in of_terms for flag in flags], bool)
+        return np.array([t.kind == "offset" for t in self.terms for _ in t.labels], bool)
 
     @property
     def cells(self) -> list[Cells | None]:
@@ -85,16 +78,16 @@ def evaluate(description: Description, data: pd.DataFrame) -> tuple[Terms, np.nd
     Raises
     ------
     ValueError
-        If an expression cannot be computed from the data, or gives no column of them.
+        If an expression cannot be computed from the data, or gives no column of them, or one value
+        or category only.
     """
     check_vary([term.name for term in description.common_terms], data)
     for part in parts_of(description.common_terms):
-        computed(part, lambda part=part: _look_at(part, data))
+        computed(part, part.set_type, data, *([NOTHING] if hasattr(part, "call") else []))
     coded = _coded(description.common_terms)
     for term, full in coded:
         for part in parts_of([term]):
-            whole = full.get(part.key, False)
-            computed(part, lambda part=part, whole=whole: _set_data(part, whole))
+            computed(part, _set_data, part, full.get(part.key, False))
             if part.kind == "categoric":
                 check_two(part.levels, repr(part.name))
         if isinstance(term, Term):
@@ -103,31 +96,16 @@ def evaluate(description: Description, data: pd.DataFrame) -> tuple[Terms, np.nd
     columns = _filled(terms, data, lambda part, _: part.value)
     for term in terms:
         term.cells = _empty_cells(term)
-        _forget_rows(term)
+    for part in parts_of(terms):  # no more than the shapes of its arrays
+        part.value = part.value[:0].copy()
+        part._intermediate_data = None
     return Terms(terms), columns
-
-
-def _look_at(part: Any, data: pd.DataFrame) -> None:
-    """Evaluate a component, and find out whether it is of numbers or of categories."""
-    if hasattr(part, "call"):
-        part.set_type(data, NOTHING)
-    else:
-        part.set_type(data)
-    if part.kind == "proportion":
-        raise ValueError("expected a proportion as a response only")
 
 
 def _set_data(part: Any, full: bool) -> None:
     """Give a component its columns: if ``full``, one for every category, or else all but one."""
-    found = part._intermediate_data
-    if part.kind == "numeric":
-        part.eval_numeric(found)
-    elif part.kind == "offset":
-        part.eval_offset(found)
-    elif isinstance(found, CategoricalBox):
-        part.eval_categorical_box(found, full)
-    else:
-        part.eval_categoric(found, full)
+    with redirect_stdout(None):  # where formulae prints that there is an error, which it raises
+        part.set_data(full)
 
 
 def _coded(terms: Sequence[Any]) -> list[tuple[Any, dict[Any, bool]]]:
@@ -208,14 +186,11 @@ def _product(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 
 def _of_new_rows(part: Any, data: pd.DataFrame) -> Any:
-    def new() -> Any:
-        if part.kind != "offset":
-            return part.eval_new_data(data)
-        offset = part.call.eval(data, NOTHING)
-        offset.set_size(len(data))
-        return offset.eval()
-
-    return computed(part, new)
+    if part.kind != "offset":
+        return computed(part, part.eval_new_data, data)
+    offset = computed(part, part.call.eval, data, NOTHING)
+    offset.set_size(len(data))
+    return offset.eval()
 
 
 def _empty_cells(term: Any) -> Cells | None:
@@ -235,10 +210,3 @@ def _empty_cells(term: Any) -> Cells | None:
     ]
     columns = dict.fromkeys(column for p in parts for column in sorted(columns_in(p)))
     return Cells(tuple(names), tuple(columns))
-
-
-def _forget_rows(term: Any) -> None:
-    """Keep of a term's arrays no more than their shapes."""
-    for part in parts_of([term]):
-        part.value = part.value[:0].copy()
-        part._intermediate_data = None

@@ -7,7 +7,7 @@ would wrap around.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from lmmbook.formula.parse.functions import Known
@@ -123,11 +123,11 @@ def key_of(lazy: Any) -> tuple[Any, ...]:
     return "call", lazy.callee, args, kwargs
 
 
-def computed(part: Any, compute: Any) -> Any:
-    """What comes of computing an expression, or an error that names it."""
+def computed(part: Any, compute: Callable[..., Any], *of: Any) -> Any:
+    """``compute(*of)``, which evaluates a component; or an error that names it."""
     try:
         with np.errstate(all="ignore"):  # infinite values are refused, by name
-            return compute()
+            return compute(*of)
     except Exception as error:
         what = str(error) or type(error).__name__
         raise ValueError(

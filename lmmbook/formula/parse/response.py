@@ -90,7 +90,7 @@ def read(response: Any, data: pd.DataFrame, family: Family) -> tuple[Name, Any]:
         column = data[given[0].name]
         return given[0].name, pd.Series(pd.Categorical(column), data.index, name=column.name)
     matrix = ResponseMatrix(response)
-    computed(part, lambda: matrix.evaluate(data, NOTHING))
+    computed(part, matrix.evaluate, data, NOTHING)
     values = np.asarray(matrix.design_matrix)
     if matrix.kind != "numeric" or values.ndim != 1:
         raise ValueError(
