@@ -108,7 +108,7 @@ def restored(terms: list[Any] | None, description: Any) -> Terms | None:
             raise ValueError(f"formula: expected a term of a known kind, got {kind!r}")
         term.kind = kind
         built.append(term)
-    return Terms(built)
+    return Terms(tuple(built))
 
 
 def _restore(

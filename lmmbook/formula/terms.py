@@ -34,17 +34,10 @@ class Cells(NamedTuple):
     columns: tuple[str, ...]
 
 
-class Terms:
-    """Terms that were evaluated on the training rows, without those rows.
+class Terms(NamedTuple):
+    """``formulae``'s terms, with what they remember of the training rows, without those rows."""
 
-    Parameters
-    ----------
-    terms
-        ``formulae``'s, with what they remember.
-    """
-
-    def __init__(self, terms: Sequence[Any]) -> None:
-        self.terms = tuple(terms)
+    terms: tuple[Any, ...]
 
     @property
     def labels(self) -> list[str]:
@@ -62,13 +55,7 @@ class Terms:
         return [getattr(t, "cells", None) for t in self.terms for _ in t.labels]
 
     def on(self, data: pd.DataFrame) -> np.ndarray:
-        """``[rows, columns]`` float64 of new rows.
-
-        Raises
-        ------
-        ValueError
-            If an expression cannot be computed from them.
-        """
+        """``[rows, columns]`` float64 of new rows; raises as `evaluate`."""
         return _filled(self.terms, data, _of_new_rows)
 
 
@@ -92,7 +79,7 @@ def evaluate(description: Description, data: pd.DataFrame) -> tuple[Terms, np.nd
                 check_two(part.levels, repr(part.name))
         if isinstance(term, Term):
             term.kind = "interaction" if len(term.components) > 1 else term.components[0].kind
-    terms = [term for term, _ in coded]
+    terms = tuple(term for term, _ in coded)
     columns = _filled(terms, data, lambda part, _: part.value)
     for term in terms:
         term.cells = _empty_cells(term)
@@ -168,10 +155,8 @@ def _filled(terms: Sequence[Any], data: pd.DataFrame, values_of: Any) -> np.ndar
 def _checked(part: Any, values: Any, rows: int) -> np.ndarray:
     """``[rows, columns]``, in whatever type it has: of one that can be made float64."""
     found = np.asarray(values)
-    if found.dtype.kind not in "biuf":  # nullable ones, of pandas
-        found = np.asarray(as_numbers(values, part.name, strict=False))
-    if found.dtype.kind not in "biuf":
-        raise ValueError(f"formula: expected numbers of {part.name}, got {found.dtype}")
+    if found.dtype.kind not in "biuf":  # nullable ones, of pandas; or none
+        found = np.asarray(computed(part, as_numbers, values, part.name))
     if found.ndim not in (1, 2) or len(found) != rows:
         raise ValueError(
             f"formula: expected a value a row of {part.name}, {rows}, got {found.shape}"

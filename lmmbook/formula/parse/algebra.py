@@ -44,13 +44,7 @@ def signed(node: Any) -> list[tuple[str, Any]]:
 
 
 def terms_of(summands: Iterable[tuple[str, Any]], functions: Functions) -> list[Any]:
-    """``formulae``'s terms of an intercept and what is added to it, each with its own components.
-
-    Raises
-    ------
-    ValueError
-        If a summand is no term, or they are too many; or as `gate.call`.
-    """
+    """``formulae``'s terms of an intercept and what is added, each with its own components."""
     terms = _sum([("+", Literal(1)), *summands], functions).terms
     intercept_first = sorted(terms.values(), key=bool)
     return [_term(parts) for parts in intercept_first]

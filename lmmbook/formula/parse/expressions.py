@@ -42,8 +42,6 @@ class Application(LazyCall):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, LazyCall) and bool(super().__eq__(other))
 
-    __hash__ = LazyCall.__hash__
-
     def eval(self, data_mask: Any, env: Any) -> Any:
         """What comes of it: ``[rows]``, ``[rows, columns]``, or something of formulae's."""
         if self.known.remembers and self.stateful_transform is None:

@@ -30,17 +30,7 @@ Name: TypeAlias = "str | tuple[str, str | float]"
 
 
 def check(node: Any) -> None:
-    """Refuse a syntax tree that is no response, before ``formulae`` does so in words of its own.
-
-    Examples
-    --------
-    >>> from lmmbook.formula.parse.syntax import parse
-    >>> parse("k / n ~ x + (1|g)")
-    Traceback (most recent call last):
-        ...
-    ValueError: formula: expected a column or a function of columns as the response, got an \
-expression with '/'; write p(successes, trials) for successes out of trials, else I(...) around it
-    """
+    """Refuse a syntax tree that is no response, before ``formulae`` does so in words of its own."""
     if isinstance(node, Call):
         name = plain_name(node.callee)
         if name in PAIRS and (len(node.args) != 2 or isinstance(node.args[1], Assign)):
