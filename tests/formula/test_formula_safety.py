@@ -18,10 +18,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from formulae import parser, scanner
-from formulae.categorical import ENCODINGS
+from formulae.categorical import ENCODINGS, CategoricalBox, ContrastMatrix
 from formulae.contrasts import pick_contrasts
 from formulae.terms import call_resolver, terms
-from formulae.transforms import TRANSFORMS
+from formulae.transforms import TRANSFORMS, Offset
 
 ROWS = 60
 PLACES = [
@@ -304,3 +304,36 @@ def test_the_parts_of_formulae_are_those_that_were_read():
         1: [{"b": False}, {"a": False, "b": True}],
     }, MODULE
     assert formulae.__version__, MODULE
+
+
+def test_what_is_read_and_written_in_the_parts_of_formulae_is_all_there():
+    """`state` puts back what a component remembers: so there has to be no more than it knows of."""
+    column, call = terms.Variable("x"), terms.Call(call_resolver.LazyCall("f", [], {}))
+    both = {
+        "name", "kind", "levels", "contrast_matrix", "value", "_intermediate_data", "is_response",
+        "spans_intercept",
+    }  # fmt: skip
+    assert {*vars(column)} == both | {"reference"}, MODULE
+    assert {*vars(call)} == both | {"call", "env"}, MODULE
+    assert {*vars(terms.Term(column))} == {"components", "data", "kind", "name"}, MODULE
+    for part in (column, call):
+        assert list(inspect.signature(part.set_data).parameters) == ["spans_intercept"], MODULE
+        assert list(inspect.signature(part.eval_new_data).parameters) == ["data_mask"], MODULE
+    assert isinstance(CategoricalBox.data, property), MODULE
+    assert list(inspect.signature(ContrastMatrix).parameters) == ["matrix", "labels"], MODULE
+    assert {"eval", "set_size"} <= {*dir(Offset)}, MODULE
+
+
+def test_what_the_transforms_of_formulae_remember_is_what_files_have():
+    spline = "_center _centering_matrix _lower_bound _upper_bound _knots _spline _penalty_matrix"
+    remembered = {
+        "center": "mean", "scale": "mean std", "standardize": "mean std",
+        "poly": "degree raw alpha norms2", "bs": "_knots _degree _center _centering_matrix",
+        "cr": f"{spline} _random_state", "cc": f"{spline} _period _random_state",
+        "tp": "_center _centering_matrix _null_space_dimension _penalty_matrix _radial_map "
+        "_random_state _scale _shift _sites",
+    }  # fmt: skip
+    stateful = {name for name, listed in LISTED.items() if listed.remembers}
+    assert stateful == {*remembered, "pd.cut"}, MODULE
+    for name, wanted in remembered.items():
+        assert {*vars(TRANSFORMS[name]())} == {"params_set", *wanted.split()}, MODULE
