@@ -84,11 +84,10 @@ def build_design(
     >>> design.fixed_names, design.factors[0].codes.tolist()
     (('Intercept',), [0, 1, 1, 0])
     """
-    description, bars = parse(formula, functions)
-    effects = [bar.effects.common_terms for bar in bars if bar.effects is not None]
-    terms = [term for part in (description.common_terms, *effects) for term in part]
+    of_response, fixed_terms, bars = parse(formula, functions)
+    terms = [*fixed_terms, *(term for bar in bars for term in bar.effects or ())]
     covariates, groups = columns_of(terms), [column for bar in bars for column in bar.group]
-    needed = columns_of([description.response.term], terms, groups=groups)
+    needed = columns_of([of_response.term], terms, groups=groups)
     taken = [name for name in functions or {} if name in needed.names]
     if taken:
         raise ValueError(
@@ -98,8 +97,8 @@ def build_design(
     check_columns(covariates.names)
     data = coded(to_frame(data, needed, missing), covariates)
 
-    asked, response = read(description.response, data, family)
-    common, columns = evaluate(description, data)
+    asked, response = read(of_response, data, family)
+    common, columns = evaluate(fixed_terms, data)
     factors = build_factors(bars, data)
     family = family.bind(response)
     codes = family.codes(response)

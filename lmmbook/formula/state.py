@@ -32,12 +32,12 @@ def descriptions(
 
     ``groups`` are the columns of each factor. None stands for a lone intercept, as in `syntax.Bar`.
     """
-    description, bars = syntax.parse(text, functions)
+    _, terms, bars = syntax.parse(text, functions)
     of_groups = ([bar.effects for bar in bars if set(bar.group) == set(g)] for g in groups)
-    return [[description], *of_groups]
+    return [[terms], *of_groups]
 
 
-def components(description: Any) -> dict[str, Any]:
+def components(terms: list[Any] | None) -> dict[str, Any]:
     """Name to variable or call, as parsed.
 
     Raises
@@ -47,11 +47,11 @@ def components(description: Any) -> dict[str, Any]:
 
     Examples
     --------
-    >>> list(components(syntax.parse("y ~ x * center(z) + (1|g)")[0]))
+    >>> list(components(syntax.parse("y ~ x * center(z) + (1|g)")[1]))
     ['x', 'center(z)']
     """
     found: dict[str, Any] = {}
-    for component in parts_of([] if description is None else description.common_terms):
+    for component in parts_of(terms or []):
         if found.setdefault(component.name, component).key != component.key:
             raise ValueError(
                 f"formula: expected terms that are written differently, got {component.name} for "
@@ -86,7 +86,7 @@ def _state(component: Any) -> dict[str, Any]:
     }
 
 
-def restored(terms: list[Any] | None, description: Any) -> Terms | None:
+def restored(terms: list[Any] | None, described: list[Any] | None) -> Terms | None:
     """The inverse of `state_of`: terms without rows, which have columns for new ones.
 
     Raises
@@ -97,7 +97,7 @@ def restored(terms: list[Any] | None, description: Any) -> Terms | None:
     """
     if terms is None:
         return None
-    parsed, built = components(description), []
+    parsed, built = components(described), []
     for kind, states in terms:
         unknown = [state["name"] for state in states if state["name"] not in parsed]
         if unknown:
@@ -154,7 +154,6 @@ def _is_plain(value: Any) -> bool:
 
 def used(text: str, functions: Functions) -> set[str]:
     """The names of the user's own functions that a formula calls."""
-    description, bars = syntax.parse(text, functions)
-    own = [description, *(bar.effects for bar in bars if bar.effects is not None)]
-    terms = [description.response.term, *(term for part in own for term in part.common_terms)]
+    response, terms, bars = syntax.parse(text, functions)
+    terms = [response.term, *terms, *(term for bar in bars for term in bar.effects or ())]
     return {call.callee for part in parts_of(terms) for call in calls(part) if call.own}

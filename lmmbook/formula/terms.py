@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 from lmmbook._rows import ones
 from lmmbook.formula.coding import check_two, check_vary
 from lmmbook.formula.parse.expressions import NOTHING, as_numbers, columns_in, computed, parts_of
-from lmmbook.formula.parse.syntax import Description
 
 import numpy as np
 import pandas as pd
@@ -59,8 +58,8 @@ class Terms(NamedTuple):
         return _filled(self.terms, data, _of_new_rows)
 
 
-def evaluate(description: Description, data: pd.DataFrame) -> tuple[Terms, np.ndarray]:
-    """The terms of a description as the training rows have them, and ``[rows, columns]`` float64.
+def evaluate(terms: Sequence[Any], data: pd.DataFrame) -> tuple[Terms, np.ndarray]:
+    """Terms as the training rows have them, and their columns ``[rows, columns]`` float64.
 
     Raises
     ------
@@ -68,10 +67,10 @@ def evaluate(description: Description, data: pd.DataFrame) -> tuple[Terms, np.nd
         If an expression cannot be computed from the data, or gives no column of them, or one value
         or category only.
     """
-    check_vary([term.name for term in description.common_terms], data)
-    for part in parts_of(description.common_terms):
+    check_vary([term.name for term in terms], data)
+    for part in parts_of(terms):
         computed(part, part.set_type, data, *([NOTHING] if hasattr(part, "call") else []))
-    coded = _coded(description.common_terms)
+    coded = _coded(terms)
     for term, full in coded:
         for part in parts_of([term]):
             computed(part, _set_data, part, full.get(part.key, False))

@@ -6,7 +6,6 @@ here nothing is evaluated.
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 from lmmbook.formula.parse.expressions import Application, Operation
@@ -14,18 +13,12 @@ from lmmbook.formula.parse.functions import CONTRASTS, LISTED, Functions, Known,
 
 from formulae.categorical import ENCODINGS
 from formulae.expr import Assign, Binary, Call, Grouping, Literal, QuotedName, Unary, Variable
-from formulae.terms.call_resolver import LazyOperator, LazyValue, LazyVariable
+from formulae.terms.call_resolver import CallResolver, LazyOperator, LazyValue, LazyVariable
 
 DEEPEST = 100  # calls, operators and parentheses inside one another
-ARITHMETIC = {
-    "PLUS": operator.add, "MINUS": operator.sub, "STAR": operator.mul, "SLASH": operator.truediv,
-    "STAR_STAR": operator.pow,
-}  # fmt: skip
-COMPARISONS = {
-    "EQUAL_EQUAL": operator.eq, "BANG_EQUAL": operator.ne, "LESS": operator.lt,
-    "LESS_EQUAL": operator.le, "GREATER": operator.gt, "GREATER_EQUAL": operator.ge,
-}  # fmt: skip
-SIGNS: dict[str, Any] = {"PLUS": operator.pos, "MINUS": operator.neg}
+SIGNS, OPERATORS = CallResolver.UNARY_OPERATORS, CallResolver.BINARY_OPERATORS  # by their kinds
+ARITHMETIC = ("PLUS", "MINUS", "STAR", "SLASH", "STAR_STAR")
+COMPARISONS = ("EQUAL_EQUAL", "BANG_EQUAL", "LESS", "LESS_EQUAL", "GREATER", "GREATER_EQUAL")
 
 
 def plain_name(node: Any) -> str | None:
@@ -134,10 +127,10 @@ def _expression(node: Any, functions: Functions, depth: int) -> Any:
         return Operation(SIGNS[node.operator.kind], _operand(node.right, functions, depth))
     if isinstance(node, Binary) and node.operator.kind in ARITHMETIC:
         parts = (_operand(part, functions, depth) for part in (node.left, node.right))
-        return Operation(ARITHMETIC[node.operator.kind], *parts)
+        return Operation(OPERATORS[node.operator.kind], *parts)
     if isinstance(node, Binary) and node.operator.kind in COMPARISONS:
         parts = (_expression(part, functions, depth + 1) for part in (node.left, node.right))
-        return LazyOperator(COMPARISONS[node.operator.kind], *parts)
+        return LazyOperator(OPERATORS[node.operator.kind], *parts)
     raise _odd(f"{written(node)} in a call")
 
 

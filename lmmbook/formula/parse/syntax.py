@@ -29,13 +29,6 @@ MAX_CHARACTERS = 200_000  # characters of a formula
 SHOWN_CHARACTERS = 300  # characters of a formula that an error shows
 
 
-class Description(NamedTuple):
-    """A response, and terms with an effect each: `Response`, `Term` and `Intercept` of formulae."""
-
-    response: Any
-    common_terms: list[Any]
-
-
 class Bar(NamedTuple):
     """One ``(effects|group)``, written out: a term of the random part.
 
@@ -50,7 +43,7 @@ class Bar(NamedTuple):
     """
 
     group: tuple[str, ...]
-    effects: Description | None
+    effects: list[Any] | None
     correlated: bool
 
 
@@ -59,7 +52,7 @@ def columns_of(*parts: Iterable[Any], groups: Sequence[str] = ()) -> Columns:
 
     Examples
     --------
-    >>> columns = columns_of(parse("y ~ np.log(x) + z:w + (1|g)")[0].common_terms, groups=["g"])
+    >>> columns = columns_of(parse("y ~ np.log(x) + z:w + (1|g)")[1], groups=["g"])
     >>> columns.names, sorted(columns.called), sorted(columns.multiplied)
     (('w', 'x', 'z', 'g'), ['x'], ['w', 'z'])
     """
@@ -77,8 +70,8 @@ def fixed_kinds(terms: Iterable[Any]) -> frozenset[str]:
     return columns_in(*parts_of(terms), read=False)
 
 
-def parse(formula: str, functions: Functions | None = None) -> tuple[Description, list[Bar]]:
-    """Split a formula into its response and fixed part, and its random terms.
+def parse(formula: str, functions: Functions | None = None) -> tuple[Any, list[Any], list[Bar]]:
+    """Split a formula into its response, its fixed terms, and its random ones, as of `formulae`.
 
     Every formula passes here before anything of it is evaluated: also those of saved fits.
 
@@ -99,9 +92,9 @@ def parse(formula: str, functions: Functions | None = None) -> tuple[Description
 
     Examples
     --------
-    >>> [bar.group for bar in parse("y ~ x + (1|a/b)")[1]]
+    >>> [bar.group for bar in parse("y ~ x + (1|a/b)")[2]]
     [('a',), ('a', 'b')]
-    >>> [term.name for term in parse("y ~ x*z - z:x + (1|g)")[0].common_terms]
+    >>> [term.name for term in parse("y ~ x*z - z:x + (1|g)")[1]]
     ['Intercept', 'x', 'z']
     """
     if not isinstance(formula, str):
@@ -165,7 +158,7 @@ def _split(tree: Any, rest: Token, shown: str) -> tuple[list[tuple[str, Any]], l
 
 def _described(
     tree: Any, summands: list[tuple[str, Any]], found: list[Binary], functions: Functions
-) -> tuple[Description, list[Bar]]:
+) -> tuple[Any, list[Any], list[Bar]]:
     """What is evaluated, of the parts of a syntax tree."""
     chosen = getattr(tree.left, "level", None)  # as in y['yes']
     name = Column(tree.left.name.lexeme, chosen.value) if chosen else None
@@ -180,7 +173,7 @@ def _described(
     ]
     if any(bar.group == ("residual",) for bar in bars):
         raise ValueError("formula: 'residual' is not a legal group name; rename the column")
-    return Description(response, terms), bars
+    return response, terms, bars
 
 
 def _join_bars(tokens: list[Token]) -> list[Token]:
@@ -194,7 +187,7 @@ def _join_bars(tokens: list[Token]) -> list[Token]:
     return joined
 
 
-def _effects(left: Any, functions: Functions) -> Description | None:
+def _effects(left: Any, functions: Functions) -> list[Any] | None:
     """What varies between groups, or None if it is an intercept alone."""
     if _has_bar(left):
         raise ValueError("formula: expected one bar in (effects|group), got more")
@@ -202,7 +195,7 @@ def _effects(left: Any, functions: Functions) -> Description | None:
     if not terms:
         raise ValueError("formula: expected at least one effect in (effects|group), got none")
     alone = len(terms) == 1 and isinstance(terms[0], Intercept)
-    return None if alone else Description(None, terms)
+    return None if alone else terms
 
 
 def _has_bar(node: Any) -> bool:
