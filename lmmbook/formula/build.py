@@ -8,7 +8,6 @@ starts.
 
 from __future__ import annotations
 
-from lmmbook._rows import check_finite
 from lmmbook.data.frames import Data, to_frame
 from lmmbook.families.base import Family
 from lmmbook.families.gaussian import Gaussian
@@ -103,7 +102,6 @@ def build_design(
     family = family.bind(response)
     codes = family.codes(response)
     _check_rows(factors, family.no_effect_a_row(codes))
-    check_finite(columns, common.labels)
     offset, fixed, names = offset_apart(columns, common)
     if family.shares_intercept and "Intercept" not in names:
         raise ValueError(

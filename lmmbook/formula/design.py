@@ -9,7 +9,6 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from lmmbook._rows import check_finite
 from lmmbook.data.columns import Columns
 from lmmbook.data.frames import Data, to_frame
 from lmmbook.data.labels import kind_of
@@ -96,11 +95,7 @@ class Design(Copied):
         columns = columns._replace(names=tuple(dict.fromkeys([*columns.names, *asked])))
         data = self._as_in_training(to_frame(data, columns, missing), fixed_kinds(terms))
         factors = tuple(f.on(data) for f in self.factors)
-        found = self._common.on(data)
-        check_finite(found, self._common.labels)
-        for factor in factors:
-            check_finite(factor.z, factor.effects)
-        offset, fixed, _ = offset_apart(found, self._common)
+        offset, fixed, _ = offset_apart(self._common.on(data), self._common)
         if self._left_out is not None:
             fixed = self._left_out.of_new(fixed, data)
         codes = self._codes(data, response, trials)

@@ -14,7 +14,7 @@ from copy import copy
 from functools import reduce
 from typing import Any, NamedTuple
 
-from lmmbook._rows import ones
+from lmmbook._rows import check_finite, ones
 from lmmbook.formula.coding import check_two, check_vary
 from lmmbook.formula.parse.expressions import NOTHING, as_numbers, columns_in, computed, parts_of
 
@@ -64,8 +64,8 @@ def evaluate(terms: Sequence[Any], data: pd.DataFrame) -> tuple[Terms, np.ndarra
     Raises
     ------
     ValueError
-        If an expression cannot be computed from the data, or gives no column of them, or one value
-        or category only.
+        If an expression cannot be computed from the data, or gives no column of finite numbers, or
+        one value or category only.
     """
     check_vary([term.name for term in terms], data)
     for part in parts_of(terms):
@@ -128,7 +128,7 @@ def _part_of(term: Any, coding: dict[Any, bool]) -> Term:
 
 
 def _filled(terms: Sequence[Any], data: pd.DataFrame, values_of: Any) -> np.ndarray:
-    """The columns of all terms side by side."""
+    """The columns of all terms side by side, which have to be finite."""
     labels = [label for term in terms for label in term.labels]
     if len(terms) == 1 and isinstance(terms[0], Intercept):
         return ones(len(data))
@@ -148,6 +148,7 @@ def _filled(terms: Sequence[Any], data: pd.DataFrame, values_of: Any) -> np.ndar
                 f"got {product.shape[1]}"
             )
         own[:] = product
+    check_finite(columns, labels)
     return columns
 
 
