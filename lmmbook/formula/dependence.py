@@ -105,13 +105,8 @@ def left_out(
 def check_independent(
     what: str, columns: np.ndarray, names: Sequence[str], least: float = DEPENDENT
 ) -> None:
-    """Refuse ``[rows, columns]`` that are linearly dependent, or next to it.
-
-    Raises
-    ------
-    ValueError
-        With the names of the fewest columns that are dependent among themselves.
-    """
+    """Refuse ``[rows, columns]`` that are linearly dependent, or next to it, and name the fewest
+    that are so among themselves."""
     gram, _ = correlations(products(columns))
     zero = [name for j, name in enumerate(names) if gram[j, j] == 0]
     if zero:

@@ -8,7 +8,7 @@ follows from others.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from copy import copy
 from functools import reduce
@@ -55,7 +55,7 @@ class Terms(NamedTuple):
 
     def on(self, data: pd.DataFrame) -> np.ndarray:
         """``[rows, columns]`` float64 of new rows; raises as `evaluate`."""
-        return _filled(self.terms, data, _of_new_rows)
+        return _filled(self, data, _of_new_rows)
 
 
 def evaluate(terms: Sequence[Any], data: pd.DataFrame) -> tuple[Terms, np.ndarray]:
@@ -78,14 +78,14 @@ def evaluate(terms: Sequence[Any], data: pd.DataFrame) -> tuple[Terms, np.ndarra
                 check_two(part.levels, repr(part.name))
         if isinstance(term, Term):
             term.kind = "interaction" if len(term.components) > 1 else term.components[0].kind
-    terms = tuple(term for term, _ in coded)
-    columns = _filled(terms, data, lambda part, _: part.value)
-    for term in terms:
+    found = Terms(tuple(term for term, _ in coded))
+    columns = _filled(found, data, lambda part, _: part.value)
+    for term in found.terms:
         term.cells = _empty_cells(term)
-    for part in parts_of(terms):  # no more than the shapes of its arrays
+    for part in parts_of(found.terms):  # no more than the shapes of its arrays
         part.value = part.value[:0].copy()
         part._intermediate_data = None
-    return Terms(terms), columns
+    return found, columns
 
 
 def _set_data(part: Any, full: bool) -> None:
@@ -104,37 +104,31 @@ def _coded(terms: Sequence[Any]) -> list[tuple[Any, dict[Any, bool]]]:
     spaces: dict[frozenset[Any], dict[int, list[Any]]] = {}
     for i, term in enumerate(terms):
         parts = parts_of([term])
-        offset = any(part.kind == "offset" for part in parts)
-        if offset and len(parts) > 1:
+        if len(parts) > 1 and any(part.kind == "offset" for part in parts):
             raise ValueError(f"formula: expected an offset as a term of its own, got {term.name}")
-        if not offset:
-            numbers = frozenset(part.key for part in parts if part.kind == "numeric")
-            categories = [part.key for part in parts if part.kind != "numeric"]
-            spaces.setdefault(numbers, {})[i] = categories
+        numbers = frozenset(part.key for part in parts if part.kind != "categoric")
+        spaces.setdefault(numbers, {})[i] = [p.key for p in parts if p.kind == "categoric"]
     codings: dict[int, list[dict[Any, bool]]] = {}
     for space in spaces.values():
         low_first = sorted(space, key=lambda i: len(space[i]))
         codings |= pick_contrasts({i: space[i] for i in low_first})
     found = []
     for i, term in enumerate(terms):
-        *before, own = codings.get(i, [{}])
-        found += [(_part_of(term, coding), coding) for coding in before] + [(term, own)]
+        *before, own = codings[i]
+        for coding in before:  # of some categories of an interaction, and all its numbers
+            kept = (p for p in term.components if p.kind == "numeric" or p.key in coding)
+            found.append((Term(*map(copy, kept)), coding))
+        found.append((term, own))
     return found
 
 
-def _part_of(term: Any, coding: dict[Any, bool]) -> Term:
-    """The term of some categories of an interaction, and all its numbers."""
-    return Term(*(copy(p) for p in term.components if p.kind == "numeric" or p.key in coding))
-
-
-def _filled(terms: Sequence[Any], data: pd.DataFrame, values_of: Any) -> np.ndarray:
+def _filled(found: Terms, data: pd.DataFrame, values_of: Callable[..., Any]) -> np.ndarray:
     """The columns of all terms side by side, which have to be finite."""
-    labels = [label for term in terms for label in term.labels]
-    if len(terms) == 1 and isinstance(terms[0], Intercept):
+    if len(found.terms) == 1 and isinstance(found.terms[0], Intercept):
         return ones(len(data))
-    columns = np.empty((len(data), len(labels)))
+    columns = np.empty((len(data), len(found.labels)))
     start = 0
-    for term in terms:
+    for term in found.terms:
         own = columns[:, start : start + len(term.labels)]
         start += own.shape[1]
         if isinstance(term, Intercept):
@@ -148,7 +142,7 @@ def _filled(terms: Sequence[Any], data: pd.DataFrame, values_of: Any) -> np.ndar
                 f"got {product.shape[1]}"
             )
         own[:] = product
-    check_finite(columns, labels)
+    check_finite(columns, found.labels)
     return columns
 
 

@@ -16,9 +16,8 @@ import numpy as np
 import pandas as pd
 from formulae.transforms import TRANSFORMS, Offset
 
-Functions: TypeAlias = Mapping[
-    str, Callable[..., Any]
-]  # the user's own, by the names a formula has for them
+# The user's own, by the names that a formula has for them.
+Functions: TypeAlias = Mapping[str, Callable[..., Any]]
 
 
 class Known(NamedTuple):
@@ -66,13 +65,7 @@ class Cut:
         self.edges: Any = None
 
     def __call__(self, x: pd.Series, bins: int, right: bool = True) -> pd.Series:
-        """An interval a row.
-
-        Raises
-        ------
-        ValueError
-            If a row lies beyond the outermost edges.
-        """
+        """An interval a row; raises a ValueError if a row lies beyond the outermost edges."""
         if self.edges is None:
             _, self.edges = pd.cut(x, bins, right=right, retbins=True)
         found = pd.Series(pd.cut(x, self.edges, right=right))
