@@ -21,8 +21,6 @@ import numpy as np
 
 ROUNDING = 1e-12  # of the squares of columns
 
-__all__ = ["Expanded", "GroupMove", "expanded", "group_moves", "parents", "ratio_within", "units"]
-
 
 class GroupMove(NamedTuple):
     """Take ``weights * d[groups_inner]`` from one column of effects, add ``d`` to another.

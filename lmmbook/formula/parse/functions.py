@@ -35,8 +35,6 @@ class Known(NamedTuple):
         Names of the arguments after these, in order: literals, or calls of the user's functions.
     named
         More of these, which have to be given by name.
-    sizes
-        The largest value of a constant that says how much is computed.
     takes
         ``"numbers"``, as float64; ``"values"``, numbers as float64 and others as they are; or
         ``"labels"``, everything as the data have it.
@@ -47,7 +45,6 @@ class Known(NamedTuple):
     needed: int = 1
     constants: tuple[str, ...] = ()
     named: tuple[str, ...] = ()
-    sizes: Mapping[str, int] = {}
     takes: str = "numbers"
 
     @property
@@ -98,7 +95,8 @@ logical_and logical_or logical_xor"""
 COMPARISONS = "equal not_equal less less_equal greater greater_equal"
 
 PAIRS = ("p", "prop", "proportion")  # for successes out of trials
-DF, DEGREE = {"df": 200}, {"degree": 50}
+# The largest values of constants that say how much is computed.
+LARGEST = {"bins": 200, "df": 200, "degree": 50, "max_knots": 4000}
 LISTED: dict[str, Known] = {
     **{f"np.{name}": Known(getattr(np, name)) for name in UNARY.split()},
     **{f"np.{name}": Known(getattr(np, name), 2, 2) for name in BINARY.split()},
@@ -110,28 +108,18 @@ LISTED: dict[str, Known] = {
     "np.round": Known(np.round, constants=("decimals",)),
     "np.around": Known(np.around, constants=("decimals",)),
     "np.isin": Known(np.isin, 1, 2, ("test_elements",), takes="labels"),
-    "pd.cut": Known(Cut, 1, 2, ("bins", "right"), sizes={"bins": 200}),
+    "pd.cut": Known(Cut, 1, 2, ("bins", "right")),
     "pd.to_numeric": Known(_to_numeric, takes="labels"),
     "I": Known(TRANSFORMS["I"], takes="labels"),
     "offset": Known(_offset),
-    "center": Known(TRANSFORMS["center"]),
-    "scale": Known(TRANSFORMS["scale"]),
-    "standardize": Known(TRANSFORMS["standardize"]),
-    "poly": Known(TRANSFORMS["poly"], 1, 1, ("degree", "raw"), sizes=DEGREE),
+    **{name: Known(TRANSFORMS[name]) for name in ("center", "scale", "standardize")},
+    "poly": Known(TRANSFORMS["poly"], 1, 1, ("degree", "raw")),
     "bs": Known(
-        TRANSFORMS["bs"], 1, 1, ("df", "knots", "degree"),
-        ("lower_bound", "upper_bound", "center"), DF | DEGREE,
+        TRANSFORMS["bs"], 1, 1, ("df", "knots", "degree"), ("lower_bound", "upper_bound", "center")
     ),
-    "cr": Known(
-        TRANSFORMS["cr"], 1, 1, ("df", "knots", "lower_bound", "upper_bound", "center"), sizes=DF
-    ),
-    "cc": Known(
-        TRANSFORMS["cc"], 1, 2, ("period", "df", "knots", "lower_bound", "center"), sizes=DF
-    ),
-    "tp": Known(
-        TRANSFORMS["tp"], 1, 1, ("df", "center", "max_knots", "seed"),
-        sizes=DF | {"max_knots": 4000},
-    ),
+    "cr": Known(TRANSFORMS["cr"], 1, 1, ("df", "knots", "lower_bound", "upper_bound", "center")),
+    "cc": Known(TRANSFORMS["cc"], 1, 2, ("period", "df", "knots", "lower_bound", "center")),
+    "tp": Known(TRANSFORMS["tp"], 1, 1, ("df", "center", "max_knots", "seed")),
     "C": Known(TRANSFORMS["C"], 1, 1, ("contrast",), takes="labels"),
     "S": Known(TRANSFORMS["S"], 1, 1, ("omit",), takes="labels"),
     "T": Known(TRANSFORMS["T"], 1, 1, ("ref",), takes="labels"),

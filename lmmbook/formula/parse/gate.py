@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from lmmbook.formula.parse.expressions import Application, Operation
-from lmmbook.formula.parse.functions import CONTRASTS, LISTED, Functions, Known, unknown
+from lmmbook.formula.parse.functions import CONTRASTS, LARGEST, LISTED, Functions, Known, unknown
 
 from formulae.categorical import ENCODINGS
 from formulae.expr import Assign, Binary, Call, Grouping, Literal, QuotedName, Unary, Variable
@@ -89,11 +89,9 @@ np.savetxt; use a column, or a function of your own, as functions={'f': ...}
     ):
         raise _other_arguments(name, known)
     args = [_expression(arg, functions, depth + 1) for arg in columns]
-    args += [
-        _constant(name, known, key, arg, functions, depth)
-        for key, arg in zip(keys, constants, strict=True)
-    ]
-    kwargs = {key: _constant(name, known, key, arg, functions, depth) for key, arg in named.items()}
+    of_constants = zip(keys, constants, strict=True)
+    args += [_constant(name, key, arg, functions, depth) for key, arg in of_constants]
+    kwargs = {key: _constant(name, key, arg, functions, depth) for key, arg in named.items()}
     return Application(name, known, args, kwargs)
 
 
@@ -153,20 +151,17 @@ def _literal(node: Any) -> LazyValue | None:
     return LazyValue(sign(of.value), None) if sign else LazyValue(of.value, of.lexeme)
 
 
-def _constant(
-    name: str, known: Known, key: str, node: Any, functions: Functions, depth: int
-) -> Any:
+def _constant(name: str, key: str, node: Any, functions: Functions, depth: int) -> Any:
     """An argument that is not made of columns: it is the same for new rows."""
     _check_depth(depth)
     if isinstance(node, Grouping):
-        return _constant(name, known, key, node.expression, functions, depth + 1)
+        return _constant(name, key, node.expression, functions, depth + 1)
     if key == "contrast":
         return _contrast(node)
     literal = _literal(node)
     if literal is not None:
-        value, largest = literal.value, known.sizes.get(key)
-        whole = type(value) is int
-        if largest and value is not None and not (whole and 0 < value <= largest):
+        value, largest = literal.value, LARGEST.get(key)
+        if largest and value is not None and not (type(value) is int and 0 < value <= largest):
             raise ValueError(
                 f"formula: expected a {key} of {name} from 1 to {largest}, a whole number, got "
                 f"{literal}"
@@ -176,7 +171,7 @@ def _constant(
     if own is not None and own in functions:
         given, named = _arguments(node)
         for part in (*given, *named.values()):
-            _constant(own, Known(None), "", part, functions, depth + 1)
+            _constant(own, "", part, functions, depth + 1)
         return call(node, functions, depth + 1)
     raise ValueError(
         f"formula: expected {key or 'the arguments'} of {name} to be the same for all rows: a "

@@ -103,12 +103,10 @@ def parse(formula: str, functions: Functions | None = None) -> tuple[Any, list[A
         raise ValueError(
             f"formula: expected at most {MAX_CHARACTERS:,} characters, got {len(formula):,}"
         )
-    given = checked(functions)
     shown = formula if len(formula) <= SHOWN_CHARACTERS else f"{formula[:SHOWN_CHARACTERS]}..."
     try:
-        tree, rest = _tree(formula)
-        found = _split(tree, rest, shown)
-        return _described(tree, *found, given)
+        tree, rest = _tree(formula, shown)
+        return _described(tree, *_split(tree, rest, shown), checked(functions))
     except RecursionError as error:
         raise ValueError(
             f"formula {shown!r} cannot be read: expected fewer parentheses and operators inside "
@@ -116,9 +114,8 @@ def parse(formula: str, functions: Functions | None = None) -> tuple[Any, list[A
         ) from error
 
 
-def _tree(formula: str) -> tuple[Any, Token]:
+def _tree(formula: str, shown: str) -> tuple[Any, Token]:
     """The syntax tree, and the token where it ends."""
-    shown = formula if len(formula) <= SHOWN_CHARACTERS else f"{formula[:SHOWN_CHARACTERS]}..."
     try:
         parser = Parser(_join_bars(Scanner(formula).scan()))
         return parser.parse(), parser.peek()
