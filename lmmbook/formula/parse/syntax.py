@@ -71,7 +71,7 @@ def fixed_kinds(terms: Iterable[Any]) -> frozenset[str]:
 
 
 def parse(formula: str, functions: Functions | None = None) -> tuple[Any, list[Any], list[Bar]]:
-    """Split a formula into its response, its fixed terms, and its random ones, as of `formulae`.
+    """Split a formula into its response and its fixed terms, both ``formulae``'s, and its bars.
 
     Every formula passes here before anything of it is evaluated: also those of saved fits.
 
@@ -157,9 +157,8 @@ def _described(
     tree: Any, summands: list[tuple[str, Any]], found: list[Binary], functions: Functions
 ) -> tuple[Any, list[Any], list[Bar]]:
     """What is evaluated, of the parts of a syntax tree."""
-    chosen = getattr(tree.left, "level", None)  # as in y['yes']
-    name = Column(tree.left.name.lexeme, chosen.value) if chosen else None
-    response = Response(Term(name or component(tree.left, functions)))
+    left, level = tree.left, getattr(tree.left, "level", None)  # a level as in y['yes']
+    part = Column(left.name.lexeme, level.value) if level else component(left, functions)
     terms = terms_of(summands, functions)
     if not terms:
         raise ValueError("formula: expected at least one fixed effect, got none")
@@ -170,7 +169,7 @@ def _described(
     ]
     if any(bar.group == ("residual",) for bar in bars):
         raise ValueError("formula: 'residual' is not a legal group name; rename the column")
-    return response, terms, bars
+    return Response(Term(part)), terms, bars
 
 
 def _join_bars(tokens: list[Token]) -> list[Token]:
