@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import lmmbook as lmm
 from lmmbook.engine import fit
 from lmmbook.formula import build_design
-from lmmbook.formula.parse import functions, syntax
+from lmmbook.formula.parse import functions, gate, syntax
 from lmmbook.formula.parse.functions import LISTED
 
 import formulae
@@ -205,6 +205,12 @@ def test_bins_are_those_of_the_training_rows(data):
         design.on(data.assign(x=100.0))
 
 
+def test_an_error_of_formulae_is_raised_and_not_printed(data, capsys):
+    with pytest.raises(ValueError, match=r"C\(f, Treatment\('no'\)\) cannot be computed"):
+        build_design("y ~ C(f, Treatment('no')) + (1|g)", data)
+    assert capsys.readouterr().out == ""
+
+
 # Functions of the user's own
 
 
@@ -298,6 +304,12 @@ def test_the_parts_of_formulae_are_those_that_were_read():
     lazy = call_resolver.LazyCall("f", [], {})
     assert {*vars(lazy)} == {"callee", "args", "kwargs", "stateful_transform"}, MODULE
     assert {*vars(call_resolver.LazyValue(1, None))} == {"value", "lexeme"}, MODULE
+    computes = {**gate.OPERATORS, **{f"{kind} alone": op for kind, op in gate.SIGNS.items()}}
+    assert {kind: op.__name__ for kind, op in computes.items()} == {
+        "PLUS": "add", "MINUS": "sub", "STAR": "mul", "SLASH": "truediv", "STAR_STAR": "pow",
+        "EQUAL_EQUAL": "eq", "BANG_EQUAL": "ne", "LESS": "lt", "LESS_EQUAL": "le", "GREATER": "gt",
+        "GREATER_EQUAL": "ge", "PLUS alone": "pos", "MINUS alone": "neg",
+    }, MODULE  # fmt: skip
     assert list(inspect.signature(terms.Call.set_type).parameters) == ["self", "data_mask", "env"]
     assert pick_contrasts({0: [], 1: ["a", "b"]}) == {
         0: [{}],
