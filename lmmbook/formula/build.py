@@ -8,12 +8,11 @@ starts.
 
 from __future__ import annotations
 
-from lmmbook._rows import check_finite
 from lmmbook.data.frames import Data, to_frame
 from lmmbook.families.base import Family
 from lmmbook.families.gaussian import Gaussian
-from lmmbook.formula.coding import check_levels, check_vary, coded
-from lmmbook.formula.dependence import check_independent, kept_of, left_out
+from lmmbook.formula.coding import coded
+from lmmbook.formula.dependence import check_independent, left_out
 from lmmbook.formula.design import Design, offset_apart
 from lmmbook.formula.factors import Factor, build_factors, origin_of
 from lmmbook.formula.names import check_columns, check_names
@@ -84,39 +83,25 @@ def build_design(
     >>> design.fixed_names, design.factors[0].codes.tolist()
     (('Intercept',), [0, 1, 1, 0])
     """
-    description, bars = parse(formula, functions)
-    described = [description, *(bar.effects for bar in bars if bar.effects is not None)]
-    terms = [term for part in described for term in part.common_terms]
-    fixed_and_slopes = columns_of(terms)
-    covariates = fixed_and_slopes.names
-    response_columns = columns_of([description.response.term]).names
-    in_order = [
-        *(column for column in response_columns if column not in covariates),
-        *covariates,
-        *(column for bar in bars for column in bar.group),
-    ]
-    needed = columns_of([description.response.term, *terms])
-    names = tuple(dict.fromkeys(in_order))
-    needed = needed._replace(names=names, groups=frozenset(names) - {*needed.names})
+    of_response, fixed_terms, bars = parse(formula, functions)
+    terms = [*fixed_terms, *(term for bar in bars for term in bar.effects or ())]
+    covariates, groups = columns_of(terms), [column for bar in bars for column in bar.group]
+    needed = columns_of([of_response.term], terms, groups=groups)
     taken = [name for name in functions or {} if name in needed.names]
     if taken:
         raise ValueError(
             f"functions: expected names that are free, got {taken[0]!r}, which is a column of the "
             "formula; rename one of them"
         )
-    check_columns(covariates)
-    data = coded(to_frame(data, needed, missing), fixed_and_slopes)
-    check_vary(described, data)
+    check_columns(covariates.names)
+    data = coded(to_frame(data, needed, missing), covariates)
 
-    asked, response = read(description.response, data, family)
-    common, columns = evaluate(description, data)
+    asked, response = read(of_response, data, family)
+    common, columns = evaluate(fixed_terms, data)
     factors = build_factors(bars, data)
     family = family.bind(response)
     codes = family.codes(response)
     _check_rows(factors, family.no_effect_a_row(codes))
-    check_finite(columns, common.labels)
-    for part in (common, *(part for f in factors for part in f._common if part)):
-        check_levels(part.terms)
     offset, fixed, names = offset_apart(columns, common)
     if family.shares_intercept and "Intercept" not in names:
         raise ValueError(
@@ -125,13 +110,17 @@ def build_design(
     if not names:
         raise ValueError(f"formula: expected at least one fixed effect, got {formula!r}")
     without = left_out(fixed, names, common, origin_of(fixed, names))
-    fixed, names = kept_of(without, fixed, names)
+    if without is not None:
+        fixed, names = fixed[:, list(without.kept)], tuple(names[j] for j in without.kept)
     origin = origin_of(fixed, names)
     check_independent("fixed effects", fixed if origin is None else fixed - origin, names)
-    categories = {c: set(data[c].unique()) for c in fixed_kinds(terms) if not _is_numeric(data[c])}
+    kinds = [data[column] for column in fixed_kinds(terms)]
+    categories = {
+        str(c.name): set(c.unique()) for c in kinds if not pd.api.types.is_numeric_dtype(c)
+    }
     design = Design(
         formula, family, codes, offset, fixed, names, factors,
-        common, asked, covariates, categories, dict(functions or {}), without,
+        common, asked, covariates.names, categories, dict(functions or {}), without,
     )  # fmt: skip
     check_names(design)
     return design
@@ -152,7 +141,3 @@ def _check_rows(factors: tuple[Factor, ...], no_effect_a_row: str | None) -> Non
                 f"levels with {effects} effect(s) each for {rows} rows"
                 + (f"; {no_effect_a_row}" if one_a_row else "")
             )
-
-
-def _is_numeric(column: pd.Series) -> bool:
-    return pd.api.types.is_numeric_dtype(column)

@@ -6,7 +6,7 @@ order is that of a Categorical, whether it says that it is ordered or not; text 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lmmbook._notes import note
@@ -42,7 +42,15 @@ def coded(data: pd.DataFrame, columns: Columns) -> pd.DataFrame:
             codes, labels = pd.factorize(column, sort=True)
             found[name] = pd.Categorical.from_codes(codes, labels, ordered=True)
     for name, values in found.items():
-        _check_number_of(values.categories, len(data), name)
+        used = values.categories.tolist()
+        check_two(used, f"column {name!r}")
+        if len(used) >= len(data):
+            raise ValueError(
+                f"column {name!r}: expected fewer categories than rows, got {len(used)} "
+                f"({used[0]!r}, ...) for {len(data)} rows; if they are numbers, convert them "
+                f"with data[{name!r}].astype(float); if they are levels of a group, write "
+                f"(1|{name})"
+            )
     for name in found:
         _note_unused(data[name], found[name].categories, name)
     return with_columns(data, found)
@@ -64,17 +72,8 @@ def _note_unused(column: pd.Series, used: pd.Index, name: str) -> None:
         note(f"column {name!r}: left out categories that do not occur, {unused[:5]}{more}")
 
 
-def _check_number_of(labels: pd.Index, rows: int, name: str) -> None:
-    _check_two(labels.tolist(), f"column {name!r}")
-    if len(labels) >= rows:
-        raise ValueError(
-            f"column {name!r}: expected fewer categories than rows, got {len(labels)} "
-            f"({labels[0]!r}, ...) for {rows} rows; if they are numbers, convert them with "
-            f"data[{name!r}].astype(float); if they are levels of a group, write (1|{name})"
-        )
-
-
-def _check_two(labels: list[Any], what: str) -> None:
+def check_two(labels: Sequence[Any], what: str) -> None:
+    """Refuse a column, or categories that a function makes as in ``C(k)``, if there is only one."""
     if len(labels) < 2:
         [label] = pd.Index(labels).tolist()  # a number of Python's, which shows as one
         raise ValueError(
@@ -83,35 +82,14 @@ def _check_two(labels: list[Any], what: str) -> None:
         )
 
 
-def check_levels(terms: Iterable[Any]) -> None:
-    """Refuse categories that a function makes, as in ``C(k)``, if there is only one.
-
-    ``terms`` are those of ``formulae``, evaluated. Raises as `coded`.
-    """
-    for term in terms:
-        for part in getattr(term, "components", ()):
-            if part.kind == "categoric":
-                _check_two(list(part.levels), repr(part.name))
-
-
-def check_vary(descriptions: Iterable[Any], data: pd.DataFrame) -> None:
-    """Refuse a covariate that is the same in every row, beside an intercept.
-
-    ``descriptions`` are those of ``formulae``: of the fixed effects, and of each group's.
-
-    Raises
-    ------
-    ValueError
-        If there is one; the message names it.
-    """
-    for description in descriptions:
-        names = [term.name for term in description.common_terms]
-        for name in names if "Intercept" in names else []:
-            if name not in data or not pd.api.types.is_numeric_dtype(data[name].dtype):
-                continue
-            values = data[name].to_numpy()
-            if values.min() == values.max() and np.isfinite(values[0]):
-                raise ValueError(
-                    f"column {name!r}: expected values that vary, got {values[0]} in "
-                    "every row, which the intercept stands for; leave it out of the formula"
-                )
+def check_vary(names: Sequence[str], data: pd.DataFrame) -> None:
+    """Refuse, by name, a covariate that is the same in every row, if an intercept is among them."""
+    for name in names if "Intercept" in names else []:
+        if name not in data or not pd.api.types.is_numeric_dtype(data[name].dtype):
+            continue
+        values = data[name].to_numpy()
+        if values.min() == values.max() and np.isfinite(values[0]):
+            raise ValueError(
+                f"column {name!r}: expected values that vary, got {values[0]} in "
+                "every row, which the intercept stands for; leave it out of the formula"
+            )

@@ -6,7 +6,7 @@ one runs what is in it: what is kept, or comes from others, should be a file of 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,22 +19,21 @@ class Copied:
     """
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: OneRow(x) if _is_one_row(x) else x for name, x in vars(self).items()}
+        return {
+            name: OneRow(x[:1].copy(), x.shape) if _is_one_row(x) else x
+            for name, x in vars(self).items()
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         for name, x in state.items():
-            vars(self)[name] = x.whole() if isinstance(x, OneRow) else x  # past `frozen`
+            vars(self)[name] = np.broadcast_to(*x) if isinstance(x, OneRow) else x  # past `frozen`
 
 
-class OneRow:
-    """An array ``[rows, ...]`` whose rows are one."""
+class OneRow(NamedTuple):
+    """An array of a ``shape`` ``[rows, ...]`` whose rows are one."""
 
-    def __init__(self, array: np.ndarray) -> None:
-        self.row, self.shape = array[:1].copy(), array.shape
-
-    def whole(self) -> np.ndarray:
-        """The array again; it cannot be written to."""
-        return np.broadcast_to(self.row, self.shape)
+    row: np.ndarray
+    shape: tuple[int, ...]
 
 
 def _is_one_row(value: Any) -> bool:

@@ -41,8 +41,8 @@ class LeftOut(NamedTuple):
     unknown: np.ndarray
     of: tuple[str, ...]
 
-    def refuse(self, columns: np.ndarray, data: pd.DataFrame) -> None:
-        """Raise if a new row lies in a cell that the training rows left empty."""
+    def of_new(self, columns: np.ndarray, data: pd.DataFrame) -> np.ndarray:
+        """The columns kept; raises if a new row lies in a cell that training rows left empty."""
         size = np.abs(columns) @ np.abs(self.unknown)
         odd = (np.abs(columns @ self.unknown) > NONZERO * size).any(axis=1)
         if odd.any():
@@ -52,6 +52,7 @@ class LeftOut(NamedTuple):
                 f"{list(cells.itertuples(index=False, name=None))[:3]}; the fit has no coefficient "
                 "for them"
             )
+        return columns[:, list(self.kept)]
 
 
 def left_out(
@@ -65,7 +66,7 @@ def left_out(
     if not any(cells):
         return None
     centred = columns if origin is None else columns - origin
-    gram, length = _correlations(centred)
+    gram, length = correlations(products(centred))
     first = sorted(range(len(names)), key=lambda j: cells[j] is not None)
     kept: list[int] = []
     root = np.zeros_like(gram)  # of the correlations of the columns that are kept
@@ -104,16 +105,9 @@ def left_out(
 def check_independent(
     what: str, columns: np.ndarray, names: Sequence[str], least: float = DEPENDENT
 ) -> None:
-    """Refuse ``[rows, columns]`` that are linearly dependent, or next to it.
-
-    Raises
-    ------
-    ValueError
-        With the names of the fewest columns that are dependent among themselves.
-    """
-    if columns.strides[0] == 0:  # all rows are one
-        columns = columns[:1]
-    gram, _ = _correlations(columns)
+    """Refuse ``[rows, columns]`` that are linearly dependent, or next to it, and name the fewest
+    that are so among themselves."""
+    gram, _ = correlations(products(columns))
     zero = [name for j, name in enumerate(names) if gram[j, j] == 0]
     if zero:
         raise ValueError(
@@ -130,12 +124,16 @@ def check_independent(
         )
 
 
-def _correlations(columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """``[columns, columns]`` of columns of length one, and their lengths; 1 for one of zeros."""
-    gram = columns.T @ columns  # without a copy of the columns
-    length = np.sqrt(np.diag(gram))
-    length = np.where(length > 0, length, 1.0)
-    return gram / length / length[:, np.newaxis], length
+def products(columns: np.ndarray) -> np.ndarray:
+    """X'X / rows, without a copy of the columns; of one row where all are one."""
+    rows = columns[:1] if columns.strides[0] == 0 else columns
+    return rows.T @ rows / len(rows)
+
+
+def correlations(found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`products` of columns of length one, and their lengths; 1 for one of zeros."""
+    length = np.sqrt(np.where(np.diag(found) > 0, np.diag(found), 1.0))
+    return found / np.outer(length, length), length
 
 
 def _involved(gram: np.ndarray, least: float) -> list[int]:
@@ -154,12 +152,3 @@ def _involved(gram: np.ndarray, least: float) -> list[int]:
         found.append(rest[needed - 1])
         rest = rest[: needed - 1]
     return sorted(found)
-
-
-def kept_of(
-    found: LeftOut | None, columns: np.ndarray, names: Sequence[str]
-) -> tuple[np.ndarray, tuple[str, ...]]:
-    """The columns that have a coefficient, and their names."""
-    if found is None:
-        return columns, tuple(names)
-    return columns[:, list(found.kept)], tuple(names[j] for j in found.kept)

@@ -6,17 +6,16 @@ Chapter 01. `build` makes one. It remembers how, so that it can do the same with
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from lmmbook._rows import check_finite
 from lmmbook.data.columns import Columns
 from lmmbook.data.frames import Data, to_frame
 from lmmbook.data.labels import kind_of
 from lmmbook.families.base import Family
 from lmmbook.formula.coding import with_columns
 from lmmbook.formula.copies import Copied
-from lmmbook.formula.dependence import LeftOut, kept_of
+from lmmbook.formula.dependence import LeftOut
 from lmmbook.formula.factors import Factor
 from lmmbook.formula.parse.response import Name, of_rows
 from lmmbook.formula.parse.response import columns_of as asked_for
@@ -92,23 +91,15 @@ class Design(Copied):
         asked = asked_for(self._response, not response) if response or trials else ()
         parts = [self._common, *(common for f in self.factors for common in f._common if common)]
         terms = [term for part in parts for term in part.terms]
-        columns = columns_of(terms, [c for f in self.factors for c in f.columns])
+        columns = columns_of(terms, groups=[c for f in self.factors for c in f.columns])
         columns = columns._replace(names=tuple(dict.fromkeys([*columns.names, *asked])))
         data = self._as_in_training(to_frame(data, columns, missing), fixed_kinds(terms))
         factors = tuple(f.on(data) for f in self.factors)
-        found = self._common.on(data)
-        check_finite(found, self._common.labels)
-        for factor in factors:
-            check_finite(factor.z, factor.effects)
-        offset, fixed, of_fixed = offset_apart(found, self._common)
+        offset, fixed, _ = offset_apart(self._common.on(data), self._common)
         if self._left_out is not None:
-            self._left_out.refuse(fixed, data)
-        return Design(
-            self.formula, self.family, self._codes(data, response, trials),
-            offset, *kept_of(self._left_out, fixed, of_fixed), factors,
-            self._common, self._response, self._columns, self._categories, self._functions,
-            self._left_out,
-        )  # fmt: skip
+            fixed = self._left_out.of_new(fixed, data)
+        codes = self._codes(data, response, trials)
+        return replace(self, response=codes, offset=offset, fixed=fixed, factors=factors)
 
     def _as_in_training(self, data: pd.DataFrame, covariates: Collection[str]) -> pd.DataFrame:
         """New rows, without categories that do not occur in them."""

@@ -87,21 +87,14 @@ def _alike(design: Design, factor: Factor) -> bool:
         if recession is None or (recession == 0).any():
             return False
         response = recession
-    least, most = np.full(factor.levels, np.inf), np.full(factor.levels, -np.inf)
-    np.minimum.at(least, factor.codes, response)
-    np.maximum.at(most, factor.codes, response)
-    return bool((least == most).all())
+    of_level = np.empty(factor.levels)
+    of_level[factor.codes] = response  # that of any one of its rows
+    return np.array_equal(of_level[factor.codes], response)
 
 
 def refuse_no_residual(design: Inner, least: float) -> None:
     """Refuse a Gaussian response that the fixed effects explain, or these with a factor's effects,
-    but for residuals of ``least`` in units of what the fixed effects leave.
-
-    Raises
-    ------
-    ValueError
-        If they do.
-    """
+    but for residuals of ``least`` in units of what the fixed effects leave."""
     data = design.outer
     name, fixed = data._response, ", ".join(map(repr, data.fixed_names))
     terms = np.abs(design.origin) * np.abs(data.fixed).max(0)

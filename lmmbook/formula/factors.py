@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
-from lmmbook._rows import check_finite, ones, pieces
+from lmmbook._rows import ones, pieces
 from lmmbook.data.labels import Keys, grouped, kind_of, match, plain
 from lmmbook.formula.copies import Copied
 from lmmbook.formula.dependence import ALIKE, check_independent
@@ -216,7 +216,6 @@ def _check_effects(
     twice = sorted({effect for effect in effects if effects.count(effect) > 1})
     if twice:
         raise ValueError(f"group {name!r}: expected each effect once, got {twice} more than once")
-    check_finite(z, effects)
     what, parts = f"effects of group {name!r}", []
     for block in map(list, blocks):
         own, of_block = z[:, block], [effects[j] for j in block]

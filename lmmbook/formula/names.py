@@ -20,13 +20,7 @@ OF_TRACE = ("acceptance", "phase")
 
 
 def check_columns(columns: Sequence[str]) -> None:
-    """Refuse columns with the names that parameters have which no column has.
-
-    Raises
-    ------
-    ValueError
-        With the name of the column, which has to be renamed.
-    """
+    """Refuse, by name, a column that is called as parameters are which no column has."""
     for column in columns:
         if TAKEN.fullmatch(column):
             raise ValueError(
@@ -36,14 +30,7 @@ def check_columns(columns: Sequence[str]) -> None:
 
 
 def check_names(design: Design) -> None:
-    """Refuse names that two parameters would share.
-
-    Raises
-    ------
-    ValueError
-        With the name, where it comes from, and what to rename.
-    """
-    columns = design._columns
+    """Refuse a name that two parameters would share, and say where from, and what to rename."""
     found: dict[str, str] = {}
     for name, source in _sources(design):
         if name in OF_TRACE:
@@ -52,7 +39,7 @@ def check_names(design: Design) -> None:
                 "rename the column"
             )
         if name in found:
-            raise ValueError(_two(name, found[name], source, columns))
+            raise ValueError(_two(name, found[name], source, design._columns))
         found[name] = source
 
 

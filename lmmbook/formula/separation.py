@@ -45,8 +45,11 @@ def separating(design: Design) -> list[str]:
         some = np.random.default_rng(0).permutation(design.rows)[:FIRST_ROWS]
         constraints = _constraints(design, some)
         # What separates all rows separates these, or does nothing in them.
-        if constraints is None or (
-            _direction(constraints) is None and _full_rank(constraints.rows)
+        if constraints is None:
+            return []
+        gram = constraints.rows.T @ constraints.rows
+        if _direction(constraints) is None and np.linalg.matrix_rank(gram, hermitian=True) == len(
+            gram
         ):
             return []
     constraints = _constraints(design, slice(None))
@@ -61,10 +64,6 @@ def separating(design: Design) -> list[str]:
         if named[column] and free[column] and _direction(constraints, without) is not None:
             free = without
     return [n for n, f in zip(constraints.names, free, strict=True) if n and f] or ["Intercept"]
-
-
-def _full_rank(rows: np.ndarray) -> bool:
-    return bool(np.linalg.matrix_rank(rows.T @ rows, hermitian=True) == rows.shape[1])
 
 
 def _constraints(design: Design, some: np.ndarray | slice) -> Constraints | None:

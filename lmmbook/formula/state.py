@@ -11,7 +11,7 @@ from copy import deepcopy
 from typing import Any
 
 from lmmbook.formula.parse import syntax
-from lmmbook.formula.parse.expressions import calls
+from lmmbook.formula.parse.expressions import calls, parts_of
 from lmmbook.formula.parse.functions import Functions
 from lmmbook.formula.terms import Terms
 
@@ -32,12 +32,12 @@ def descriptions(
 
     ``groups`` are the columns of each factor. None stands for a lone intercept, as in `syntax.Bar`.
     """
-    description, bars = syntax.parse(text, functions)
+    _, terms, bars = syntax.parse(text, functions)
     of_groups = ([bar.effects for bar in bars if set(bar.group) == set(g)] for g in groups)
-    return [[description], *of_groups]
+    return [[terms], *of_groups]
 
 
-def components(description: Any) -> dict[str, Any]:
+def components(terms: list[Any] | None) -> dict[str, Any]:
     """Name to variable or call, as parsed.
 
     Raises
@@ -47,12 +47,11 @@ def components(description: Any) -> dict[str, Any]:
 
     Examples
     --------
-    >>> list(components(syntax.parse("y ~ x * center(z) + (1|g)")[0]))
+    >>> list(components(syntax.parse("y ~ x * center(z) + (1|g)")[1]))
     ['x', 'center(z)']
     """
     found: dict[str, Any] = {}
-    terms = [] if description is None else description.common_terms
-    for component in [part for term in terms for part in getattr(term, "components", ())]:
+    for component in parts_of(terms or []):
         if found.setdefault(component.name, component).key != component.key:
             raise ValueError(
                 f"formula: expected terms that are written differently, got {component.name} for "
@@ -66,13 +65,12 @@ def state_of(matrix: Terms | None) -> list[Any] | None:
     if matrix is None:
         return None
     return [
-        [term.kind, [_state(component) for component in getattr(term, "components", [])]]
-        for term in matrix.terms
+        [term.kind, [_state(component) for component in parts_of([term])]] for term in matrix.terms
     ]
 
 
 def _state(component: Any) -> dict[str, Any]:
-    contrasts, calls_of = component.contrast_matrix, calls(getattr(component, "call", None))
+    contrasts = component.contrast_matrix
     return {
         "name": component.name,
         "kind": component.kind,
@@ -83,12 +81,12 @@ def _state(component: Any) -> dict[str, Any]:
             {k: v for k, v in vars(call.stateful_transform).items() if k not in LEFT_BEHIND}
             if call.stateful_transform
             else None
-            for call in calls_of
+            for call in calls(component)
         ],
     }
 
 
-def restored(terms: list[Any] | None, description: Any) -> Terms | None:
+def restored(terms: list[Any] | None, described: list[Any] | None) -> Terms | None:
     """The inverse of `state_of`: terms without rows, which have columns for new ones.
 
     Raises
@@ -99,7 +97,7 @@ def restored(terms: list[Any] | None, description: Any) -> Terms | None:
     """
     if terms is None:
         return None
-    parsed, built = components(description), []
+    parsed, built = components(described), []
     for kind, states in terms:
         unknown = [state["name"] for state in states if state["name"] not in parsed]
         if unknown:
@@ -110,7 +108,7 @@ def restored(terms: list[Any] | None, description: Any) -> Terms | None:
             raise ValueError(f"formula: expected a term of a known kind, got {kind!r}")
         term.kind = kind
         built.append(term)
-    return Terms(built)
+    return Terms(tuple(built))
 
 
 def _restore(
@@ -122,7 +120,7 @@ def _restore(
         raise ValueError(f"formula: expected {name} of a known kind, got {kind!r}")
     component.kind, component.levels, component.value = kind, levels, np.zeros((0, *shape))
     component.contrast_matrix = contrasts and ContrastMatrix(*contrasts)
-    for call, state in zip(calls(getattr(component, "call", None)), transforms, strict=True):
+    for call, state in zip(calls(component), transforms, strict=True):
         if call.known.remembers != (state is not None):
             raise ValueError(
                 f"formula: expected the {call.callee} of the fit in {name}, got another, for "
@@ -156,8 +154,6 @@ def _is_plain(value: Any) -> bool:
 
 def used(text: str, functions: Functions) -> set[str]:
     """The names of the user's own functions that a formula calls."""
-    description, bars = syntax.parse(text, functions)
-    own = [description, *(bar.effects for bar in bars if bar.effects is not None)]
-    terms = [description.response.term, *(term for part in own for term in part.common_terms)]
-    parts = [part for term in terms for part in getattr(term, "components", ())]
-    return {c.callee for part in parts for c in calls(getattr(part, "call", None)) if c.own}
+    response, terms, bars = syntax.parse(text, functions)
+    terms = [response.term, *terms, *(term for bar in bars for term in bar.effects or ())]
+    return {call.callee for part in parts_of(terms) for call in calls(part) if call.own}

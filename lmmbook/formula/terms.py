@@ -8,18 +8,18 @@ follows from others.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from copy import copy
 from functools import reduce
 from typing import Any, NamedTuple
 
-from lmmbook._rows import ones
-from lmmbook.formula.parse.expressions import NOTHING, as_numbers, computed
-from lmmbook.formula.parse.syntax import Description
+from lmmbook._rows import check_finite, ones
+from lmmbook.formula.coding import check_two, check_vary
+from lmmbook.formula.parse.expressions import NOTHING, as_numbers, columns_in, computed, parts_of
 
 import numpy as np
 import pandas as pd
-from formulae.categorical import CategoricalBox
 from formulae.contrasts import pick_contrasts
 from formulae.terms import Intercept, Term
 
@@ -33,17 +33,10 @@ class Cells(NamedTuple):
     columns: tuple[str, ...]
 
 
-class Terms:
-    """Terms that were evaluated on the training rows, without those rows.
+class Terms(NamedTuple):
+    """``formulae``'s terms, with what they remember of the training rows, without those rows."""
 
-    Parameters
-    ----------
-    terms
-        ``formulae``'s, with what they remember.
-    """
-
-    def __init__(self, terms: Sequence[Any]) -> None:
-        self.terms = tuple(terms)
+    terms: tuple[Any, ...]
 
     @property
     def labels(self) -> list[str]:
@@ -53,8 +46,7 @@ class Terms:
     @property
     def is_offset(self) -> np.ndarray:
         """``[columns]``: whether a column is added as it is, without a coefficient."""
-        of_terms = [[term.kind == "offset"] * len(term.labels) for term in self.terms]
-        return np.array([flag for flags in of_terms for flag in flags], bool)
+        return np.array([t.kind == "offset" for t in self.terms for _ in t.labels], bool)
 
     @property
     def cells(self) -> list[Cells | None]:
@@ -62,63 +54,44 @@ class Terms:
         return [getattr(t, "cells", None) for t in self.terms for _ in t.labels]
 
     def on(self, data: pd.DataFrame) -> np.ndarray:
-        """``[rows, columns]`` float64 of new rows.
-
-        Raises
-        ------
-        ValueError
-            If an expression cannot be computed from them.
-        """
-        return _filled(self.terms, data, _of_new_rows)
+        """``[rows, columns]`` float64 of new rows; raises as `evaluate`."""
+        return _filled(self, data, _of_new_rows)
 
 
-def evaluate(description: Description, data: pd.DataFrame) -> tuple[Terms, np.ndarray]:
-    """The terms of a description as the training rows have them, and ``[rows, columns]`` float64.
+def evaluate(terms: Sequence[Any], data: pd.DataFrame) -> tuple[Terms, np.ndarray]:
+    """Terms as the training rows have them, and their columns ``[rows, columns]`` float64.
 
     Raises
     ------
     ValueError
-        If an expression cannot be computed from the data, or gives no column of them.
+        If an expression cannot be computed from the data, or gives no column of finite numbers, or
+        one value or category only.
     """
-    for term in description.common_terms:
-        for part in getattr(term, "components", ()):
-            computed(part, lambda part=part: _look_at(part, data))
+    check_vary([term.name for term in terms], data)
+    for part in parts_of(terms):
+        computed(part, part.set_type, data, *([NOTHING] if hasattr(part, "call") else []))
+    coded = _coded(terms)
+    for term, full in coded:
+        for part in parts_of([term]):
+            computed(part, _set_data, part, full.get(part.key, False))
+            if part.kind == "categoric":
+                check_two(part.levels, repr(part.name))
         if isinstance(term, Term):
             term.kind = "interaction" if len(term.components) > 1 else term.components[0].kind
-    coded = _coded(description.common_terms)
-    for term, full in coded:
-        for part in getattr(term, "components", ()):
-            whole = full.get(part.key, False)
-            computed(part, lambda part=part, whole=whole: _set_data(part, whole))
-    terms = [term for term, _ in coded]
-    columns = _filled(terms, data, lambda part, _: part.value)
-    for term in terms:
+    found = Terms(tuple(term for term, _ in coded))
+    columns = _filled(found, data, lambda part, _: part.value)
+    for term in found.terms:
         term.cells = _empty_cells(term)
-        _forget_rows(term)
-    return Terms(terms), columns
-
-
-def _look_at(part: Any, data: pd.DataFrame) -> None:
-    """Evaluate a component, and find out whether it is of numbers or of categories."""
-    if hasattr(part, "call"):
-        part.set_type(data, NOTHING)
-    else:
-        part.set_type(data)
-    if part.kind == "proportion":
-        raise ValueError("expected a proportion as a response only")
+    for part in parts_of(found.terms):  # no more than the shapes of its arrays
+        part.value = part.value[:0].copy()
+        part._intermediate_data = None
+    return found, columns
 
 
 def _set_data(part: Any, full: bool) -> None:
     """Give a component its columns: if ``full``, one for every category, or else all but one."""
-    found = part._intermediate_data
-    if part.kind == "numeric":
-        part.eval_numeric(found)
-    elif part.kind == "offset":
-        part.eval_offset(found)
-    elif isinstance(found, CategoricalBox):
-        part.eval_categorical_box(found, full)
-    else:
-        part.eval_categoric(found, full)
+    with redirect_stdout(None):  # where formulae prints that there is an error, which it raises
+        part.set_data(full)
 
 
 def _coded(terms: Sequence[Any]) -> list[tuple[Any, dict[Any, bool]]]:
@@ -130,40 +103,32 @@ def _coded(terms: Sequence[Any]) -> list[tuple[Any, dict[Any, bool]]]:
     """
     spaces: dict[frozenset[Any], dict[int, list[Any]]] = {}
     for i, term in enumerate(terms):
-        parts = getattr(term, "components", [])
+        parts = parts_of([term])
         if len(parts) > 1 and any(part.kind == "offset" for part in parts):
             raise ValueError(f"formula: expected an offset as a term of its own, got {term.name}")
-        if term.kind != "offset":
-            numbers = frozenset(part.key for part in parts if part.kind == "numeric")
-            categories = [part.key for part in parts if part.kind != "numeric"]
-            spaces.setdefault(numbers, {})[i] = categories
+        numbers = frozenset(part.key for part in parts if part.kind != "categoric")
+        spaces.setdefault(numbers, {})[i] = [p.key for p in parts if p.kind == "categoric"]
     codings: dict[int, list[dict[Any, bool]]] = {}
     for space in spaces.values():
         low_first = sorted(space, key=lambda i: len(space[i]))
         codings |= pick_contrasts({i: space[i] for i in low_first})
     found = []
     for i, term in enumerate(terms):
-        *before, own = codings.get(i, [{}])
-        found += [(_part_of(term, coding), coding) for coding in before] + [(term, own)]
+        *before, own = codings[i]
+        for coding in before:  # of some categories of an interaction, and all its numbers
+            kept = (p for p in term.components if p.kind == "numeric" or p.key in coding)
+            found.append((Term(*map(copy, kept)), coding))
+        found.append((term, own))
     return found
 
 
-def _part_of(term: Any, coding: dict[Any, bool]) -> Term:
-    """The term of some categories of an interaction, and all its numbers."""
-    kept = [p for p in term.components if p.kind == "numeric" or p.key in coding]
-    part = Term(*(copy(p) for p in kept))
-    part.kind = "interaction" if len(kept) > 1 else kept[0].kind
-    return part
-
-
-def _filled(terms: Sequence[Any], data: pd.DataFrame, values_of: Any) -> np.ndarray:
-    """The columns of all terms side by side."""
-    labels = [label for term in terms for label in term.labels]
-    if len(terms) == 1 and isinstance(terms[0], Intercept):
+def _filled(found: Terms, data: pd.DataFrame, values_of: Callable[..., Any]) -> np.ndarray:
+    """The columns of all terms side by side, which have to be finite."""
+    if len(found.terms) == 1 and isinstance(found.terms[0], Intercept):
         return ones(len(data))
-    columns = np.empty((len(data), len(labels)))
+    columns = np.empty((len(data), len(found.labels)))
     start = 0
-    for term in terms:
+    for term in found.terms:
         own = columns[:, start : start + len(term.labels)]
         start += own.shape[1]
         if isinstance(term, Intercept):
@@ -177,16 +142,15 @@ def _filled(terms: Sequence[Any], data: pd.DataFrame, values_of: Any) -> np.ndar
                 f"got {product.shape[1]}"
             )
         own[:] = product
+    check_finite(columns, found.labels)
     return columns
 
 
 def _checked(part: Any, values: Any, rows: int) -> np.ndarray:
     """``[rows, columns]``, in whatever type it has: of one that can be made float64."""
     found = np.asarray(values)
-    if found.dtype.kind not in "biuf":  # nullable ones, of pandas
-        found = np.asarray(as_numbers(values, part.name, strict=False))
-    if found.dtype.kind not in "biuf":
-        raise ValueError(f"formula: expected numbers of {part.name}, got {found.dtype}")
+    if found.dtype.kind not in "biuf":  # nullable ones, of pandas; or none
+        found = np.asarray(computed(part, as_numbers, values, part.name))
     if found.ndim not in (1, 2) or len(found) != rows:
         raise ValueError(
             f"formula: expected a value a row of {part.name}, {rows}, got {found.shape}"
@@ -201,19 +165,16 @@ def _product(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 
 def _of_new_rows(part: Any, data: pd.DataFrame) -> Any:
-    def new() -> Any:
-        if part.kind != "offset":
-            return part.eval_new_data(data)
-        offset = part.call.eval(data, NOTHING)
-        offset.set_size(len(data))
-        return offset.eval()
-
-    return computed(part, new)
+    if part.kind != "offset":
+        return computed(part, part.eval_new_data, data)
+    offset = computed(part, part.call.eval, data, NOTHING)
+    offset.set_size(len(data))
+    return offset.eval()
 
 
 def _empty_cells(term: Any) -> Cells | None:
     """Where at least two components are categories, those of their combinations without a row."""
-    parts = [p for p in getattr(term, "components", ()) if p.kind == "categoric"]
+    parts = [p for p in parts_of([term]) if p.kind == "categoric"]
     if len(parts) < 2:
         return None
     occurs = np.zeros([len(part.levels) for part in parts], bool)
@@ -226,12 +187,5 @@ def _empty_cells(term: Any) -> Cells | None:
         " and ".join(f"{p.name} = {p.levels[i]}" for p, i in zip(parts, cell, strict=True))
         for cell in some
     ]
-    columns = dict.fromkeys(column for p in parts for column in sorted(p.var_names - {""}))
+    columns = dict.fromkeys(column for p in parts for column in sorted(columns_in(p)))
     return Cells(tuple(names), tuple(columns))
-
-
-def _forget_rows(term: Any) -> None:
-    """Keep of a term's arrays no more than their shapes."""
-    for part in getattr(term, "components", ()):
-        part.value = part.value[:0].copy()
-        part._intermediate_data = None

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import lmmbook as lmm
 from lmmbook.engine import fit
 from lmmbook.formula import build_design
-from lmmbook.formula.parse import functions, syntax
+from lmmbook.formula.parse import functions, gate, syntax
 from lmmbook.formula.parse.functions import LISTED
 
 import formulae
@@ -18,10 +18,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from formulae import parser, scanner
-from formulae.categorical import ENCODINGS
+from formulae.categorical import ENCODINGS, CategoricalBox, ContrastMatrix
 from formulae.contrasts import pick_contrasts
 from formulae.terms import call_resolver, terms
-from formulae.transforms import TRANSFORMS
+from formulae.transforms import TRANSFORMS, Offset
 
 ROWS = 60
 PLACES = [
@@ -149,8 +149,8 @@ def test_what_makes_no_sense_or_no_end_is_one_clear_error(data, place, what):
 def test_a_sum_may_be_long(data):
     many = {f"x{i}": np.random.default_rng(i).normal(size=ROWS) for i in range(1500)}
     formula = f"y ~ {' + '.join([*many, *list(many)[::-1]])} + (1|g)"
-    description, _ = syntax.parse(formula)
-    assert [term.name for term in description.common_terms] == ["Intercept", *many]
+    _, found, _ = syntax.parse(formula)
+    assert [term.name for term in found] == ["Intercept", *many]
 
 
 def test_what_sees_the_whole_column_says_what_to_do(data):
@@ -203,6 +203,12 @@ def test_bins_are_those_of_the_training_rows(data):
     design = build_design("y ~ pd.cut(x, 3) + (1|g)", data)
     with pytest.raises(ValueError, match=r"pd\.cut\(x, 3\) cannot be .* expected values from"):
         design.on(data.assign(x=100.0))
+
+
+def test_an_error_of_formulae_is_raised_and_not_printed(data, capsys):
+    with pytest.raises(ValueError, match=r"C\(f, Treatment\('no'\)\) cannot be computed"):
+        build_design("y ~ C(f, Treatment('no')) + (1|g)", data)
+    assert capsys.readouterr().out == ""
 
 
 # Functions of the user's own
@@ -298,9 +304,48 @@ def test_the_parts_of_formulae_are_those_that_were_read():
     lazy = call_resolver.LazyCall("f", [], {})
     assert {*vars(lazy)} == {"callee", "args", "kwargs", "stateful_transform"}, MODULE
     assert {*vars(call_resolver.LazyValue(1, None))} == {"value", "lexeme"}, MODULE
+    computes = {**gate.OPERATORS, **{f"{kind} alone": op for kind, op in gate.SIGNS.items()}}
+    assert {kind: op.__name__ for kind, op in computes.items()} == {
+        "PLUS": "add", "MINUS": "sub", "STAR": "mul", "SLASH": "truediv", "STAR_STAR": "pow",
+        "EQUAL_EQUAL": "eq", "BANG_EQUAL": "ne", "LESS": "lt", "LESS_EQUAL": "le", "GREATER": "gt",
+        "GREATER_EQUAL": "ge", "PLUS alone": "pos", "MINUS alone": "neg",
+    }, MODULE  # fmt: skip
     assert list(inspect.signature(terms.Call.set_type).parameters) == ["self", "data_mask", "env"]
     assert pick_contrasts({0: [], 1: ["a", "b"]}) == {
         0: [{}],
         1: [{"b": False}, {"a": False, "b": True}],
     }, MODULE
     assert formulae.__version__, MODULE
+
+
+def test_what_is_read_and_written_in_the_parts_of_formulae_is_all_there():
+    """`state` puts back what a component remembers: so there has to be no more than it knows of."""
+    column, call = terms.Variable("x"), terms.Call(call_resolver.LazyCall("f", [], {}))
+    both = {
+        "name", "kind", "levels", "contrast_matrix", "value", "_intermediate_data", "is_response",
+        "spans_intercept",
+    }  # fmt: skip
+    assert {*vars(column)} == both | {"reference"}, MODULE
+    assert {*vars(call)} == both | {"call", "env"}, MODULE
+    assert {*vars(terms.Term(column))} == {"components", "data", "kind", "name"}, MODULE
+    for part in (column, call):
+        assert list(inspect.signature(part.set_data).parameters) == ["spans_intercept"], MODULE
+        assert list(inspect.signature(part.eval_new_data).parameters) == ["data_mask"], MODULE
+    assert isinstance(CategoricalBox.data, property), MODULE
+    assert list(inspect.signature(ContrastMatrix).parameters) == ["matrix", "labels"], MODULE
+    assert {"eval", "set_size"} <= {*dir(Offset)}, MODULE
+
+
+def test_what_the_transforms_of_formulae_remember_is_what_files_have():
+    spline = "_center _centering_matrix _lower_bound _upper_bound _knots _spline _penalty_matrix"
+    remembered = {
+        "center": "mean", "scale": "mean std", "standardize": "mean std",
+        "poly": "degree raw alpha norms2", "bs": "_knots _degree _center _centering_matrix",
+        "cr": f"{spline} _random_state", "cc": f"{spline} _period _random_state",
+        "tp": "_center _centering_matrix _null_space_dimension _penalty_matrix _radial_map "
+        "_random_state _scale _shift _sites",
+    }  # fmt: skip
+    stateful = {name for name, listed in LISTED.items() if listed.remembers}
+    assert stateful == {*remembered, "pd.cut"}, MODULE
+    for name, wanted in remembered.items():
+        assert {*vars(TRANSFORMS[name]())} == {"params_set", *wanted.split()}, MODULE

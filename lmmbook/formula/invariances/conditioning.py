@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lmmbook.formula.dependence import correlations
 from lmmbook.formula.factors import COLLINEAR, origin_of
 
 import numpy as np
@@ -38,9 +39,7 @@ def orthogonal(products: np.ndarray, may: np.ndarray) -> np.ndarray:
     order = np.argsort(may.sum(1), kind="stable").tolist()
     for place, c in enumerate(order):
         others = [d for d in order[:place] if may[c, d]]
-        now = by.T @ products @ by
-        length = np.sqrt(np.where(np.diag(now) > 0, np.diag(now), 1.0))
-        cosines = now / np.outer(length, length)
+        cosines, length = correlations(by.T @ products @ by)
         between, with_c = cosines[np.ix_(others, others)], cosines[others, c]
         weights = np.linalg.lstsq(between, with_c, rcond=ROUNDING)[0]
         if COLLINEAR**2 < weights @ with_c < 1 - ROUNDING:
@@ -58,9 +57,3 @@ def scaling(products: np.ndarray) -> np.ndarray:
 def is_identity(by: np.ndarray) -> bool:
     """Whether a map changes nothing."""
     return np.array_equal(by, np.eye(len(by)))
-
-
-def gram(columns: np.ndarray) -> np.ndarray:
-    """X'X / rows."""
-    one = columns[:1] if columns.strides[0] == 0 else columns
-    return one.T @ one / len(one)

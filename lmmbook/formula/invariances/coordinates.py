@@ -21,13 +21,13 @@ from dataclasses import dataclass, field, fields, replace
 
 from lmmbook.families.gaussian import Gaussian
 from lmmbook.formula import covariance
+from lmmbook.formula.dependence import products
 from lmmbook.formula.design import Design
 from lmmbook.formula.factors import Factor
 from lmmbook.formula.invariances import directions
 from lmmbook.formula.invariances.conditioning import (
     ROUNDING,
     centred,
-    gram,
     is_identity,
     orthogonal,
     scaling,
@@ -166,9 +166,9 @@ def _within_blocks(factor: Factor) -> tuple[Factor, np.ndarray]:
     z = factor.z
     for block in map(list, factor.blocks):
         columns, first = centred(factor.z[:, block], [factor.effects[j] for j in block])
-        products = gram(columns)
-        by = orthogonal(products, np.ones_like(products, dtype=bool))
-        by = by @ scaling(by.T @ products @ by)
+        found = products(columns)
+        by = orthogonal(found, np.ones_like(found, dtype=bool))
+        by = by @ scaling(by.T @ found @ by)
         whole[np.ix_(block, block)] = first @ by
         if not is_identity(first @ by):
             z = z.copy() if z is factor.z else z
@@ -183,12 +183,12 @@ def _fixed(design: Design) -> tuple[np.ndarray, np.ndarray]:
     (`directions.expanded`), and stays so: of it, only columns of the same kind are taken away.
     """
     columns, first = centred(design.fixed, design.fixed_names)
-    products = gram(columns)
-    by = orthogonal(products, np.ones_like(products, dtype=bool))
+    found = products(columns)
+    by = orthogonal(found, np.ones_like(found, dtype=bool))
     if not is_identity(by):
         takers = _takers(replace(design, fixed=columns))
-        by = orthogonal(products, np.array([[own <= other for other in takers] for own in takers]))
-    by = by @ scaling(by.T @ products @ by)
+        by = orthogonal(found, np.array([[own <= other for other in takers] for own in takers]))
+    by = by @ scaling(by.T @ found @ by)
     return columns if is_identity(by) else columns @ by, first @ by
 
 
@@ -220,7 +220,7 @@ def _rows(
         )
     taken = np.zeros(fixed.shape[1])
     for _ in range(2):  # once more for what rounding left
-        more = np.linalg.lstsq(gram(fixed), fixed.T @ residual / len(residual), rcond=None)[0]
+        more = np.linalg.lstsq(products(fixed), fixed.T @ residual / len(residual), rcond=None)[0]
         taken, residual = taken + more, residual - fixed @ more
     if not isinstance(family, Gaussian):
         size = np.abs(design.offset).max()

@@ -9,6 +9,7 @@ and a random effect. The M-step expands the model along those, and lets effects 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import combinations, permutations, product
 from typing import NamedTuple
 
@@ -19,8 +20,6 @@ from lmmbook.formula.factors import Factor, parents
 import numpy as np
 
 ROUNDING = 1e-12  # of the squares of columns
-
-__all__ = ["Expanded", "GroupMove", "expanded", "group_moves", "parents", "ratio_within", "units"]
 
 
 class GroupMove(NamedTuple):
@@ -141,44 +140,34 @@ def _ratio(
 def group_moves(design: Design) -> list[GroupMove]:
     """All group moves: along nestings, and of all levels of one factor against all of another."""
     found = []
+    for inner, outer, codes, levels, groups_inner, groups_outer in _groupings(design):
+        child, parent = design.factors[inner], design.factors[outer]
+        groups = int(groups_outer.max()) + 1
+        for a, b in product(range(len(child.effects)), range(len(parent.effects))):
+            weights = ratio_within(codes, levels, parent.z[:, b], child.z[:, a])
+            if weights is not None:
+                weights = np.broadcast_to(weights, child.levels)
+                places = (inner, a), (outer, b)
+                found.append(GroupMove(*places, groups_inner, groups_outer, weights, groups))
+    return found
+
+
+def _groupings(
+    design: Design,
+) -> Iterator[tuple[int, int, np.ndarray, int, np.ndarray, np.ndarray]]:
+    """Two factors; ``[rows]`` codes within which a ratio of columns has to be constant, and how
+    many there are; and the groups of the one's levels, and of the other's."""
     factors = design.factors
     for inner, outer in permutations(range(len(factors)), 2):
-        parent = parents(factors[inner], factors[outer])
-        if parent is not None:
-            own = np.arange(factors[outer].levels, dtype=np.int32)
-            child = factors[inner]
-            found += _between(factors, inner, outer, child.codes, child.levels, parent, own)
+        child, parent = factors[inner], factors[outer]
+        within = parents(child, parent)
+        if within is not None:
+            own = np.arange(parent.levels, dtype=np.int32)
+            yield inner, outer, child.codes, child.levels, within, own
     for inner, outer in combinations(range(len(factors)), 2):
         # As if both were nested in a single level.
-        nowhere = [np.zeros(factors[k].levels, np.int32) for k in (inner, outer)]
-        everywhere = np.broadcast_to(np.int32(0), design.rows)
-        found += _between(factors, inner, outer, everywhere, 1, *nowhere)
-    return found
-
-
-def _between(
-    factors: tuple[Factor, ...],
-    inner: int,
-    outer: int,
-    codes: np.ndarray,
-    levels: int,
-    groups_inner: np.ndarray,
-    groups_outer: np.ndarray,
-) -> list[GroupMove]:
-    """One group move for each pair of columns whose ratio is constant within ``codes``."""
-    found = []
-    child, parent = factors[inner], factors[outer]
-    for a, b in product(range(len(child.effects)), range(len(parent.effects))):
-        weights = ratio_within(codes, levels, parent.z[:, b], child.z[:, a])
-        if weights is not None:
-            by_level = np.broadcast_to(weights, child.levels) if len(weights) == 1 else weights
-            found.append(
-                GroupMove(
-                    (inner, a), (outer, b), groups_inner, groups_outer,
-                    by_level, int(groups_outer.max()) + 1,
-                )
-            )  # fmt: skip
-    return found
+        one, other = (np.zeros(factors[k].levels, np.int32) for k in (inner, outer))
+        yield inner, outer, np.broadcast_to(np.int32(0), design.rows), 1, one, other
 
 
 def expanded(design: Design, factor: Factor) -> Expanded:

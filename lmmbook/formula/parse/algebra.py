@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 from lmmbook.formula.parse.expressions import columns_in, key_of
 from lmmbook.formula.parse.functions import Functions
-from lmmbook.formula.parse.gate import call
+from lmmbook.formula.parse.gate import call, column_name, written
 
-from formulae.expr import Binary, Call, Grouping, Literal, QuotedName, Unary, Variable
+from formulae.expr import Binary, Call, Grouping, Literal, Unary
 from formulae.terms import Call as Calculated
 from formulae.terms import Intercept, Term
 from formulae.terms import Variable as Column
@@ -23,14 +23,7 @@ MAX_TERMS, MAX_INTERACTION = 2000, 8  # terms of a formula, and components of an
 ZERO = "a 0 or a -1, which takes the intercept away, to be added to other terms"
 
 
-class Atom(NamedTuple):
-    """A component of terms, and what tells it from others."""
-
-    key: tuple[Any, ...]
-    component: Any
-
-
-Terms = dict[frozenset[tuple[Any, ...]], tuple[Atom, ...]]  # by the keys of their components
+Terms = dict[frozenset[tuple[Any, ...]], tuple[Any, ...]]  # components, by their keys
 INTERCEPT: Terms = {frozenset(): ()}
 
 
@@ -51,40 +44,30 @@ def signed(node: Any) -> list[tuple[str, Any]]:
 
 
 def terms_of(summands: Iterable[tuple[str, Any]], functions: Functions) -> list[Any]:
-    """``formulae``'s terms of an intercept and what is added to it, each with its own components.
-
-    Raises
-    ------
-    ValueError
-        If a summand is no term, or they are too many; or as `gate.call`.
-    """
+    """``formulae``'s terms of an intercept and what is added, each with its own components."""
     terms = _sum([("+", Literal(1)), *summands], functions).terms
     intercept_first = sorted(terms.values(), key=bool)
-    return [_term(atoms) for atoms in intercept_first]
+    return [_term(parts) for parts in intercept_first]
 
 
-def component(node: Any, functions: Functions, response: bool = False) -> Atom:
-    """A column, or a call; of a response also one category, as in ``y['yes']``."""
-    if isinstance(node, Variable):
-        if node.level is not None and not response:
-            raise ValueError(
-                f"formula: cannot be read: expected a column, got {node.name.lexeme}[...]"
-            )
-        level = None if node.level is None else node.level.value
-        return Atom(("column", node.name.lexeme), Column(node.name.lexeme, level))
-    if isinstance(node, QuotedName):
-        name = node.expression.lexeme[1:-1]
-        return Atom(("column", name), Column(name))
-    if isinstance(node, Call):
+def component(node: Any, functions: Functions) -> Any:
+    """A column, or a call, with a ``key`` that tells it from others."""
+    name = column_name(node)
+    if name is not None:
+        part = Column(name)
+        part.key = ("column", name)
+    elif isinstance(node, Call):
         lazy = call(node, functions)
         if not columns_in(lazy) and lazy.callee != "offset":
             raise ValueError(f"formula: expected a column in each term, got none in {lazy}")
-        return Atom(key_of(lazy), Calculated(lazy))
-    what = getattr(getattr(node, "operator", None), "lexeme", None) or getattr(node, "value", None)
-    raise ValueError(
-        f"formula: cannot be read: expected columns and calls, with + - : * / or ** between them, "
-        f"got {what!r}; arithmetic is written in braces, as {{2 * x}}"
-    )
+        part = Calculated(lazy)
+        part.key = key_of(lazy)
+    else:
+        raise ValueError(
+            "formula: cannot be read: expected columns and calls, with + - : * / or ** between "
+            f"them, got {written(node)!r}; arithmetic is written in braces, as {{2 * x}}"
+        )
+    return part
 
 
 def _sum(summands: list[tuple[str, Any]], functions: Functions) -> Sum:
@@ -93,7 +76,7 @@ def _sum(summands: list[tuple[str, Any]], functions: Functions) -> Sum:
     for sign, node in summands:
         part = _terms(node, functions)
         if sign == "+":
-            total |= {key: atoms for key, atoms in part.terms.items() if key not in total}
+            total |= {key: parts for key, parts in part.terms.items() if key not in total}
             if part.without:
                 total.pop(frozenset(), None)
             without = part.without or (without and frozenset() not in part.terms)
@@ -103,7 +86,8 @@ def _sum(summands: list[tuple[str, Any]], functions: Functions) -> Sum:
             for key in part.terms:
                 total.pop(key, None)
             without = without or frozenset() in part.terms
-    return Sum(_counted(total), without)
+    _check_number(len(total))
+    return Sum(total, without)
 
 
 def _terms(node: Any, functions: Functions) -> Sum:
@@ -126,12 +110,12 @@ def _terms(node: Any, functions: Functions) -> Sum:
     if isinstance(node, Binary) and node.operator.kind in ("COLON", "STAR", "SLASH"):
         left, right = _plain(node.left, functions), _plain(node.right, functions)
         if node.operator.kind == "SLASH":
-            every = {atom.key: atom for atoms in left.values() for atom in atoms}
+            every = {part.key: part for parts in left.values() for part in parts}
             return Sum(left | _product({frozenset(every): tuple(every.values())}, right))
         product = _product(left, right)
         return Sum(product if node.operator.kind == "COLON" else left | right | product)
-    atom = component(node, functions)
-    return Sum({frozenset([atom.key]): (atom,)})
+    part = component(node, functions)
+    return Sum({frozenset([part.key]): (part,)})
 
 
 def _plain(node: Any, functions: Functions) -> Terms:
@@ -143,17 +127,16 @@ def _plain(node: Any, functions: Functions) -> Terms:
 
 def _product(left: Terms, right: Terms) -> Terms:
     """``left:right``: each term of one with each of the other."""
-    if len(left) * len(right) > MAX_TERMS:
-        raise _too_many()
+    _check_number(len(left) * len(right))
     found: Terms = {}
     for one in left.values():
         for other in right.values():
-            atoms = {atom.key: atom for atom in (*one, *other)}
-            if len(atoms) > MAX_INTERACTION:
+            parts = {part.key: part for part in (*one, *other)}
+            if len(parts) > MAX_INTERACTION:
                 raise ValueError(
                     f"formula: expected interactions of at most {MAX_INTERACTION}, got more"
                 )
-            found.setdefault(frozenset(atoms), tuple(atoms.values()))
+            found.setdefault(frozenset(parts), tuple(parts.values()))
     return found
 
 
@@ -163,36 +146,27 @@ def _power(base: Terms, exponent: Any) -> Terms:
     if type(n) is not int or n < 1:
         raise ValueError("formula: cannot be read: expected a whole number after **")
     if len(base) == 1 and n > 1:
-        [name] = (":".join(atom.component.name for atom in atoms) for atoms in base.values())
+        [name] = (":".join(part.name for part in parts) for parts in base.values())
         raise ValueError(f"formula: expected {{{name}**{n}}}, in braces, for a power of numbers")
     total = base
     for _ in range(n - 1):
-        more = _counted(total | _product(total, base))
+        more = total | _product(total, base)
+        _check_number(len(more))
         if len(more) == len(total):
             break
-        total = {**total, **more}
+        total = more
     return total
 
 
-def _counted(terms: Terms) -> Terms:
-    if len(terms) > MAX_TERMS:
-        raise _too_many()
-    return terms
+def _check_number(terms: int) -> None:
+    if terms > MAX_TERMS:
+        raise ValueError(f"formula: expected at most {MAX_TERMS} terms, got more")
 
 
-def _too_many() -> ValueError:
-    return ValueError(f"formula: expected at most {MAX_TERMS} terms, got more")
-
-
-def _term(atoms: tuple[Atom, ...]) -> Any:
+def _term(parts: tuple[Any, ...]) -> Any:
     """One of ``formulae``'s, of copies, for evaluating a component depends on its term."""
-    parts = []
-    for atom in atoms:
-        part = deepcopy(atom.component)
-        part.key = atom.key
-        parts.append(part)
     try:
-        return Term(*parts) if parts else Intercept()
+        return Term(*map(deepcopy, parts)) if parts else Intercept()
     except TypeError as error:  # formulae knows no interactions of splines
         names = ":".join(part.name for part in parts)
         raise ValueError(

@@ -7,7 +7,7 @@ would wrap around.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from lmmbook.formula.parse.functions import Known
@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from formulae.environment import Environment
 from formulae.terms.call_resolver import LazyCall, LazyOperator, LazyValue, LazyVariable
+from formulae.terms.variable import Variable as Column
 
 NOTHING = Environment([{}])  # expressions hold their functions: no name is looked up
 
@@ -40,8 +41,6 @@ class Application(LazyCall):
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, LazyCall) and bool(super().__eq__(other))
-
-    __hash__ = LazyCall.__hash__
 
     def eval(self, data_mask: Any, env: Any) -> Any:
         """What comes of it: ``[rows]``, ``[rows, columns]``, or something of formulae's."""
@@ -79,26 +78,34 @@ def as_numbers(value: Any, of: Any, strict: bool = True) -> Any:
     return np.asarray(value, float)
 
 
-def calls(lazy: Any) -> list[Application]:
-    """The calls in a call, itself the first."""
-    found = [lazy] if isinstance(lazy, Application) else []
-    for part in [*getattr(lazy, "args", ()), *getattr(lazy, "kwargs", {}).values()]:
-        found += calls(part)
-    return found
+def parts_of(terms: Iterable[Any]) -> list[Any]:
+    """The components of terms, columns and calls; an intercept has none."""
+    return [part for term in terms for part in getattr(term, "components", ())]
 
 
-def columns_in(lazy: Any, read: bool = True) -> set[str]:
-    """The columns that an expression is made of.
+def inside(part: Any, read: bool = True) -> Iterator[Any]:
+    """An expression, or that of a component, and all that it is made of.
 
-    Without ``read``, not those that it has a function make sense of, ``pd.to_numeric`` or one of
-    the user's own: these may hold any text.
+    Without ``read``, not what a function makes sense of, ``pd.to_numeric`` or one of the user's
+    own: that may hold any text.
     """
-    if isinstance(lazy, LazyVariable):
-        return {lazy.name}
+    lazy = getattr(part, "call", part)
     if not read and isinstance(lazy, Application) and (lazy.own or lazy.callee == "pd.to_numeric"):
-        return set()
-    parts = [*getattr(lazy, "args", ()), *getattr(lazy, "kwargs", {}).values()]
-    return set[str]().union(*(columns_in(part, read) for part in parts))
+        return
+    yield lazy
+    for inner in (*getattr(lazy, "args", ()), *getattr(lazy, "kwargs", {}).values()):
+        yield from inside(inner, read)
+
+
+def calls(part: Any) -> list[Application]:
+    """The calls `inside`, from the outermost on."""
+    return [inner for inner in inside(part) if isinstance(inner, Application)]
+
+
+def columns_in(*parts: Any, read: bool = True) -> frozenset[str]:
+    """The columns `inside`."""
+    found = (inner for part in parts for inner in inside(part, read))
+    return frozenset(inner.name for inner in found if isinstance(inner, LazyVariable | Column))
 
 
 def key_of(lazy: Any) -> tuple[Any, ...]:
@@ -110,15 +117,15 @@ def key_of(lazy: Any) -> tuple[Any, ...]:
     args = tuple(key_of(part) for part in lazy.args)
     if isinstance(lazy, LazyOperator):
         return "operator", lazy.symbol, *args
-    kwargs: Mapping[str, Any] = lazy.kwargs
-    return "call", lazy.callee, args, tuple((name, key_of(kwargs[name])) for name in sorted(kwargs))
+    kwargs = tuple((name, key_of(part)) for name, part in sorted(lazy.kwargs.items()))
+    return "call", lazy.callee, args, kwargs
 
 
-def computed(part: Any, compute: Any) -> Any:
-    """What comes of computing an expression, or an error that names it."""
+def computed(part: Any, compute: Callable[..., Any], *of: Any) -> Any:
+    """``compute(*of)``, which evaluates a component; or an error that names it."""
     try:
         with np.errstate(all="ignore"):  # infinite values are refused, by name
-            return compute()
+            return compute(*of)
     except Exception as error:
         what = str(error) or type(error).__name__
         raise ValueError(

@@ -16,9 +16,8 @@ import numpy as np
 import pandas as pd
 from formulae.transforms import TRANSFORMS, Offset
 
-Functions: TypeAlias = Mapping[
-    str, Callable[..., Any]
-]  # the user's own, by the names a formula has for them
+# The user's own, by the names that a formula has for them.
+Functions: TypeAlias = Mapping[str, Callable[..., Any]]
 
 
 class Known(NamedTuple):
@@ -36,8 +35,6 @@ class Known(NamedTuple):
         Names of the arguments after these, in order: literals, or calls of the user's functions.
     named
         More of these, which have to be given by name.
-    sizes
-        The largest value of a constant that says how much is computed.
     takes
         ``"numbers"``, as float64; ``"values"``, numbers as float64 and others as they are; or
         ``"labels"``, everything as the data have it.
@@ -48,7 +45,6 @@ class Known(NamedTuple):
     needed: int = 1
     constants: tuple[str, ...] = ()
     named: tuple[str, ...] = ()
-    sizes: Mapping[str, int] = {}
     takes: str = "numbers"
 
     @property
@@ -66,13 +62,7 @@ class Cut:
         self.edges: Any = None
 
     def __call__(self, x: pd.Series, bins: int, right: bool = True) -> pd.Series:
-        """An interval a row.
-
-        Raises
-        ------
-        ValueError
-            If a row lies beyond the outermost edges.
-        """
+        """An interval a row; raises a ValueError if a row lies beyond the outermost edges."""
         if self.edges is None:
             _, self.edges = pd.cut(x, bins, right=right, retbins=True)
         found = pd.Series(pd.cut(x, self.edges, right=right))
@@ -104,7 +94,9 @@ float_power maximum minimum fmax fmin arctan2 hypot logaddexp logaddexp2 copysig
 logical_and logical_or logical_xor"""
 COMPARISONS = "equal not_equal less less_equal greater greater_equal"
 
-DF, DEGREE = {"df": 200}, {"degree": 50}
+PAIRS = ("p", "prop", "proportion")  # for successes out of trials
+# The largest values of constants that say how much is computed.
+LARGEST = {"bins": 200, "df": 200, "degree": 50, "max_knots": 4000}
 LISTED: dict[str, Known] = {
     **{f"np.{name}": Known(getattr(np, name)) for name in UNARY.split()},
     **{f"np.{name}": Known(getattr(np, name), 2, 2) for name in BINARY.split()},
@@ -116,35 +108,23 @@ LISTED: dict[str, Known] = {
     "np.round": Known(np.round, constants=("decimals",)),
     "np.around": Known(np.around, constants=("decimals",)),
     "np.isin": Known(np.isin, 1, 2, ("test_elements",), takes="labels"),
-    "pd.cut": Known(Cut, 1, 2, ("bins", "right"), sizes={"bins": 200}),
+    "pd.cut": Known(Cut, 1, 2, ("bins", "right")),
     "pd.to_numeric": Known(_to_numeric, takes="labels"),
     "I": Known(TRANSFORMS["I"], takes="labels"),
     "offset": Known(_offset),
-    "center": Known(TRANSFORMS["center"]),
-    "scale": Known(TRANSFORMS["scale"]),
-    "standardize": Known(TRANSFORMS["standardize"]),
-    "poly": Known(TRANSFORMS["poly"], 1, 1, ("degree", "raw"), sizes=DEGREE),
+    **{name: Known(TRANSFORMS[name]) for name in ("center", "scale", "standardize")},
+    "poly": Known(TRANSFORMS["poly"], 1, 1, ("degree", "raw")),
     "bs": Known(
-        TRANSFORMS["bs"], 1, 1, ("df", "knots", "degree"),
-        ("lower_bound", "upper_bound", "center"), DF | DEGREE,
+        TRANSFORMS["bs"], 1, 1, ("df", "knots", "degree"), ("lower_bound", "upper_bound", "center")
     ),
-    "cr": Known(
-        TRANSFORMS["cr"], 1, 1, ("df", "knots", "lower_bound", "upper_bound", "center"), sizes=DF
-    ),
-    "cc": Known(
-        TRANSFORMS["cc"], 1, 2, ("period", "df", "knots", "lower_bound", "center"), sizes=DF
-    ),
-    "tp": Known(
-        TRANSFORMS["tp"], 1, 1, ("df", "center", "max_knots", "seed"),
-        sizes=DF | {"max_knots": 4000},
-    ),
+    "cr": Known(TRANSFORMS["cr"], 1, 1, ("df", "knots", "lower_bound", "upper_bound", "center")),
+    "cc": Known(TRANSFORMS["cc"], 1, 2, ("period", "df", "knots", "lower_bound", "center")),
+    "tp": Known(TRANSFORMS["tp"], 1, 1, ("df", "center", "max_knots", "seed")),
     "C": Known(TRANSFORMS["C"], 1, 1, ("contrast",), takes="labels"),
     "S": Known(TRANSFORMS["S"], 1, 1, ("omit",), takes="labels"),
     "T": Known(TRANSFORMS["T"], 1, 1, ("ref",), takes="labels"),
     **dict.fromkeys(("binary", "B"), Known(_binary, 1, 2, ("success",), takes="labels")),
-    **dict.fromkeys(
-        ("p", "prop", "proportion"), Known(TRANSFORMS["proportion"], 2, 2, takes="labels")
-    ),
+    **dict.fromkeys(PAIRS, Known(TRANSFORMS["proportion"], 2, 2, takes="labels")),
 }  # fmt: skip
 CONTRASTS = {"Treatment": "reference", "Sum": "omit"}  # of C, and what they take
 

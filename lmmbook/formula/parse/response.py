@@ -10,18 +10,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from lmmbook.formula.parse.expressions import NOTHING, computed
+from lmmbook.formula.parse.functions import PAIRS
+from lmmbook.formula.parse.gate import plain_name
 
 import numpy as np
 import pandas as pd
-from formulae.expr import Assign, Binary, Call, Grouping, QuotedName, Variable
+from formulae.expr import Assign, Binary, Call, QuotedName, Variable
 from formulae.matrices import ResponseMatrix
-from formulae.terms.call_resolver import LazyValue, LazyVariable
+from formulae.terms.call_resolver import LazyVariable
 from formulae.terms.variable import Variable as Column
 
 if TYPE_CHECKING:
     from lmmbook.families.base import Family
 
-PAIRS = ("p", "prop", "proportion")  # of formulae, for successes out of trials
 NO_PAIR = "write p(successes, trials), of two columns or a column and a number"
 
 # What new rows are asked for: a column, or the successes' and the trials', or their number.
@@ -29,21 +30,9 @@ Name: TypeAlias = "str | tuple[str, str | float]"
 
 
 def check(node: Any) -> None:
-    """Refuse a syntax tree that is no response, before ``formulae`` does so in words of its own.
-
-    Examples
-    --------
-    >>> from lmmbook.formula.parse.syntax import parse
-    >>> parse("k / n ~ x + (1|g)")
-    Traceback (most recent call last):
-        ...
-    ValueError: formula: expected a column or a function of columns as the response, got an \
-expression with '/'; write p(successes, trials) for successes out of trials, else I(...) around it
-    """
-    if isinstance(node, Grouping):
-        return check(node.expression)
-    if isinstance(node, Call) and getattr(node.callee, "name", None) is not None:
-        name = node.callee.name.lexeme
+    """Refuse a syntax tree that is no response, before ``formulae`` does so in words of its own."""
+    if isinstance(node, Call):
+        name = plain_name(node.callee)
         if name in PAIRS and (len(node.args) != 2 or isinstance(node.args[1], Assign)):
             raise ValueError(f"response {name}(...): {NO_PAIR}")
         if name == "cbind":
@@ -80,7 +69,7 @@ def read(response: Any, data: pd.DataFrame, family: Family) -> tuple[Name, Any]:
         return part.name, column if part.reference is None else _chosen(column, part.reference)
     given = [*part.call.args, *part.call.kwargs.values()]
     if part.call.callee in PAIRS:
-        names = _pair(part.name, given)
+        names = _pair(part.name, *given)
         if not family.takes_trials:
             raise ValueError(
                 f"response {part.name}: expected family='binomial' for successes out of trials, "
@@ -91,7 +80,7 @@ def read(response: Any, data: pd.DataFrame, family: Family) -> tuple[Name, Any]:
         column = data[given[0].name]
         return given[0].name, pd.Series(pd.Categorical(column), data.index, name=column.name)
     matrix = ResponseMatrix(response)
-    computed(part, lambda: matrix.evaluate(data, NOTHING))
+    computed(part, matrix.evaluate, data, NOTHING)
     values = np.asarray(matrix.design_matrix)
     if matrix.kind != "numeric" or values.ndim != 1:
         raise ValueError(
@@ -119,15 +108,13 @@ def of_rows(names: Name, data: pd.DataFrame, trials_only: bool = False) -> Any:
     return pd.concat([successes, trials], axis=1)
 
 
-def _pair(name: str, given: list[Any]) -> Name:
+def _pair(name: str, k: Any, n: Any) -> Name:
     """The columns, or the column and the number, in ``p(k, n)``."""
-    number = len(given) == 2 and isinstance(given[1], LazyValue)
-    number = number and isinstance(given[1].value, int | float)
-    if len(given) != 2 or not isinstance(given[0], LazyVariable):
-        raise ValueError(f"response {name}: {NO_PAIR}")
-    if not number and not isinstance(given[1], LazyVariable):
-        raise ValueError(f"response {name}: {NO_PAIR}")
-    return given[0].name, given[1].value if number else given[1].name
+    if isinstance(k, LazyVariable) and isinstance(n, LazyVariable):
+        return k.name, n.name
+    if isinstance(k, LazyVariable) and isinstance(getattr(n, "value", None), int | float):
+        return k.name, n.value
+    raise ValueError(f"response {name}: {NO_PAIR}")
 
 
 def _chosen(column: pd.Series, chosen: str) -> pd.Series:

@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 
 from lmmbook.data.columns import Columns
 from lmmbook.formula.parse.algebra import component, signed, terms_of
-from lmmbook.formula.parse.expressions import columns_in
+from lmmbook.formula.parse.expressions import columns_in, parts_of
 from lmmbook.formula.parse.functions import Functions, checked
+from lmmbook.formula.parse.gate import column_name
 from lmmbook.formula.parse.response import check as check_response
 
-from formulae.expr import Binary, Grouping, QuotedName, Variable
+from formulae.expr import Binary, Grouping
 from formulae.parser import ParseError, Parser
 from formulae.scanner import ScanError, Scanner
 from formulae.terms import Intercept, Response, Term
@@ -26,13 +27,6 @@ from formulae.token import Token
 INDEPENDENT = "||"
 MAX_CHARACTERS = 200_000  # characters of a formula
 SHOWN_CHARACTERS = 300  # characters of a formula that an error shows
-
-
-class Description(NamedTuple):
-    """A response, and terms with an effect each: `Response`, `Term` and `Intercept` of formulae."""
-
-    response: Any
-    common_terms: list[Any]
 
 
 class Bar(NamedTuple):
@@ -49,47 +43,35 @@ class Bar(NamedTuple):
     """
 
     group: tuple[str, ...]
-    effects: Description | None
+    effects: list[Any] | None
     correlated: bool
 
 
-def columns_of(terms: Iterable[Any], groups: Sequence[str] = ()) -> Columns:
-    """The columns of some of ``formulae``'s terms, sorted, and after them those of ``groups``.
+def columns_of(*parts: Iterable[Any], groups: Sequence[str] = ()) -> Columns:
+    """The columns of some of ``formulae``'s terms, sorted part by part, and then of ``groups``.
 
     Examples
     --------
-    >>> columns = columns_of(parse("y ~ np.log(x) + z:w + (1|g)")[0].common_terms, ["g"])
+    >>> columns = columns_of(parse("y ~ np.log(x) + z:w + (1|g)")[1], groups=["g"])
     >>> columns.names, sorted(columns.called), sorted(columns.multiplied)
     (('w', 'x', 'z', 'g'), ['x'], ['w', 'z'])
     """
-    called: set[str] = set()
-    multiplied: set[str] = set()
-    taken: set[str] = set()
-    for term in terms:
-        parts = getattr(term, "components", ())  # an intercept has none
-        for part in parts:
-            if not isinstance(part, Column):
-                called |= part.var_names
-            if len(parts) > 1:
-                multiplied |= part.var_names
-            taken |= part.var_names
-    literal = {""}  # what formulae names a literal, as the 2 in poly(x, 2)
-    taken, called, multiplied = taken - literal, called - literal, multiplied - literal
-    names = dict.fromkeys([*sorted(taken), *groups])
-    only = frozenset(groups) - taken
-    return Columns(tuple(names), frozenset(called), frozenset(multiplied), only)
+    terms = [term for part in parts for term in part]
+    called = [part for part in parts_of(terms) if not isinstance(part, Column)]
+    products = [term for term in terms if len(parts_of([term])) > 1]
+    taken = [name for part in parts for name in sorted(columns_in(*parts_of(part)))]
+    names = tuple(dict.fromkeys([*taken, *groups]))
+    of_groups = frozenset(groups) - {*taken}
+    return Columns(names, columns_in(*called), columns_in(*parts_of(products)), of_groups)
 
 
-def fixed_kinds(terms: Iterable[Any]) -> set[str]:
+def fixed_kinds(terms: Iterable[Any]) -> frozenset[str]:
     """The columns that have to be numbers, or the same categories, in new rows as at the fit."""
-    parts = [part for term in terms for part in getattr(term, "components", ())]
-    return {part.name for part in parts if isinstance(part, Column)}.union(
-        *(columns_in(part.call, read=False) for part in parts if not isinstance(part, Column))
-    )
+    return columns_in(*parts_of(terms), read=False)
 
 
-def parse(formula: str, functions: Functions | None = None) -> tuple[Description, list[Bar]]:
-    """Split a formula into its response and fixed part, and its random terms.
+def parse(formula: str, functions: Functions | None = None) -> tuple[Any, list[Any], list[Bar]]:
+    """Split a formula into its response and its fixed terms, both ``formulae``'s, and its bars.
 
     Every formula passes here before anything of it is evaluated: also those of saved fits.
 
@@ -110,9 +92,9 @@ def parse(formula: str, functions: Functions | None = None) -> tuple[Description
 
     Examples
     --------
-    >>> [bar.group for bar in parse("y ~ x + (1|a/b)")[1]]
+    >>> [bar.group for bar in parse("y ~ x + (1|a/b)")[2]]
     [('a',), ('a', 'b')]
-    >>> [term.name for term in parse("y ~ x*z - z:x + (1|g)")[0].common_terms]
+    >>> [term.name for term in parse("y ~ x*z - z:x + (1|g)")[1]]
     ['Intercept', 'x', 'z']
     """
     if not isinstance(formula, str):
@@ -121,12 +103,10 @@ def parse(formula: str, functions: Functions | None = None) -> tuple[Description
         raise ValueError(
             f"formula: expected at most {MAX_CHARACTERS:,} characters, got {len(formula):,}"
         )
-    given = checked(functions)
     shown = formula if len(formula) <= SHOWN_CHARACTERS else f"{formula[:SHOWN_CHARACTERS]}..."
     try:
-        tree, rest = _tree(formula)
-        found = _split(tree, rest, shown)
-        return _described(tree, *found, given)
+        tree, rest = _tree(formula, shown)
+        return _described(tree, *_split(tree, rest, shown), checked(functions))
     except RecursionError as error:
         raise ValueError(
             f"formula {shown!r} cannot be read: expected fewer parentheses and operators inside "
@@ -134,9 +114,8 @@ def parse(formula: str, functions: Functions | None = None) -> tuple[Description
         ) from error
 
 
-def _tree(formula: str) -> tuple[Any, Token]:
+def _tree(formula: str, shown: str) -> tuple[Any, Token]:
     """The syntax tree, and the token where it ends."""
-    shown = formula if len(formula) <= SHOWN_CHARACTERS else f"{formula[:SHOWN_CHARACTERS]}..."
     try:
         parser = Parser(_join_bars(Scanner(formula).scan()))
         return parser.parse(), parser.peek()
@@ -176,9 +155,10 @@ def _split(tree: Any, rest: Token, shown: str) -> tuple[list[tuple[str, Any]], l
 
 def _described(
     tree: Any, summands: list[tuple[str, Any]], found: list[Binary], functions: Functions
-) -> tuple[Description, list[Bar]]:
+) -> tuple[Any, list[Any], list[Bar]]:
     """What is evaluated, of the parts of a syntax tree."""
-    response = Response(Term(component(tree.left, functions, response=True).component))
+    left, level = tree.left, getattr(tree.left, "level", None)  # a level as in y['yes']
+    part = Column(left.name.lexeme, level.value) if level else component(left, functions)
     terms = terms_of(summands, functions)
     if not terms:
         raise ValueError("formula: expected at least one fixed effect, got none")
@@ -189,7 +169,7 @@ def _described(
     ]
     if any(bar.group == ("residual",) for bar in bars):
         raise ValueError("formula: 'residual' is not a legal group name; rename the column")
-    return Description(response, terms), bars
+    return Response(Term(part)), terms, bars
 
 
 def _join_bars(tokens: list[Token]) -> list[Token]:
@@ -203,7 +183,7 @@ def _join_bars(tokens: list[Token]) -> list[Token]:
     return joined
 
 
-def _effects(left: Any, functions: Functions) -> Description | None:
+def _effects(left: Any, functions: Functions) -> list[Any] | None:
     """What varies between groups, or None if it is an intercept alone."""
     if _has_bar(left):
         raise ValueError("formula: expected one bar in (effects|group), got more")
@@ -211,7 +191,7 @@ def _effects(left: Any, functions: Functions) -> Description | None:
     if not terms:
         raise ValueError("formula: expected at least one effect in (effects|group), got none")
     alone = len(terms) == 1 and isinstance(terms[0], Intercept)
-    return None if alone else Description(None, terms)
+    return None if alone else terms
 
 
 def _has_bar(node: Any) -> bool:
@@ -225,10 +205,9 @@ def _groups(node: Any) -> list[tuple[str, ...]]:
     """Columns of each factor in a grouping expression: ``a/b`` gives ``[(a,), (a, b)]``."""
     if isinstance(node, Grouping):
         return _groups(node.expression)
-    if isinstance(node, QuotedName):
-        return [(node.expression.lexeme.strip("`"),)]
-    if isinstance(node, Variable):
-        return [(node.name.lexeme,)]
+    name = column_name(node)
+    if name is not None:
+        return [(name,)]
     if isinstance(node, Binary) and node.operator.lexeme in (":", "/"):
         left, right = _groups(node.left), _groups(node.right)
         if len(right) == 1 and (node.operator.lexeme == "/" or len(left) == 1):
