@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lmmbook._tensorflow.processes import check_not_forked
-from lmmbook.families.base import Family
+from lmmbook.families.base import Family, Named
 from lmmbook.families.responses import numbers, refuse
 
 import numpy as np
@@ -80,9 +80,7 @@ class Custom(Family):
         """Zero, in the unconstrained parameters."""
         return 0.0, np.zeros(self.auxiliary)
 
-    def constrain(
-        self, intercept: Any, auxiliary: np.ndarray
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
+    def constrain(self, intercept: Any, auxiliary: np.ndarray) -> Named:
         """``Intercept``, and the parameters by their names."""
         named = {
             name: bijector.forward(auxiliary[..., j].astype(float)).numpy()

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lmmbook.families.base import Family
-from lmmbook.families.derivatives import Derivatives
+from lmmbook.families.base import Family, Named
+from lmmbook.families.derivatives import Derivatives, Rows
 from lmmbook.families.responses import numbers
 
 import numpy as np
@@ -73,9 +73,7 @@ class Gaussian(Family):
         """``Normal(predictor, sd)``."""
         return tfd.Normal(predictor, tf.exp(auxiliary[0]))
 
-    def derivatives(
-        self, rows: tuple[tf.Tensor, ...], predictor: tf.Tensor, auxiliary: tf.Tensor
-    ) -> Derivatives:
+    def derivatives(self, rows: Rows, predictor: tf.Tensor, auxiliary: tf.Tensor) -> Derivatives:
         """In closed form; see `Family.derivatives`."""
         precision = tf.exp(-2.0 * auxiliary[0])
         residual = rows[0] - predictor
@@ -97,9 +95,7 @@ class Gaussian(Family):
             return None
         return "the residual is such an effect; leave it out, or fix the residual: Gaussian(sd=...)"
 
-    def constrain(
-        self, intercept: Any, auxiliary: np.ndarray
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
+    def constrain(self, intercept: Any, auxiliary: np.ndarray) -> Named:
         """``Intercept`` and ``sd(residual)``."""
         sd = np.exp(auxiliary[..., 0])
         return {"Intercept": intercept}, {
