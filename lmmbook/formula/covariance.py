@@ -77,6 +77,14 @@ def from_matrix(factor: Factor, covariance: np.ndarray) -> dict[str, np.ndarray]
     return dict(zip(names(factor), (v[()] for v in values), strict=True))  # [()]: 0-d to scalar
 
 
+def root(covariance: np.ndarray) -> np.ndarray:
+    """An L with ``L L' = covariance``, which may be singular; by way of the correlations."""
+    sds = np.sqrt(np.diag(covariance))
+    scale = np.where(sds > 0, sds, 1.0)
+    values, vectors = np.linalg.eigh(covariance / np.outer(scale, scale))
+    return sds[:, np.newaxis] * vectors * np.sqrt(np.maximum(values, 0.0))
+
+
 def names_of_block(factor: Factor, block: tuple[int, ...]) -> list[str]:
     """The names among `names` that belong to one block of columns."""
     labels = names(factor)

@@ -125,7 +125,7 @@ def on_their_scales(
     with np.errstate(divide="ignore", invalid="ignore"):  # at a boundary they are infinite
         values = {n: np.log(v) if n.startswith("sd(") else v for n, v in found.items()}
         for k, (factor, matrix) in enumerate(zip(design.factors, covariances, strict=True)):
-            root = _root(matrix)
+            root = covariance.root(matrix)
             if isinstance(design, Inner):
                 root = design.effect_maps[k] @ root
             root = root / np.linalg.norm(root, axis=1, keepdims=True)
@@ -134,14 +134,6 @@ def on_their_scales(
                 both = np.linalg.norm(root[i] + root[j]), np.linalg.norm(root[i] - root[j])
                 values[name] = np.log(both[0]) - np.log(both[1])
     return np.array(list(values.values()), float)
-
-
-def _root(matrix: np.ndarray) -> np.ndarray:
-    """An L with ``L L' = matrix``, which may be singular; by way of the correlations."""
-    sds = np.sqrt(np.diag(matrix))
-    scale = np.where(sds > 0, sds, 1.0)
-    values, vectors = np.linalg.eigh(matrix / np.outer(scale, scale))
-    return sds[:, np.newaxis] * vectors * np.sqrt(np.maximum(values, 0.0))
 
 
 def outer_effects(design: Design, k: int, effects: np.ndarray) -> np.ndarray:
