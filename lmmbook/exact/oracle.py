@@ -18,7 +18,7 @@ from lmmbook.exact.marginal import Marginal
 from lmmbook.exact.maximize import Ascent
 from lmmbook.formula import build_design, existence
 from lmmbook.formula.covariance import names as names_of
-from lmmbook.formula.covariance import parameter_names, to_matrix
+from lmmbook.formula.covariance import parameter_names, specs, to_matrix
 from lmmbook.formula.design import Design
 from lmmbook.formula.invariances import coordinates
 from lmmbook.formula.parse.functions import Functions
@@ -185,7 +185,7 @@ def _unpack(
     values, names = dict(parameters), parameter_names(design)
     if set(values) != set(names):
         raise ValueError(f"parameters: expected {names}, got {sorted(values)}")
-    sds = np.array([float(values[name]) for name in names if name.startswith("sd(")])
+    sds = np.array([float(values[p.name]) for p in specs(design) if p.kind == "sd"])
     if not (np.all(sds >= 0) and sds[-1] > 0):
         raise ValueError(f"parameters: expected sds >= 0, sd(residual) > 0, got {values}")
     covariances = []

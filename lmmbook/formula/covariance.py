@@ -7,10 +7,11 @@ correlations, named ``sd(g)``, ``sd(x|g)`` and ``cor(Intercept,x|g)``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import combinations
-from typing import Any
+from typing import Any, NamedTuple
 
+from lmmbook.families.gaussian import Gaussian
 from lmmbook.formula.design import Design
 from lmmbook.formula.factors import Factor
 
@@ -18,36 +19,64 @@ import numpy as np
 import pandas as pd
 
 
+class ParameterSpec(NamedTuple):
+    """A parameter, as tables have it: its ``name``, and its ``kind``.
+
+    That is "fixed", "sd", "cor", or "auxiliary" for another one of the family's own.
+    """
+
+    name: str
+    kind: str
+
+    @property
+    def scale(self) -> Callable[[float], float]:
+        """The scale on which its errors are given: log for an sd, Fisher's z for a cor."""
+        return {"sd": np.log, "cor": np.arctanh}.get(self.kind, float)
+
+
 def correlated_pairs(factor: Factor) -> list[tuple[int, int]]:
     """Pairs of columns whose correlation is a parameter: those within one block."""
     return [pair for block in factor.blocks for pair in combinations(block, 2)]
 
 
-def names(factor: Factor) -> list[str]:
-    """Parameter names of one factor: its standard deviations, then its correlations.
+def specs_of(factor: Factor) -> list[ParameterSpec]:
+    """The parameters of one factor: its standard deviations, then its correlations.
 
     Examples
     --------
     >>> factor = Factor("g", ("g",), pd.Index([0, 1]), np.array([0, 1]), ("Intercept", "x"),
     ...                 np.ones((2, 2)), ((0, 1),))
-    >>> names(factor)
+    >>> [name for name, _ in specs_of(factor)]
     ['sd(g)', 'sd(x|g)', 'cor(Intercept,x|g)']
     """
-    sds = [
-        f"sd({factor.name})" if effect == "Intercept" else f"sd({effect}|{factor.name})"
-        for effect in factor.effects
-    ]
-    cors = [
-        f"cor({factor.effects[a]},{factor.effects[b]}|{factor.name})"
-        for a, b in correlated_pairs(factor)
-    ]
-    return sds + cors
+    group, effects = factor.name, factor.effects
+    sds = [f"sd({group})" if x == "Intercept" else f"sd({x}|{group})" for x in effects]
+    cors = [f"cor({effects[a]},{effects[b]}|{group})" for a, b in correlated_pairs(factor)]
+    return [*(ParameterSpec(n, "sd") for n in sds), *(ParameterSpec(n, "cor") for n in cors)]
+
+
+def names(factor: Factor) -> list[str]:
+    """The names of `specs_of`."""
+    return [parameter.name for parameter in specs_of(factor)]
+
+
+def specs(design: Design) -> list[ParameterSpec]:
+    """All parameters, in the order of every table of this package."""
+    family = design.family
+    first, last = family.constrain(0.0, np.zeros(family.auxiliary))
+    found = []
+    for name in design.fixed_names:
+        of_column = first if name == "Intercept" else [name]
+        found += [ParameterSpec(n, "fixed" if n == name else "auxiliary") for n in of_column]
+    for factor in design.factors:
+        found += specs_of(factor)
+    own = "sd" if isinstance(family, Gaussian) else "auxiliary"
+    return found + [ParameterSpec(name, own) for name in last]
 
 
 def parameter_names(design: Design) -> list[str]:
-    """All parameters, in the order of every table of this package."""
-    zero, none = np.zeros(len(design.fixed_names)), np.zeros(design.family.auxiliary)
-    return list(name_values(design, zero, [np.eye(len(f.effects)) for f in design.factors], none))
+    """The names of `specs`."""
+    return [parameter.name for parameter in specs(design)]
 
 
 def to_matrix(factor: Factor, parameters: Mapping[str, float] | pd.Series) -> np.ndarray:

@@ -123,7 +123,7 @@ def on_their_scales(
     """
     found = constrained(design, beta, covariances, auxiliary)
     with np.errstate(divide="ignore", invalid="ignore"):  # at a boundary they are infinite
-        values = {n: np.log(v) if n.startswith("sd(") else v for n, v in found.items()}
+        values = {p.name: p.scale(found[p.name]) for p in covariance.specs(design)}
         for k, (factor, matrix) in enumerate(zip(design.factors, covariances, strict=True)):
             root = covariance.root(matrix)
             if isinstance(design, Inner):
