@@ -21,7 +21,7 @@ from lmmbook.families.binomial import Binomial
 from lmmbook.families.categorical import Categorical
 from lmmbook.families.cumulative import Cumulative
 from lmmbook.families.custom import Custom
-from lmmbook.families.derivatives import Derivatives, Rows
+from lmmbook.families.derivatives import Rows
 from lmmbook.families.gaussian import Gaussian
 from lmmbook.families.ordered_logistic import OrderedLogistic
 from lmmbook.families.responses import numbers, refuse
@@ -111,11 +111,6 @@ class Poisson(Family):
     def log_density(self, rows: Rows, predictor: tf.Tensor, auxiliary: tf.Tensor) -> tf.Tensor:
         """Without the factorial, which is a constant."""
         return rows[0] * predictor - tf.exp(predictor)
-
-    def derivatives(self, rows: Rows, predictor: tf.Tensor, auxiliary: tf.Tensor) -> Derivatives:
-        """In closed form; see `Family.derivatives`."""
-        rate = tf.exp(predictor)
-        return Derivatives([rows[0] - rate], [[-rate]])
 
     def start(self, response: np.ndarray) -> tuple[float, np.ndarray]:
         """The logarithm of the mean."""

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lmmbook.families.base import Family
-from lmmbook.families.derivatives import Derivatives, Rows
 from lmmbook.families.responses import in_order, numbers, positions_of, refuse
 
 import numpy as np
@@ -95,12 +94,6 @@ family='categorical' takes more than two, or make a column that is True where it
     def distribution(self, predictor: tf.Tensor, auxiliary: tf.Tensor) -> tfd.Distribution:
         """``Bernoulli(logits=predictor)``."""
         return tfd.Bernoulli(logits=predictor, dtype=predictor.dtype)
-
-    def derivatives(self, rows: Rows, predictor: tf.Tensor, auxiliary: tf.Tensor) -> Derivatives:
-        """In closed form; see `Family.derivatives`."""
-        probability = tf.sigmoid(predictor)
-        curvature = -probability * tf.sigmoid(-predictor)
-        return Derivatives([rows[0] - probability], [[curvature]])
 
     def probabilities(self, predictor: np.ndarray, auxiliary: np.ndarray) -> np.ndarray:
         """``[..., 2]``, of no and of yes, for a predictor ``[...]``."""

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from lmmbook.families.base import Family, Named
-from lmmbook.families.derivatives import Derivatives, Rows
 from lmmbook.families.responses import numbers
 
 import numpy as np
@@ -72,17 +71,6 @@ class Gaussian(Family):
     def distribution(self, predictor: tf.Tensor, auxiliary: tf.Tensor) -> tfd.Distribution:
         """``Normal(predictor, sd)``."""
         return tfd.Normal(predictor, tf.exp(auxiliary[0]))
-
-    def derivatives(self, rows: Rows, predictor: tf.Tensor, auxiliary: tf.Tensor) -> Derivatives:
-        """In closed form; see `Family.derivatives`."""
-        precision = tf.exp(-2.0 * auxiliary[0])
-        residual = rows[0] - predictor
-        squares = tf.square(residual) * precision
-        mixed = -2.0 * residual * precision
-        return Derivatives(
-            [residual * precision, squares - 1.0],
-            [[-precision * tf.ones_like(residual), mixed], [mixed, -2.0 * squares]],
-        )
 
     def start(self, response: np.ndarray) -> tuple[float, np.ndarray]:
         """Mean, and logarithm of the standard deviation."""
