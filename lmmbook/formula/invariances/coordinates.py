@@ -129,10 +129,10 @@ def on_their_scales(
             if isinstance(design, Inner):
                 root = design.effect_maps[k] @ root
             root = root / np.linalg.norm(root, axis=1, keepdims=True)
-            cors = covariance.names(factor)[len(root) :]
-            for (i, j), name in zip(covariance.correlated_pairs(factor), cors, strict=True):
-                both = np.linalg.norm(root[i] + root[j]), np.linalg.norm(root[i] - root[j])
-                values[name] = np.log(both[0]) - np.log(both[1])
+            for name, kind, columns in covariance.specs_of(factor):
+                if kind == "cor":
+                    a, b = root[[*columns]]
+                    values[name] = np.log(np.linalg.norm(a + b)) - np.log(np.linalg.norm(a - b))
     return np.array(list(values.values()), float)
 
 
