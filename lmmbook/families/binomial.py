@@ -97,13 +97,6 @@ class Binomial(Family):
         k, n = rows
         return -k * tf.nn.softplus(-predictor) - (n - k) * tf.nn.softplus(predictor)
 
-    def value_and_slope(
-        self, rows: Rows, predictor: tf.Tensor, auxiliary: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """In closed form."""
-        value = self.log_density(rows, predictor, auxiliary)
-        return value, rows[0] - rows[1] * tf.sigmoid(predictor)
-
     def derivatives(self, rows: Rows, predictor: tf.Tensor, auxiliary: tf.Tensor) -> Derivatives:
         """In closed form; see `Family.derivatives`."""
         k, n = rows

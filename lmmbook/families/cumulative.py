@@ -14,12 +14,7 @@ from typing import Any
 from lmmbook.families import thresholds
 from lmmbook.families.base import Named, OfCategories
 from lmmbook.families.derivatives import Derivatives, RegressionSums, Rows
-from lmmbook.families.ordered_logistic import (
-    OrderedLogistic,
-    bounds,
-    log_above_and_below,
-    log_of_both,
-)
+from lmmbook.families.ordered_logistic import OrderedLogistic, bounds, log_above_and_below
 from lmmbook.families.responses import in_order, numbers, refuse, those_that_occur
 
 import numpy as np
@@ -110,14 +105,6 @@ class Cumulative(OfCategories):
         """Without what depends on the thresholds alone."""
         _, upper, lower, _ = rows
         return log_above_and_below(upper - predictor, lower - predictor)
-
-    def value_and_slope(
-        self, rows: Rows, predictor: tf.Tensor, auxiliary: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Two hyperbolic tangents serve both: ``(tanh(a / 2) + tanh(b / 2)) / 2`` is the slope."""
-        a, b = rows[1] - predictor, rows[2] - predictor
-        half_a, half_b = tf.tanh(0.5 * a), tf.tanh(0.5 * b)
-        return log_of_both(a, b, half_a, half_b), 0.5 * (half_a + half_b)
 
     def derivatives(self, rows: Rows, predictor: tf.Tensor, auxiliary: tf.Tensor) -> Derivatives:
         """In closed form, through the upper threshold a and the lower b of each row."""
