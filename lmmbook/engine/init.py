@@ -58,13 +58,12 @@ def fit(design: Design) -> tuple[np.ndarray, np.ndarray, float]:
             offset=design.offset[some],
             fixed=design.fixed[some],
         )
-    x = design.fixed
+    x, gaussian = design.fixed, isinstance(design.family, Gaussian)
     # The start is that of a model with an intercept alone: as near to it as the columns get.
-    beta = np.linalg.lstsq(x, intercept - design.offset, rcond=None)[0]
-    if isinstance(design.family, Gaussian):
-        beta = np.linalg.lstsq(x, design.response - design.offset, rcond=None)[0]
-        residual = design.response - design.offset - x @ beta
-        return beta, auxiliary, float(np.mean(residual**2))
+    goal = (design.response if gaussian else intercept) - design.offset
+    beta = np.linalg.lstsq(x, goal, rcond=None)[0]
+    if gaussian:
+        return beta, auxiliary, float(np.mean((goal - x @ beta) ** 2))
     value, score, information, weight = evaluate(design, beta, auxiliary)
     for _ in range(MAX_NEWTON_STEPS):
         step = uphill(score, information)

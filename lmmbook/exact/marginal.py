@@ -122,10 +122,8 @@ class Marginal:
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """Conditional mean and sd of the effects, a factor: two arrays ``[levels, columns]``."""
         inverse = _Inverse(self, covariances, residual_sd)
-        white = (
-            inverse
-            @ (self.design.response - self.design.offset - self.design.fixed @ beta)[:, None]
-        )
+        residual = self.design.response - self.design.offset - self.design.fixed @ beta
+        white = inverse @ residual[:, None]
         # E(effects | y) = Σ Z'V^-1 r, and their variance is s^2 P
         variances = [
             (inverse.level if k == self.first else inverse.rest[self.parts[k], self.parts[k]])

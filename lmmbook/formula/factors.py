@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 
 from lmmbook._rows import check_finite, ones, pieces
@@ -110,10 +110,7 @@ class Factor(Copied):
         labels = _appended(self.labels, labels[new])
         longer = tuple(_appended(a, b[new]) for a, b in zip(self.keys, found, strict=True))
         z = _stack([ones(len(data)) if c is None else c.on(data) for c in self._common])
-        return Factor(
-            self.name, self.columns, labels, codes, self.effects, z, self.blocks, self._common,
-            longer, self._by_text,
-        )  # fmt: skip
+        return replace(self, labels=labels, codes=codes, z=z, _keys=longer)
 
     def _warn(self, place: np.ndarray, found: Keys) -> None:
         """Say so where levels look as if they were written in another way than at the fit."""
