@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from lmmbook.families.derivatives import Derivatives, RegressionSums, Rows, derivatives_at, summed
-from lmmbook.families.responses import numeric, positions_of
+from lmmbook.families.responses import numbers, numeric, positions_of
 
 import numpy as np
 import pandas as pd
@@ -67,9 +67,10 @@ class Family:
     def codes(self, response: pd.Series) -> np.ndarray:
         """``[rows]`` float64: the response as the distribution takes it. Raises as `bind`.
 
-        Of successes out of trials, ``[rows, 2]``.
+        Here the response itself, which has to be numbers. Of successes out of trials,
+        ``[rows, 2]``.
         """
-        raise NotImplementedError
+        return numbers(response)
 
     def given(self, response: Any) -> tuple[Family, Any]:
         """The likelihood of some rows, and what is random in their response.

@@ -11,7 +11,7 @@ from typing import Any
 
 from lmmbook._tensorflow.processes import check_not_forked
 from lmmbook.families.base import Family, Named
-from lmmbook.families.responses import numbers, refuse
+from lmmbook.families.responses import refuse
 
 import numpy as np
 import pandas as pd
@@ -49,10 +49,6 @@ class Custom(Family):
     def auxiliary(self) -> int:  # type: ignore[override]
         """How many further parameters there are."""
         return len(self.bijectors)
-
-    def codes(self, response: pd.Series) -> np.ndarray:
-        """The response itself, which has to be numbers."""
-        return numbers(response)
 
     def bind(self, response: pd.Series) -> Custom:
         """The distribution has to give every response a positive density."""

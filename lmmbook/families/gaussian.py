@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from lmmbook.families.base import Family, Named
-from lmmbook.families.responses import numbers
 
 import numpy as np
 import pandas as pd
@@ -56,10 +55,6 @@ class Gaussian(Family):
     def estimated(self) -> bool:  # type: ignore[override]
         """Whether the residual sd is estimated."""
         return self.sd is None
-
-    def codes(self, response: pd.Series) -> np.ndarray:
-        """The response itself."""
-        return numbers(response)
 
     def bind(self, response: pd.Series) -> Gaussian:
         """The response has to vary."""

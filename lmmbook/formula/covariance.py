@@ -22,8 +22,8 @@ import pandas as pd
 class ParameterSpec(NamedTuple):
     """A parameter, as tables have it.
 
-    Its ``kind`` is "fixed", "sd", "cor", or "auxiliary" for another one of the family's own; and
-    ``columns`` says of which of a factor's effects: of one an sd is, of two a correlation.
+    Its ``kind`` is "fixed", "sd", "cor", or "auxiliary" for another one of the family's own. Among
+    the ``columns`` of a factor's effects an sd is of one, a correlation of two.
     """
 
     name: str
