@@ -17,6 +17,7 @@ that nearly all of them find a program compiled.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import time
 import warnings
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import lmmbook as lmm
-from lmmbook.engine.certificate import certify
+from lmmbook.formula import covariance
 
 import numpy as np
 import pandas as pd
@@ -70,11 +71,13 @@ def compare(fit: lmm.Fit, formula: str, data: pd.DataFrame) -> Record:
     found, best = fit.parameters, lmm.exact.fit(formula, data)
     here = lmm.exact.log_likelihood(formula, data, found["estimate"])
     free = ~(found["at_boundary"] | best.parameters["at_boundary"])
+    scales = [p.scale for p in covariance.specs(fit.design)]
     over = [
-        (abs(_scaled(name, a) - _scaled(name, b)) - SURE * mcse) / se
-        for name, a, b, se, mcse in zip(
-            found.index[free], found["estimate"][free], best.parameters["estimate"][free],
-            best.parameters["std_error"][free], found["mcse"][free], strict=True,
+        (abs(scale(a) - scale(b)) - SURE * mcse) / se
+        for scale, a, b, se, mcse in zip(
+            itertools.compress(scales, free), found["estimate"][free],
+            best.parameters["estimate"][free], best.parameters["std_error"][free],
+            found["mcse"][free], strict=True,
         )
     ]  # fmt: skip
     return {
@@ -85,11 +88,6 @@ def compare(fit: lmm.Fit, formula: str, data: pd.DataFrame) -> Record:
         "distance": max(over),
         "sweeps": len(fit.trace),
     }
-
-
-def _scaled(name: str, value: float) -> float:
-    """On the scale of its standard error."""
-    return float(certify.scale_of(name)(value))
 
 
 def table(records: list[Record]) -> pd.DataFrame:

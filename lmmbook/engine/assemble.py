@@ -57,23 +57,13 @@ def assemble(driver: Driver, design: Design, converged: bool) -> Fit:
     for k, (factor, draws) in enumerate(zip(design.factors, kept, strict=True)):
         flat = np.moveaxis(draws, 2, 1).reshape(-1, factor.levels, len(factor.effects))  # a copy
         flat = coordinates.outer_effects(driver.design, k, flat)
-        effects[factor.name] = _summary(factor.labels, factor.name, factor.effects, flat)
+        # Some levels at a time, so that there is no second copy of all draws.
+        some = np.array_split(flat, -(-flat.size // NUMBERS_AT_ONCE), axis=1)
+        mean, sd = (np.concatenate([f(x, axis=0) for x in some]) for f in (np.mean, np.std))
+        effects[factor.name] = covariance.effects_table(factor, mean, sd)
         posterior[factor.name] = flat[..., 0] if factor.intercept_only else flat
     return Fit(
         table, together, converged, driver.distance,
         np.nan if found is None else found.r_hat, np.nan if found is None else found.ess,
         effects, pd.concat(engine.trace, ignore_index=True), posterior, design, engine.chains,
     )  # fmt: skip
-
-
-def _summary(
-    labels: pd.Index, name: str, columns: tuple[str, ...], draws: np.ndarray
-) -> pd.DataFrame:
-    """Mean and sd over ``[draws, levels, columns]``, a row a level."""
-    parts = {}
-    for j, column in enumerate(columns):
-        # Some levels at a time, so that there is no second copy of all draws.
-        some = np.array_split(draws[..., j], -(-draws[..., j].size // NUMBERS_AT_ONCE), axis=1)
-        mean, sd = (np.concatenate([f(x, axis=0) for x in some]) for f in (np.mean, np.std))
-        parts[column] = pd.DataFrame({"mean": mean, "sd": sd}, index=pd.Index(labels, name=name))
-    return parts["Intercept"] if columns == ("Intercept",) else pd.concat(parts, axis=1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from lmmbook._numerics import uphill
 from lmmbook.families.gaussian import Gaussian
 from lmmbook.formula import covariance
 from lmmbook.formula.design import Design
@@ -21,7 +22,6 @@ MAX_ROWS = 200_000  # are looked at, at most
 MAX_NEWTON_STEPS = 50
 MAX_NEWTON_MOVE = 2.0  # of the linear predictor, root mean square, or an auxiliary parameter
 GAIN_TOLERANCE = 1e-10  # of the log-likelihood, to be gained
-EIGENVALUE_CUTOFF = 1e-8  # relative information below which a direction is left alone
 
 
 def start_values(design: Design) -> dict[str, Any]:
@@ -58,16 +58,15 @@ def fit(design: Design) -> tuple[np.ndarray, np.ndarray, float]:
             offset=design.offset[some],
             fixed=design.fixed[some],
         )
-    x = design.fixed
+    x, gaussian = design.fixed, isinstance(design.family, Gaussian)
     # The start is that of a model with an intercept alone: as near to it as the columns get.
-    beta = np.linalg.lstsq(x, intercept - design.offset, rcond=None)[0]
-    if isinstance(design.family, Gaussian):
-        beta = np.linalg.lstsq(x, design.response - design.offset, rcond=None)[0]
-        residual = design.response - design.offset - x @ beta
-        return beta, auxiliary, float(np.mean(residual**2))
+    goal = (design.response if gaussian else intercept) - design.offset
+    beta = np.linalg.lstsq(x, goal, rcond=None)[0]
+    if gaussian:
+        return beta, auxiliary, float(np.mean((goal - x @ beta) ** 2))
     value, score, information, weight = evaluate(design, beta, auxiliary)
     for _ in range(MAX_NEWTON_STEPS):
-        step = _step(score, information)
+        step = uphill(score, information)
         moves = np.sqrt(np.mean((x @ step[: len(beta)]) ** 2))
         step /= max(1.0, np.max([moves, *np.abs(step[len(beta) :])]) / MAX_NEWTON_MOVE)
         gained = -np.inf
@@ -100,11 +99,3 @@ def evaluate(
         [-z.T @ (second[i][j].numpy() * w) for j, w in enumerate(rows)] for i, z in enumerate(rows)
     ]
     return value, score, np.block(blocks), float(-np.mean(second[0][0].numpy()))
-
-
-def _step(score: np.ndarray, information: np.ndarray) -> np.ndarray:
-    """Newton's step, uphill also where the information is not positive."""
-    scale = 1 / np.sqrt(np.maximum(np.abs(np.diag(information)), 1e-12))
-    values, vectors = np.linalg.eigh(information * np.outer(scale, scale))
-    sizes = np.where(np.abs(values) > EIGENVALUE_CUTOFF, np.abs(values), np.inf)
-    return scale * (vectors @ (vectors.T @ (scale * score) / sizes))

@@ -7,6 +7,7 @@ people read by their first derivatives alone.
 
 from __future__ import annotations
 
+from lmmbook._numerics import jacobian
 from lmmbook.exact.theta import Theta
 from lmmbook.formula.covariance import names_of_block, parameter_names
 from lmmbook.formula.design import Design
@@ -50,14 +51,14 @@ def parameter_table(theta: Theta) -> pd.DataFrame:
     free[-1] &= theta.free
     names = list(table.index[free])
     point = theta.point(curvature.scales)
-    changes = np.zeros((sum(moves), len(names)))
-    for change, step in zip(changes, STEP * np.eye(len(point))[moves], strict=True):
-        for sign in (1, -1):
-            theta.move(point + sign * step, curvature.scales)
-            change += sign * on_their_scales(*_point(theta, found.beta))[free] / (2 * STEP)
+
+    def after(step: np.ndarray) -> np.ndarray:
+        theta.move(point + step @ np.eye(len(point))[moves], curvature.scales)
+        return on_their_scales(*_point(theta, found.beta))[free]
+
+    changes = jacobian(after, np.full(sum(moves), STEP))
     theta.move(point, curvature.scales)
-    variances = np.einsum("in,ij,jn->n", changes, covariance, changes)
-    table.loc[names, "std_error"] = np.sqrt(variances)
+    table.loc[names, "std_error"] = np.sqrt(np.diag(changes @ covariance @ changes.T))
     return table
 
 

@@ -28,8 +28,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from lmmbook.formula.covariance import root
 from lmmbook.formula.design import Design
-from lmmbook.formula.factors import Factor
 
 import numpy as np
 from scipy import linalg, sparse
@@ -73,7 +73,7 @@ class Marginal:
         sizes = [f.levels * len(f.effects) for f in design.factors]
         # The factor with most effects goes first: it is the one that is eliminated.
         self.first, *self.rest = sorted(range(len(sizes)), key=lambda k: -sizes[k])
-        self.z = [_indicators(f) for f in design.factors]
+        self.z = [f.matrix() for f in design.factors]
         ends = np.cumsum([0, *(sizes[k] for k in self.rest)])
         self.parts = {k: slice(*ends[i : i + 2]) for i, k in enumerate(self.rest)}  # of [rest]
         self.effects = sum(sizes)
@@ -83,9 +83,7 @@ class Marginal:
             if self.rest
             else sparse.csr_array((design.rows, 0))
         )
-        factor = design.factors[self.first]
-        self.gram = np.zeros((factor.levels, *2 * [len(factor.effects)]))  # G, a level
-        np.add.at(self.gram, factor.codes, factor.z[:, :, None] * factor.z[:, None, :])
+        self.gram = design.factors[self.first].gram()  # G, a level
         self.corner = (self.head.T @ self.tail).tocsr()  # C
         self.inner = (self.tail.T @ self.tail).toarray()  # R
 
@@ -124,10 +122,8 @@ class Marginal:
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """Conditional mean and sd of the effects, a factor: two arrays ``[levels, columns]``."""
         inverse = _Inverse(self, covariances, residual_sd)
-        white = (
-            inverse
-            @ (self.design.response - self.design.offset - self.design.fixed @ beta)[:, None]
-        )
+        residual = self.design.response - self.design.offset - self.design.fixed @ beta
+        white = inverse @ residual[:, None]
         # E(effects | y) = Σ Z'V^-1 r, and their variance is s^2 P
         variances = [
             (inverse.level if k == self.first else inverse.rest[self.parts[k], self.parts[k]])
@@ -155,7 +151,7 @@ class _Inverse:
         self.inner = marginal.inner - (corner.T @ (_block_diagonal(self.gain) @ corner)).toarray()
 
         roots = [
-            sparse.kron(sparse.eye_array(marginal.design.factors[k].levels), _root(covariances[k]))
+            sparse.kron(sparse.eye_array(marginal.design.factors[k].levels), root(covariances[k]))
             for k in marginal.rest
         ]
         scale = sparse.block_diag(roots, format="csr") if roots else sparse.csr_array((0, 0))
@@ -201,15 +197,6 @@ class _Inverse:
         return [sums[k] / self.variance for k in range(len(sums))]
 
 
-def _indicators(factor: Factor) -> sparse.csr_array:
-    """Z of one factor, ``[rows, levels * columns]``: each row has its level's columns filled."""
-    rows, columns = factor.z.shape
-    where = factor.codes[:, None].astype(np.int64) * columns + np.arange(columns)
-    starts = np.arange(0, rows * columns + 1, columns)
-    shape = (rows, factor.levels * columns)
-    return sparse.csr_array((factor.z.ravel(), where.ravel(), starts), shape=shape)
-
-
 def _block_diagonal(blocks: np.ndarray) -> sparse.bsr_array:
     """``[levels, columns, columns]`` as one sparse matrix."""
     where = np.arange(len(blocks) + 1)
@@ -226,11 +213,3 @@ def _blocks(matrix: np.ndarray, columns: int) -> np.ndarray:
 def _diagonal(matrix: np.ndarray, columns: int) -> np.ndarray:
     """``[levels, columns]``, of a dense matrix or of its diagonal blocks; rounding made it < 0."""
     return np.maximum(np.diagonal(matrix, axis1=-2, axis2=-1), 0).reshape(-1, columns)
-
-
-def _root(covariance: np.ndarray) -> np.ndarray:
-    """An L with ``L L' = covariance``, which may be singular; by way of the correlations."""
-    sds = np.sqrt(np.diag(covariance))
-    scale = np.where(sds > 0, sds, 1)
-    values, vectors = np.linalg.eigh(covariance / np.outer(scale, scale))
-    return sds[:, None] * vectors * np.sqrt(np.maximum(values, 0))

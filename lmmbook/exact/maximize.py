@@ -10,8 +10,7 @@ direction, does the likelihood rise? If so, that direction becomes a new column.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
+from lmmbook._numerics import uphill
 from lmmbook.exact.theta import Curvature, Theta, lower
 
 import numpy as np
@@ -21,13 +20,6 @@ NEGLIGIBLE_GAIN = 1e-9  # of log-likelihood: a variance that is worth less is ze
 UNCLEAR_GAIN = 1e-2  # what is worth less before the maximum is reached is tried as zero
 ROUNDING = 1e-12  # of the log-likelihood
 MAX_NEWTON_STEPS = 200  # Newton's steps, in one go
-
-
-class Step(NamedTuple):
-    """A step ``by`` [parameters], and twice the ``gain`` that it promises."""
-
-    by: np.ndarray
-    gain: float
 
 
 class Ascent(Theta):
@@ -89,31 +81,27 @@ class Ascent(Theta):
         """Newton's steps, until they are smaller than a millionth of a standard error."""
         curvature, promised = self.curvature(), np.inf  # twice the gain that the last step promised
         for _ in range(patience):
-            step = self._newton_step(curvature)
-            if step.gain > promised / 30:
+            step, gain = self._newton_step(curvature)
+            if gain > promised / 30:
                 # Close by, one curvature serves all the steps; but this one is from too far away.
                 curvature = self.curvature()
-                step = self._newton_step(curvature)
-            promised = step.gain
-            if promised < 1e-12 or not self._line_search(step.by, curvature.scales):
+                step, gain = self._newton_step(curvature)
+            promised = gain
+            if promised < 1e-12 or not self._line_search(step, curvature.scales):
                 break
         if promised > 1e-6:  # if less, rounding is all that is left
-            raise RuntimeError(
-                f"exact fit: expected a stationary point, got a last step of {step.by}"
-            )
+            raise RuntimeError(f"exact fit: expected a stationary point, got a last step of {step}")
 
-    def _newton_step(self, curvature: Curvature) -> Step:
-        """Newton's step, but uphill also where the likelihood bends upwards.
+    def _newton_step(self, curvature: Curvature) -> tuple[np.ndarray, float]:
+        """Newton's step ``[parameters]``, and twice the gain that it promises.
 
         At most it adds as much as there is, and one on its scale.
         """
         point = self.point(curvature.scales)
         _, slope = self.slope(point, curvature.scales)
-        values, vectors = np.linalg.eigh(curvature.hessian)
-        size = np.maximum(np.abs(values), 1e-10 * np.abs(values).max())
-        step = vectors @ (vectors.T @ slope / size)
-        step /= max(1.0, (np.abs(step) / (1 + np.abs(point))).max())
-        return Step(step, float(step @ slope))
+        step = uphill(slope, curvature.hessian)
+        step /= (np.abs(step) / (1 + np.abs(point))).max(initial=1.0)
+        return step, float(step @ slope)
 
     def _line_search(self, step: np.ndarray, scales: list[np.ndarray]) -> bool:
         """Take the step, or the largest of its halves, quarters, ... that does not lead downhill;

@@ -17,8 +17,7 @@ from lmmbook.exact.errors import parameter_table
 from lmmbook.exact.marginal import Marginal
 from lmmbook.exact.maximize import Ascent
 from lmmbook.formula import build_design, existence
-from lmmbook.formula.covariance import names as names_of
-from lmmbook.formula.covariance import parameter_names, to_matrix
+from lmmbook.formula.covariance import effects_table, specs, specs_of, to_matrix
 from lmmbook.formula.design import Design
 from lmmbook.formula.invariances import coordinates
 from lmmbook.formula.parse.functions import Functions
@@ -118,17 +117,7 @@ def effects(
     """
     design = build_design(formula, data, KNOWN, functions, missing)
     found = Marginal(design).conditional(*_unpack(design, parameters))
-    frames = {}
-    for factor, (mean, sd) in zip(design.factors, found, strict=True):
-        index = pd.Index(factor.labels, name=factor.name)
-        by_effect = {
-            effect: pd.DataFrame({"mean": mean[:, j], "sd": sd[:, j]}, index)
-            for j, effect in enumerate(factor.effects)
-        }
-        frames[factor.name] = (
-            by_effect["Intercept"] if factor.intercept_only else pd.concat(by_effect, axis=1)
-        )
-    return frames
+    return {f.name: effects_table(f, *of_f) for f, of_f in zip(design.factors, found, strict=True)}
 
 
 def fit(
@@ -182,15 +171,15 @@ def _unpack(
     design: Design, parameters: Mapping[str, float] | pd.Series
 ) -> tuple[np.ndarray, list[np.ndarray], float]:
     """Named parameters as ``beta``, a covariance a factor, and the residual sd."""
-    values, names = dict(parameters), parameter_names(design)
+    values, names = dict(parameters), [p.name for p in specs(design)]
     if set(values) != set(names):
         raise ValueError(f"parameters: expected {names}, got {sorted(values)}")
-    sds = np.array([float(values[name]) for name in names if name.startswith("sd(")])
+    sds = np.array([float(values[p.name]) for p in specs(design) if p.kind == "sd"])
     if not (np.all(sds >= 0) and sds[-1] > 0):
         raise ValueError(f"parameters: expected sds >= 0, sd(residual) > 0, got {values}")
     covariances = []
     for factor in design.factors:
-        filled = {name: np.nan_to_num(float(values[name])) for name in names_of(factor)}
+        filled = {p.name: np.nan_to_num(float(values[p.name])) for p in specs_of(factor)}
         covariances.append(to_matrix(factor, filled))  # an sd of zero silences its correlations
         if np.linalg.eigvalsh(covariances[-1]).min() < -1e-10 * covariances[-1].max():
             raise ValueError(f"parameters: expected a covariance for {factor.name!r}, got {filled}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from lmmbook._numerics import jacobian
 from lmmbook.exact.marginal import Evaluation, Marginal
 from lmmbook.formula.design import Design
 
@@ -153,15 +154,14 @@ class Theta:
                 return self._curvature
         scales = self.natural_scales()
         point = self.point(scales)
-        slopes, betas = [], []
-        for step in H * np.eye(len(point)):
-            up, slope_up = self.slope(point + step, scales)
-            down, slope_down = self.slope(point - step, scales)
-            slopes.append((slope_up - slope_down) / (2 * H))
-            betas.append((up.beta - down.beta) / (2 * H))
+
+        def slope_and_beta(step: np.ndarray) -> np.ndarray:
+            found, slope = self.slope(point + step, scales)
+            return np.concatenate([slope, found.beta])
+
+        second, of_beta = np.split(jacobian(slope_and_beta, np.full(len(point), H)), [len(point)])
         self.move(point, scales)
-        second, fixed = (np.reshape(rows, (len(point), -1)) for rows in (slopes, betas))
-        self._curvature = Curvature(ranks, scales, point, (second + second.T) / 2, fixed.T)
+        self._curvature = Curvature(ranks, scales, point, (second + second.T) / 2, of_beta)
         return self._curvature
 
 

@@ -21,7 +21,7 @@ from lmmbook.families.binomial import Binomial
 from lmmbook.families.categorical import Categorical
 from lmmbook.families.cumulative import Cumulative
 from lmmbook.families.custom import Custom
-from lmmbook.families.derivatives import Derivatives
+from lmmbook.families.derivatives import Rows
 from lmmbook.families.gaussian import Gaussian
 from lmmbook.families.ordered_logistic import OrderedLogistic
 from lmmbook.families.responses import numbers, refuse
@@ -108,18 +108,9 @@ class Poisson(Family):
         """``Poisson(log_rate=predictor)``."""
         return tfd.Poisson(log_rate=predictor)
 
-    def log_density(
-        self, rows: tuple[tf.Tensor, ...], predictor: tf.Tensor, auxiliary: tf.Tensor
-    ) -> tf.Tensor:
+    def log_density(self, rows: Rows, predictor: tf.Tensor, auxiliary: tf.Tensor) -> tf.Tensor:
         """Without the factorial, which is a constant."""
         return rows[0] * predictor - tf.exp(predictor)
-
-    def derivatives(
-        self, rows: tuple[tf.Tensor, ...], predictor: tf.Tensor, auxiliary: tf.Tensor
-    ) -> Derivatives:
-        """In closed form; see `Family.derivatives`."""
-        rate = tf.exp(predictor)
-        return Derivatives([rows[0] - rate], [[-rate]])
 
     def start(self, response: np.ndarray) -> tuple[float, np.ndarray]:
         """The logarithm of the mean."""

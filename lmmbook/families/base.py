@@ -6,14 +6,19 @@ Chapter 06. `families` has the likelihoods that come with the book.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
-from lmmbook.families.derivatives import Derivatives, RegressionSums, derivatives_at, summed
+from lmmbook.families.derivatives import Derivatives, RegressionSums, Rows, derivatives_at, summed
+from lmmbook.families.responses import numbers, numeric, positions_of
 
 import numpy as np
 import pandas as pd
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
+
+# Parameters by name: those that stand in the intercept's place, and those that come last.
+Named: TypeAlias = tuple[dict[str, Any], dict[str, Any]]
 
 
 class Family:
@@ -62,9 +67,10 @@ class Family:
     def codes(self, response: pd.Series) -> np.ndarray:
         """``[rows]`` float64: the response as the distribution takes it. Raises as `bind`.
 
-        Of successes out of trials, ``[rows, 2]``.
+        Here the response itself, which has to be numbers. Of successes out of trials,
+        ``[rows, 2]``.
         """
-        raise NotImplementedError
+        return numbers(response)
 
     def given(self, response: Any) -> tuple[Family, Any]:
         """The likelihood of some rows, and what is random in their response.
@@ -86,21 +92,19 @@ class Family:
         """The distribution of the response, one for each number in ``predictor``."""
         raise NotImplementedError
 
-    def rows(self, response: tf.Tensor, auxiliary: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    def rows(self, response: tf.Tensor, auxiliary: tf.Tensor) -> Rows:
         """What a row's density needs besides its predictor: the response, and what depends on it.
 
         Computed once for many values of the predictor, and of its shape.
         """
         return (response,)
 
-    def log_density(
-        self, rows: tuple[tf.Tensor, ...], predictor: tf.Tensor, auxiliary: tf.Tensor
-    ) -> tf.Tensor:
+    def log_density(self, rows: Rows, predictor: tf.Tensor, auxiliary: tf.Tensor) -> tf.Tensor:
         """Log density of each row, up to what does not depend on the predictor."""
         return self.distribution(predictor, auxiliary).log_prob(rows[0])
 
     def value_and_slope(
-        self, rows: tuple[tf.Tensor, ...], predictor: tf.Tensor, auxiliary: tf.Tensor
+        self, rows: Rows, predictor: tf.Tensor, auxiliary: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """`log_density`, and its derivative in the predictor: what HMC needs."""
         with tf.GradientTape() as tape:
@@ -108,9 +112,7 @@ class Family:
             value = self.log_density(rows, predictor, auxiliary)
         return value, tape.gradient(value, predictor)
 
-    def derivatives(
-        self, rows: tuple[tf.Tensor, ...], predictor: tf.Tensor, auxiliary: tf.Tensor
-    ) -> Derivatives:
+    def derivatives(self, rows: Rows, predictor: tf.Tensor, auxiliary: tf.Tensor) -> Derivatives:
         """First and second derivatives of the log density; here by automatic differentiation.
 
         No row's density depends on another row's predictor, so the gradient of their sum is each
@@ -130,7 +132,7 @@ class Family:
 
     def summed(
         self,
-        rows: tuple[tf.Tensor, ...],
+        rows: Rows,
         predictor: tf.Tensor,
         auxiliary: tf.Tensor,
         fixed: tf.Tensor,
@@ -164,9 +166,7 @@ class Family:
         """
         return "one value a row does not tell how much rows differ; leave it out"
 
-    def constrain(
-        self, intercept: Any, auxiliary: np.ndarray
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
+    def constrain(self, intercept: Any, auxiliary: np.ndarray) -> Named:
         """Named parameters from the engine's, which are unconstrained (Stan's words for the two).
 
         Those that stand in the intercept's place, and those that come last: an sd, for one, is
@@ -181,8 +181,24 @@ class Family:
         return values.get("Intercept"), np.zeros(0)
 
 
-def known(family: Family) -> tuple[Any, ...]:
-    """The categories, which `Family.bind` has to have filled in."""
-    if family.categories is None:
-        raise ValueError(f"{family!r}: expected categories, which bind(response) fills in")
-    return family.categories
+@dataclass(frozen=True)
+class OfCategories(Family):
+    """What families share whose response is one of several categories."""
+
+    categories: tuple[Any, ...] | None = None
+    shares_intercept = True  # not a field
+
+    @property
+    def labels(self) -> tuple[Any, ...]:
+        """The categories, which `bind` has to have filled in."""
+        if self.categories is None:
+            raise ValueError(f"{self!r}: expected categories, which bind(response) fills in")
+        return self.categories
+
+    def codes(self, response: pd.Series) -> np.ndarray:
+        """0, 1, ... in the order of the categories."""
+        return positions_of(self.labels, response)
+
+    def mean(self, predictor: np.ndarray, auxiliary: np.ndarray) -> np.ndarray:
+        """The mean of the categories, if they are numbers."""
+        return self.probabilities(predictor, auxiliary) @ numeric(self.labels)

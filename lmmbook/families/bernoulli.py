@@ -9,13 +9,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lmmbook.families.base import Family
-from lmmbook.families.derivatives import Derivatives
-from lmmbook.families.responses import numbers, positions_of
+from lmmbook.families.responses import in_order, numbers, positions_of, refuse
 
 import numpy as np
 import pandas as pd
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
+
+EXPECTED = "0 and 1 for bernoulli"
 
 
 @dataclass(frozen=True)
@@ -58,38 +59,31 @@ family='categorical' takes more than two, or make a column that is True where it
         if self.categories is not None:
             return positions_of(self.categories, response)
         if not is_number(response):
-            found = response.unique()[:5].tolist()
-            raise ValueError(f"response: expected 0 and 1 for bernoulli, got {found}")
+            refuse(response, np.ones(len(response), bool), EXPECTED)
         values = numbers(response.astype(float))
         wrong = ~np.isin(values, [0, 1])
         if wrong.any():
-            found = response[wrong].unique()[:5].tolist()
             two = f", or C({response.name}) for two labels" if len(np.unique(values)) == 2 else ""
-            raise ValueError(
-                f"response: expected 0 and 1 for bernoulli, got {found}; for successes out of "
-                f"trials write p(successes, trials) with family='binomial'{two}"
-            )
+            trials = "; for successes out of trials write p(successes, trials) with "
+            refuse(response, wrong, EXPECTED, f"{trials}family='binomial'{two}")
         return values
 
     def bind(self, response: pd.Series) -> Bernoulli:
         """Both values have to occur."""
         if is_number(response):
-            values = replace(self, categories=None).codes(response)
+            bound = replace(self, categories=None)
+            values = bound.codes(response)
             if len(np.unique(values)) < 2:
-                raise ValueError(
-                    f"response: expected both 0 and 1 for bernoulli, got only {values[0]:g}"
-                )
-            return replace(self, categories=None)
+                raise ValueError(f"response: expected both {EXPECTED}, got only {values[0]:g}")
+            return bound
         labels = _labels(response)
+        two = "response: expected two labels for bernoulli, got"
         if len(labels) == 1:
-            raise ValueError(
-                f"response: expected two labels for bernoulli, got only {labels[0]!r}"
-            )  # fmt: skip
+            raise ValueError(f"{two} only {labels[0]!r}")
         if len(labels) > 2:
             raise ValueError(
-                f"response: expected two labels for bernoulli, got {len(labels)}: {labels[:5]}; "
-                "family='categorical' takes more than two, or make a column that is True where it "
-                "is a yes"
+                f"{two} {len(labels)}: {labels[:5]}; family='categorical' takes more than two, or "
+                "make a column that is True where it is a yes"
             )
         return replace(self, categories=tuple(labels))
 
@@ -100,15 +94,6 @@ family='categorical' takes more than two, or make a column that is True where it
     def distribution(self, predictor: tf.Tensor, auxiliary: tf.Tensor) -> tfd.Distribution:
         """``Bernoulli(logits=predictor)``."""
         return tfd.Bernoulli(logits=predictor, dtype=predictor.dtype)
-
-    def derivatives(
-        self, rows: tuple[tf.Tensor, ...], predictor: tf.Tensor, auxiliary: tf.Tensor
-    ) -> Derivatives:
-        """In closed form; see `Family.derivatives`."""
-        probability = tf.sigmoid(predictor)
-        return Derivatives(
-            [rows[0] - probability], [[-probability * tf.sigmoid(-predictor)]]
-        )  # fmt: skip
 
     def probabilities(self, predictor: np.ndarray, auxiliary: np.ndarray) -> np.ndarray:
         """``[..., 2]``, of no and of yes, for a predictor ``[...]``."""
@@ -138,11 +123,10 @@ def is_number(response: pd.Series) -> bool:
 def _labels(response: pd.Series) -> list[Any]:
     """The labels that occur: in the order of a Categorical, else sorted."""
     found = response.unique().tolist()
-    if isinstance(response.dtype, pd.CategoricalDtype):
-        return [label for label in response.dtype.categories.tolist() if label in set(found)]
-    if not all(isinstance(label, str) for label in found):
+    categorical = isinstance(response.dtype, pd.CategoricalDtype)
+    if not categorical and not all(isinstance(label, str) for label in found):
         raise ValueError(
             "response: expected 0 and 1, False and True, or two strings for bernoulli, got "
             f"{response.dtype} ({found[0]!r}, ...)"
         )
-    return sorted(found)
+    return [label for label in in_order(response) if label in set(found)]

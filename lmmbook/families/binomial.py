@@ -11,7 +11,7 @@ from typing import Any
 
 from lmmbook.families.base import Family
 from lmmbook.families.bernoulli import Bernoulli, is_number
-from lmmbook.families.derivatives import Derivatives
+from lmmbook.families.derivatives import Derivatives, Rows
 from lmmbook.families.responses import numbers
 
 import numpy as np
@@ -88,33 +88,21 @@ class Binomial(Family):
             raise ValueError("Binomial: expected trials, which given(response) fills in")
         return tfd.Binomial(tf.cast(self.trials, predictor.dtype), logits=predictor)
 
-    def rows(self, response: tf.Tensor, auxiliary: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    def rows(self, response: tf.Tensor, auxiliary: tf.Tensor) -> Rows:
         """Successes and trials."""
         return response[..., 0], response[..., 1]
 
-    def log_density(
-        self, rows: tuple[tf.Tensor, ...], predictor: tf.Tensor, auxiliary: tf.Tensor
-    ) -> tf.Tensor:
+    def log_density(self, rows: Rows, predictor: tf.Tensor, auxiliary: tf.Tensor) -> tf.Tensor:
         """Without the binomial coefficient. Two small terms, where nothing cancels."""
         k, n = rows
         return -k * tf.nn.softplus(-predictor) - (n - k) * tf.nn.softplus(predictor)
 
-    def value_and_slope(
-        self, rows: tuple[tf.Tensor, ...], predictor: tf.Tensor, auxiliary: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """In closed form."""
-        value = self.log_density(rows, predictor, auxiliary)
-        return value, rows[0] - rows[1] * tf.sigmoid(predictor)
-
-    def derivatives(
-        self, rows: tuple[tf.Tensor, ...], predictor: tf.Tensor, auxiliary: tf.Tensor
-    ) -> Derivatives:
+    def derivatives(self, rows: Rows, predictor: tf.Tensor, auxiliary: tf.Tensor) -> Derivatives:
         """In closed form; see `Family.derivatives`."""
         k, n = rows
         probability = tf.sigmoid(predictor)
-        return Derivatives(
-            [k - n * probability], [[-n * probability * tf.sigmoid(-predictor)]]
-        )  # fmt: skip
+        curvature = -n * probability * tf.sigmoid(-predictor)
+        return Derivatives([k - n * probability], [[curvature]])
 
     def mean(self, predictor: np.ndarray, auxiliary: np.ndarray) -> np.ndarray:
         """The probability of a success: the mean of the share of successes, for any trials."""

@@ -14,9 +14,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lmmbook.families.base import Family, known
-from lmmbook.families.derivatives import Derivatives
-from lmmbook.families.responses import numeric, positions_of, those_that_occur
+from lmmbook.families.base import Named, OfCategories
+from lmmbook.families.derivatives import Derivatives, Rows
+from lmmbook.families.responses import in_order, those_that_occur
 
 import numpy as np
 import pandas as pd
@@ -25,7 +25,7 @@ from tensorflow_probability import distributions as tfd
 
 
 @dataclass(frozen=True)
-class Categorical(Family):
+class Categorical(OfCategories):
     """Categories without an order: ``log P(c)/P(first) = intercept(c) + score(c) * predictor``.
 
     The stereotype model: one linear predictor, without an intercept, for all categories. ``score``
@@ -51,29 +51,19 @@ class Categorical(Family):
     ['intercept(bus)', 'intercept(car)', 'score(bus)']
     """
 
-    categories: tuple[Any, ...] | None = None
-    shares_intercept = True  # not a field
-
     @property
     def auxiliary(self) -> int:  # type: ignore[override]
         """An intercept and a score for each category but the first and the last."""
-        return 2 * (len(known(self)) - 2)
+        return 2 * (len(self.labels) - 2)
 
     def bind(self, response: pd.Series) -> Categorical:
         """With the categories that occur; a warning names those of a Categorical that do not."""
-        if isinstance(response.dtype, pd.CategoricalDtype):
-            categories = list(response.dtype.categories)
-        else:
-            categories = sorted(response.unique().tolist())
-        return replace(self, categories=those_that_occur(categories, response, "categorical"))
-
-    def codes(self, response: pd.Series) -> np.ndarray:
-        """0, 1, ... in the order of the categories."""
-        return positions_of(known(self), response)
+        occur = those_that_occur(in_order(response), response, "categorical")
+        return replace(self, categories=occur)
 
     def recession(self, response: np.ndarray) -> np.ndarray | None:
         """Known of two categories; of more the scores are parameters too."""
-        return 2 * response - 1 if len(known(self)) == 2 else None
+        return 2 * response - 1 if len(self.labels) == 2 else None
 
     def _logits(self, predictor: tf.Tensor, auxiliary: tf.Tensor) -> tf.Tensor:
         """``[..., categories]``."""
@@ -86,9 +76,7 @@ class Categorical(Family):
         """`tfd.Categorical` over 0, 1, ..."""
         return tfd.Categorical(logits=self._logits(predictor, auxiliary))
 
-    def log_density(
-        self, rows: tuple[tf.Tensor, ...], predictor: tf.Tensor, auxiliary: tf.Tensor
-    ) -> tf.Tensor:
+    def log_density(self, rows: Rows, predictor: tf.Tensor, auxiliary: tf.Tensor) -> tf.Tensor:
         """As the distribution's, without a gather for every row."""
         logits = tf.unstack(self._logits(predictor, auxiliary), axis=-1)
         largest = functools.reduce(tf.maximum, logits)
@@ -97,9 +85,7 @@ class Categorical(Family):
         chosen = [tf.where(tf.equal(rows[0], c), logit, zero) for c, logit in enumerate(logits)]
         return tf.add_n(chosen) - largest - tf.math.log(total)
 
-    def derivatives(
-        self, rows: tuple[tf.Tensor, ...], predictor: tf.Tensor, auxiliary: tf.Tensor
-    ) -> Derivatives:
+    def derivatives(self, rows: Rows, predictor: tf.Tensor, auxiliary: tf.Tensor) -> Derivatives:
         """In closed form, by the chain rule through the logits."""
         middle = self.auxiliary // 2
         share = tf.unstack(tf.nn.softmax(self._logits(predictor, auxiliary)), axis=-1)
@@ -127,10 +113,6 @@ class Categorical(Family):
         """``[..., categories]`` for a predictor ``[...]``."""
         return tf.nn.softmax(self._logits(tf.constant(predictor), tf.constant(auxiliary))).numpy()
 
-    def mean(self, predictor: np.ndarray, auxiliary: np.ndarray) -> np.ndarray:
-        """The mean of the categories, if they are numbers."""
-        return self.probabilities(predictor, auxiliary) @ numeric(known(self))
-
     def start(self, response: np.ndarray) -> tuple[float, np.ndarray]:
         """The categories' shares, and scores in equal steps."""
         log_odds = np.log(np.bincount(response.astype(int)))
@@ -139,11 +121,9 @@ class Categorical(Family):
         away = log_odds - scores * log_odds[-1]
         return log_odds[-1], np.concatenate([away[1:-1], scores[1:-1]])
 
-    def constrain(
-        self, intercept: Any, auxiliary: np.ndarray
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
+    def constrain(self, intercept: Any, auxiliary: np.ndarray) -> Named:
         """Intercepts in place of the intercept, scores at the end."""
-        labels, middle = known(self), self.auxiliary // 2
+        labels, middle = self.labels, self.auxiliary // 2
         away, scores = auxiliary[..., :middle], auxiliary[..., middle:]
         intercepts = {
             f"intercept({label})": away[..., j] + scores[..., j] * intercept
@@ -154,7 +134,7 @@ class Categorical(Family):
 
     def unconstrain(self, values: Mapping[str, Any] | pd.Series) -> tuple[Any, np.ndarray]:
         """The inverse of `constrain`."""
-        labels = known(self)
+        labels = self.labels
         last = float(values[f"intercept({labels[-1]})"])
         scores = np.array([float(values[f"score({label})"]) for label in labels[1:-1]])
         own = np.array([float(values[f"intercept({label})"]) for label in labels[1:-1]])

@@ -12,15 +12,10 @@ from itertools import pairwise
 from typing import Any
 
 from lmmbook.families import thresholds
-from lmmbook.families.base import Family, known
-from lmmbook.families.derivatives import Derivatives, RegressionSums
-from lmmbook.families.ordered_logistic import (
-    OrderedLogistic,
-    bounds,
-    log_above_and_below,
-    log_of_both,
-)
-from lmmbook.families.responses import numbers, numeric, positions_of, refuse, those_that_occur
+from lmmbook.families.base import Named, OfCategories
+from lmmbook.families.derivatives import Derivatives, RegressionSums, Rows
+from lmmbook.families.ordered_logistic import OrderedLogistic, bounds, log_above_and_below
+from lmmbook.families.responses import in_order, numbers, refuse, those_that_occur
 
 import numpy as np
 import pandas as pd
@@ -31,7 +26,7 @@ EXPECTED = "whole numbers or an ordered Categorical for cumulative"
 
 
 @dataclass(frozen=True)
-class Cumulative(Family):
+class Cumulative(OfCategories):
     """Ordered categories: ``P(y <= c) = sigmoid(threshold(c|c+1) - linear predictor)``.
 
     The response is whole numbers, or an ordered pandas Categorical. The categories are those that
@@ -57,14 +52,12 @@ class Cumulative(Family):
     ValueError: response: expected whole numbers or an ordered Categorical for cumulative, got [2.5]
     """
 
-    categories: tuple[Any, ...] | None = None
     anchor: int = 0
-    shares_intercept = True  # not a field
 
     @property
     def auxiliary(self) -> int:  # type: ignore[override]
         """One gap less than there are thresholds."""
-        return len(known(self)) - 2
+        return len(self.labels) - 2
 
     def bind(self, response: pd.Series) -> Cumulative:
         """With the categories that occur; a warning names those between them that do not."""
@@ -74,7 +67,7 @@ class Cumulative(Family):
                     f"response: expected {EXPECTED}, got an unordered one with categories "
                     f"{list(response.dtype.categories)[:5]}"
                 )
-            categories = list(response.dtype.categories)
+            categories = in_order(response)
         else:
             values = numbers(response, EXPECTED)
             refuse(response, values != np.round(values), EXPECTED)
@@ -89,7 +82,7 @@ class Cumulative(Family):
         """0, 1, ... in the order of the categories."""
         if response.dtype in ("bool", "boolean"):
             response = response.astype(int)
-        return positions_of(known(self), response)
+        return super().codes(response)
 
     def cutpoints(self, auxiliary: tf.Tensor) -> tf.Tensor:
         """``[categories - 1]`` thresholds, counted from the anchor."""
@@ -99,7 +92,7 @@ class Cumulative(Family):
         """`OrderedLogistic` over 0, 1, ..."""
         return OrderedLogistic(self.cutpoints(auxiliary), predictor)
 
-    def rows(self, response: tf.Tensor, auxiliary: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    def rows(self, response: tf.Tensor, auxiliary: tf.Tensor) -> Rows:
         """The response, its upper and lower threshold, and 1 / expm1 of how far apart they are."""
         cutpoints = self.cutpoints(auxiliary)
         width = 1.0 / tf.math.expm1(cutpoints[1:] - cutpoints[:-1])
@@ -108,24 +101,12 @@ class Cumulative(Family):
         width = tf.gather(by_category, tf.cast(response, tf.int32))
         return (response, *bounds(cutpoints, response), width)
 
-    def log_density(
-        self, rows: tuple[tf.Tensor, ...], predictor: tf.Tensor, auxiliary: tf.Tensor
-    ) -> tf.Tensor:
+    def log_density(self, rows: Rows, predictor: tf.Tensor, auxiliary: tf.Tensor) -> tf.Tensor:
         """Without what depends on the thresholds alone."""
         _, upper, lower, _ = rows
         return log_above_and_below(upper - predictor, lower - predictor)
 
-    def value_and_slope(
-        self, rows: tuple[tf.Tensor, ...], predictor: tf.Tensor, auxiliary: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Two hyperbolic tangents serve both: ``(tanh(a / 2) + tanh(b / 2)) / 2`` is the slope."""
-        a, b = rows[1] - predictor, rows[2] - predictor
-        half_a, half_b = tf.tanh(0.5 * a), tf.tanh(0.5 * b)
-        return log_of_both(a, b, half_a, half_b), 0.5 * (half_a + half_b)
-
-    def derivatives(
-        self, rows: tuple[tf.Tensor, ...], predictor: tf.Tensor, auxiliary: tf.Tensor
-    ) -> Derivatives:
+    def derivatives(self, rows: Rows, predictor: tf.Tensor, auxiliary: tf.Tensor) -> Derivatives:
         """In closed form, through the upper threshold a and the lower b of each row."""
         response = rows[0]
         slope, by_a, by_b, curve_a, curve_b, curve_ab = thresholds.derivatives(rows, predictor)
@@ -149,7 +130,7 @@ class Cumulative(Family):
 
     def summed(
         self,
-        rows: tuple[tf.Tensor, ...],
+        rows: Rows,
         predictor: tf.Tensor,
         auxiliary: tf.Tensor,
         fixed: tf.Tensor,
@@ -200,19 +181,13 @@ class Cumulative(Family):
         ends = np.zeros_like(predictor)[..., np.newaxis]
         return np.diff(np.concatenate([ends, below, ends + 1.0], axis=-1), axis=-1)
 
-    def mean(self, predictor: np.ndarray, auxiliary: np.ndarray) -> np.ndarray:
-        """The mean of the categories, if they are numbers."""
-        return self.probabilities(predictor, auxiliary) @ numeric(known(self))
-
     def start(self, response: np.ndarray) -> tuple[float, np.ndarray]:
         """Thresholds that give the categories their shares."""
         below = thresholds.shares_below(response)
         at = np.log(below / (1 - below))
         return -at[self.anchor], np.log(np.diff(at))
 
-    def constrain(
-        self, intercept: Any, auxiliary: np.ndarray
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
+    def constrain(self, intercept: Any, auxiliary: np.ndarray) -> Named:
         """The thresholds."""
         at = thresholds.from_anchor(auxiliary, self.anchor).numpy()
         at = at - np.asarray(intercept)[..., np.newaxis]
@@ -234,5 +209,4 @@ class Cumulative(Family):
     @property
     def names(self) -> list[str]:
         """``threshold(1|2)``, ..."""
-        labels = known(self)
-        return [f"threshold({a}|{b})" for a, b in pairwise(labels)]
+        return [f"threshold({a}|{b})" for a, b in pairwise(self.labels)]

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lmmbook._tensorflow.processes import check_not_forked
-from lmmbook.families.base import Family
-from lmmbook.families.responses import numbers, refuse
+from lmmbook.families.base import Family, Named
+from lmmbook.families.responses import refuse
 
 import numpy as np
 import pandas as pd
@@ -50,10 +50,6 @@ class Custom(Family):
         """How many further parameters there are."""
         return len(self.bijectors)
 
-    def codes(self, response: pd.Series) -> np.ndarray:
-        """The response itself, which has to be numbers."""
-        return numbers(response)
-
     def bind(self, response: pd.Series) -> Custom:
         """The distribution has to give every response a positive density."""
         check_not_forked("families.Custom")
@@ -80,9 +76,7 @@ class Custom(Family):
         """Zero, in the unconstrained parameters."""
         return 0.0, np.zeros(self.auxiliary)
 
-    def constrain(
-        self, intercept: Any, auxiliary: np.ndarray
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
+    def constrain(self, intercept: Any, auxiliary: np.ndarray) -> Named:
         """``Intercept``, and the parameters by their names."""
         named = {
             name: bijector.forward(auxiliary[..., j].astype(float)).numpy()

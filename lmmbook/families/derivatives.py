@@ -5,10 +5,12 @@ Chapters 04 and 06. The M-step and the certificate need the sums.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import tensorflow as tf
+
+Rows: TypeAlias = tuple[tf.Tensor, ...]  # what `Family.rows` gives: a number a row in each
 
 
 class Derivatives(NamedTuple):
@@ -56,10 +58,7 @@ def no_sums(chains: int, fixed: int, auxiliary: int) -> RegressionSums:
 
 
 def derivatives_at(
-    family: Any,
-    rows: tuple[tf.Tensor, ...],
-    predictor: tf.Tensor,
-    auxiliary: tf.Tensor,
+    family: Any, rows: Rows, predictor: tf.Tensor, auxiliary: tf.Tensor
 ) -> Derivatives:
     """`Family.derivatives` at a predictor ``[rows, chains]``, and of that shape."""
     if rows[0].shape.rank == 2:  # Gaussian ratings, [rows, 1]

@@ -9,9 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lmmbook.families.base import Family
-from lmmbook.families.derivatives import Derivatives
-from lmmbook.families.responses import numbers
+from lmmbook.families.base import Family, Named
 
 import numpy as np
 import pandas as pd
@@ -58,10 +56,6 @@ class Gaussian(Family):
         """Whether the residual sd is estimated."""
         return self.sd is None
 
-    def codes(self, response: pd.Series) -> np.ndarray:
-        """The response itself."""
-        return numbers(response)
-
     def bind(self, response: pd.Series) -> Gaussian:
         """The response has to vary."""
         values = self.codes(response)
@@ -72,19 +66,6 @@ class Gaussian(Family):
     def distribution(self, predictor: tf.Tensor, auxiliary: tf.Tensor) -> tfd.Distribution:
         """``Normal(predictor, sd)``."""
         return tfd.Normal(predictor, tf.exp(auxiliary[0]))
-
-    def derivatives(
-        self, rows: tuple[tf.Tensor, ...], predictor: tf.Tensor, auxiliary: tf.Tensor
-    ) -> Derivatives:
-        """In closed form; see `Family.derivatives`."""
-        precision = tf.exp(-2.0 * auxiliary[0])
-        residual = rows[0] - predictor
-        squares = tf.square(residual) * precision
-        mixed = -2.0 * residual * precision
-        return Derivatives(
-            [residual * precision, squares - 1.0],
-            [[-precision * tf.ones_like(residual), mixed], [mixed, -2.0 * squares]],
-        )
 
     def start(self, response: np.ndarray) -> tuple[float, np.ndarray]:
         """Mean, and logarithm of the standard deviation."""
@@ -97,9 +78,7 @@ class Gaussian(Family):
             return None
         return "the residual is such an effect; leave it out, or fix the residual: Gaussian(sd=...)"
 
-    def constrain(
-        self, intercept: Any, auxiliary: np.ndarray
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
+    def constrain(self, intercept: Any, auxiliary: np.ndarray) -> Named:
         """``Intercept`` and ``sd(residual)``."""
         sd = np.exp(auxiliary[..., 0])
         return {"Intercept": intercept}, {

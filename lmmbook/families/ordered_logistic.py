@@ -52,17 +52,16 @@ def log_interval(loc: tf.Tensor, upper: tf.Tensor, lower: tf.Tensor) -> tf.Tenso
 
 @tf.custom_gradient
 def log_above_and_below(a: tf.Tensor, b: tf.Tensor) -> tuple:
-    """``log sigmoid(a) + log sigmoid(-b)``, with gradients in which nothing cancels."""
+    """``log sigmoid(a) + log sigmoid(-b)``, with gradients in which nothing cancels.
+
+    Two hyperbolic tangents serve both: sigmoid(x) = (1 + tanh(x / 2)) / 2.
+    """
     half_a, half_b = tf.tanh(0.5 * a), tf.tanh(0.5 * b)
     by_a, by_b = 0.5 - 0.5 * half_a, -0.5 - 0.5 * half_b
-    return log_of_both(a, b, half_a, half_b), lambda upstream: (upstream * by_a, upstream * by_b)
-
-
-def log_of_both(a: tf.Tensor, b: tf.Tensor, half_a: tf.Tensor, half_b: tf.Tensor) -> tf.Tensor:
-    """The same, given ``tanh(a / 2)`` and ``tanh(b / 2)``: sigmoid(x) = (1 + tanh(x / 2)) / 2."""
     logarithm = _log_of_1_to_4 if a.dtype == tf.float32 else tf.math.log
     both = (1.0 + tf.abs(half_a)) * (1.0 + tf.abs(half_b))
-    return tf.minimum(a, 0.0) - tf.maximum(b, 0.0) + logarithm(both) - LOG_4
+    value = tf.minimum(a, 0.0) - tf.maximum(b, 0.0) + logarithm(both) - LOG_4
+    return value, lambda upstream: (upstream * by_a, upstream * by_b)
 
 
 def _log_of_1_to_4(m: tf.Tensor) -> tf.Tensor:

@@ -25,11 +25,11 @@ def numbers(response: pd.Series, expected: str = "one numeric column") -> np.nda
     return values
 
 
-def refuse(response: pd.Series, wrong: np.ndarray, expected: str) -> None:
+def refuse(response: pd.Series, wrong: np.ndarray, expected: str, remedy: str = "") -> None:
     """Raise if any value is wrong, and say which."""
     if wrong.any():
         found = response[wrong].unique()[:5].tolist()
-        raise ValueError(f"response: expected {expected}, got {found}")
+        raise ValueError(f"response: expected {expected}, got {found}{remedy}")
 
 
 def numeric(categories: tuple[Any, ...]) -> np.ndarray:
@@ -47,6 +47,13 @@ def numeric(categories: tuple[Any, ...]) -> np.ndarray:
             f"expected categories that are numbers, got {list(categories)}; they have no mean, but "
             "they have .probabilities"
         ) from error
+
+
+def in_order(response: pd.Series) -> list[Any]:
+    """The labels of a pandas Categorical in its order, others sorted."""
+    if isinstance(response.dtype, pd.CategoricalDtype):
+        return response.dtype.categories.tolist()
+    return sorted(response.unique().tolist())
 
 
 def those_that_occur(categories: list[Any], response: pd.Series, name: str) -> tuple[Any, ...]:
@@ -77,10 +84,6 @@ def _few(labels: list[Any]) -> str:
 def positions_of(categories: tuple[Any, ...], response: pd.Series) -> np.ndarray:
     """``[rows]``, 0.0, 1.0, ...: where each response stands among the categories."""
     positions = pd.Index(categories).get_indexer(pd.Index(response.to_numpy()))
-    if (positions < 0).any():
-        found = response[positions < 0].unique()[:5].tolist()
-        raise ValueError(
-            f"response: expected categories {list(categories)}, got {found}; those that did not "
-            "occur in training have no probability, so leave their rows out"
-        )
+    remedy = "; those that did not occur in training have no probability, so leave their rows out"
+    refuse(response, positions < 0, f"categories {list(categories)}", remedy)
     return positions.astype(float)

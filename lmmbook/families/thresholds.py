@@ -10,6 +10,8 @@ effects hold a share, and most of its information would be missing (`louis`).
 
 from __future__ import annotations
 
+from lmmbook.families.derivatives import Rows
+
 import numpy as np
 import tensorflow as tf
 
@@ -40,7 +42,7 @@ def moves(gaps: tf.Tensor, anchor: int) -> tf.Tensor:
     return tf.constant(above - above[anchor], gaps.dtype) * tf.exp(gaps)
 
 
-def derivatives(rows: tuple[tf.Tensor, ...], predictor: tf.Tensor) -> tuple[tf.Tensor, ...]:
+def derivatives(rows: Rows, predictor: tf.Tensor) -> Rows:
     """Of each row's log mass in its predictor, its upper threshold a, and its lower b.
 
     ``rows`` are as from `cumulative.Cumulative.rows`. The first derivatives; and ``curve_a``,

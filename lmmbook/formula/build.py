@@ -12,9 +12,9 @@ from lmmbook.data.frames import Data, to_frame
 from lmmbook.families.base import Family
 from lmmbook.families.gaussian import Gaussian
 from lmmbook.formula.coding import coded
-from lmmbook.formula.dependence import check_independent, left_out
+from lmmbook.formula.dependence import check_independent, left_out, origin_of
 from lmmbook.formula.design import Design, offset_apart
-from lmmbook.formula.factors import Factor, build_factors, origin_of
+from lmmbook.formula.factors import Factor, build_factors
 from lmmbook.formula.names import check_columns, check_names
 from lmmbook.formula.parse.functions import Functions
 from lmmbook.formula.parse.response import read

@@ -7,10 +7,11 @@ correlations, named ``sd(g)``, ``sd(x|g)`` and ``cor(Intercept,x|g)``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import combinations
-from typing import Any
+from typing import Any, NamedTuple
 
+from lmmbook.families.gaussian import Gaussian
 from lmmbook.formula.design import Design
 from lmmbook.formula.factors import Factor
 
@@ -18,46 +19,69 @@ import numpy as np
 import pandas as pd
 
 
-def correlated_pairs(factor: Factor) -> list[tuple[int, int]]:
-    """Pairs of columns whose correlation is a parameter: those within one block."""
-    return [pair for block in factor.blocks for pair in combinations(block, 2)]
+class ParameterSpec(NamedTuple):
+    """A parameter, as tables have it.
+
+    Its ``kind`` is "fixed", "sd", "cor", or "auxiliary" for another one of the family's own. Among
+    the ``columns`` of a factor's effects an sd is of one, a correlation of two.
+    """
+
+    name: str
+    kind: str
+    columns: tuple[int, ...] = ()
+
+    @property
+    def scale(self) -> Callable[[float], float]:
+        """The scale on which its errors are given: log for an sd, Fisher's z for a cor."""
+        return {"sd": np.log, "cor": np.arctanh}.get(self.kind, float)
 
 
-def names(factor: Factor) -> list[str]:
-    """Parameter names of one factor: its standard deviations, then its correlations.
+def specs_of(factor: Factor) -> list[ParameterSpec]:
+    """The parameters of one factor: its standard deviations, then its correlations.
 
     Examples
     --------
     >>> factor = Factor("g", ("g",), pd.Index([0, 1]), np.array([0, 1]), ("Intercept", "x"),
     ...                 np.ones((2, 2)), ((0, 1),))
-    >>> names(factor)
+    >>> [p.name for p in specs_of(factor)]
     ['sd(g)', 'sd(x|g)', 'cor(Intercept,x|g)']
     """
-    sds = [
-        f"sd({factor.name})" if effect == "Intercept" else f"sd({effect}|{factor.name})"
-        for effect in factor.effects
-    ]
-    cors = [
-        f"cor({factor.effects[a]},{factor.effects[b]}|{factor.name})"
-        for a, b in correlated_pairs(factor)
-    ]
-    return sds + cors
+    group, effects = factor.name, factor.effects
+    sds = [f"sd({group})" if x == "Intercept" else f"sd({x}|{group})" for x in effects]
+    pairs = [pair for block in factor.blocks for pair in combinations(block, 2)]
+    found = [ParameterSpec(name, "sd", (j,)) for j, name in enumerate(sds)]
+    for a, b in pairs:
+        found.append(ParameterSpec(f"cor({effects[a]},{effects[b]}|{group})", "cor", (a, b)))
+    return found
+
+
+def specs(design: Design) -> list[ParameterSpec]:
+    """All parameters, in the order of every table of this package."""
+    family = design.family
+    first, last = family.constrain(0.0, np.zeros(family.auxiliary))
+    found = []
+    for name in design.fixed_names:
+        of_column = first if name == "Intercept" else [name]
+        found += [ParameterSpec(n, "fixed" if n == name else "auxiliary") for n in of_column]
+    for factor in design.factors:
+        found += specs_of(factor)
+    own = "sd" if isinstance(family, Gaussian) else "auxiliary"
+    return found + [ParameterSpec(name, own) for name in last]
 
 
 def parameter_names(design: Design) -> list[str]:
-    """All parameters, in the order of every table of this package."""
-    zero, none = np.zeros(len(design.fixed_names)), np.zeros(design.family.auxiliary)
-    return list(name_values(design, zero, [np.eye(len(f.effects)) for f in design.factors], none))
+    """The names of `specs`."""
+    return [parameter.name for parameter in specs(design)]
 
 
 def to_matrix(factor: Factor, parameters: Mapping[str, float] | pd.Series) -> np.ndarray:
     """The covariance ``[columns, columns]`` from standard deviations and correlations."""
-    columns = len(factor.effects)
-    labels = names(factor)
-    sds = np.array([float(parameters[name]) for name in labels[:columns]])
-    correlation = np.eye(columns)
-    for (a, b), name in zip(correlated_pairs(factor), labels[columns:], strict=True):
-        correlation[a, b] = correlation[b, a] = float(parameters[name])
+    sds, correlation = np.ones(len(factor.effects)), np.eye(len(factor.effects))
+    for name, kind, columns in specs_of(factor):
+        if kind == "sd":
+            sds[columns] = float(parameters[name])
+        else:
+            correlation[columns] = correlation[columns[::-1]] = float(parameters[name])
     return correlation * np.outer(sds, sds)
 
 
@@ -68,20 +92,34 @@ def from_matrix(factor: Factor, covariance: np.ndarray) -> dict[str, np.ndarray]
     zero is NaN.
     """
     sds = np.sqrt(np.diagonal(covariance, axis1=-2, axis2=-1))
-    values = [sds[..., i] for i in range(len(factor.effects))]
-    for a, b in correlated_pairs(factor):
-        product = sds[..., a] * sds[..., b]
-        with np.errstate(invalid="ignore"):
-            cor = covariance[..., a, b] / np.where(product > 0, product, np.nan)
-        values.append(np.clip(cor, -1.0, 1.0))  # rounding may lead beyond
-    return dict(zip(names(factor), (v[()] for v in values), strict=True))  # [()]: 0-d to scalar
+    product = sds[..., :, np.newaxis] * sds[..., np.newaxis, :]
+    with np.errstate(invalid="ignore"):
+        cors = covariance / np.where(product > 0, product, np.nan)
+    of: dict[str, Any] = {"sd": sds, "cor": np.clip(cors, -1.0, 1.0)}  # rounding may lead beyond
+    return {name: of[kind][(..., *at)][()] for name, kind, at in specs_of(factor)}  # 0-d to scalar
+
+
+def root(covariance: np.ndarray) -> np.ndarray:
+    """An L with ``L L' = covariance``, which may be singular; by way of the correlations."""
+    sds = np.sqrt(np.diag(covariance))
+    scale = np.where(sds > 0, sds, 1.0)
+    values, vectors = np.linalg.eigh(covariance / np.outer(scale, scale))
+    return sds[:, np.newaxis] * vectors * np.sqrt(np.maximum(values, 0.0))
 
 
 def names_of_block(factor: Factor, block: tuple[int, ...]) -> list[str]:
-    """The names among `names` that belong to one block of columns."""
-    labels = names(factor)
-    cors = zip(correlated_pairs(factor), labels[len(factor.effects) :], strict=True)
-    return [labels[j] for j in block] + [name for pair, name in cors if set(pair) <= set(block)]
+    """The names of the parameters that belong to one block of columns."""
+    return [p.name for p in specs_of(factor) if {*p.columns} <= {*block}]
+
+
+def effects_table(factor: Factor, mean: np.ndarray, sd: np.ndarray) -> pd.DataFrame:
+    """``[levels, columns]`` each, as a table: a row a level, columns ``mean`` and ``sd``; for a
+    factor with slopes, columns ``(effect, "mean")`` and ``(effect, "sd")``."""
+    both = np.stack([mean, sd], axis=2).reshape(len(mean), -1)
+    columns = pd.Index(["mean", "sd"])
+    if not factor.intercept_only:
+        columns = pd.MultiIndex.from_product([factor.effects, columns])
+    return pd.DataFrame(both, pd.Index(factor.labels, name=factor.name), columns)
 
 
 def name_values(

@@ -21,6 +21,8 @@ from scipy.linalg import solve_triangular
 DEPENDENT = 1e-12  # eigenvalue of columns of length one, less their means; not told from rounding
 ALIKE = 1e-5  # the same, of blocks of effects that are independent: those cannot be centred
 FOLLOWS = 1e-9  # squared length, of one, that other columns leave of one that follows from them
+COLLINEAR = 0.9  # cosine of a covariate with the intercept (0.9: a mean of two sds), or others
+NOISE = 1e-13  # a covariate that varies by less of its mean varies by rounding
 NONZERO = 1e-6  # share of a combination of columns that is zero in training rows, in a new row
 
 
@@ -60,7 +62,7 @@ def left_out(
 ) -> LeftOut | None:
     """What cannot be told apart because a cell is empty, with a warning; None if that is nothing.
 
-    ``columns`` are ``[rows, columns]``, without offsets; ``origin`` is as `factors.origin_of` says.
+    ``columns`` are ``[rows, columns]``, without offsets; ``origin`` is as `origin_of` says.
     """
     cells = [cell for cell, apart in zip(common.cells, common.is_offset, strict=True) if not apart]
     if not any(cells):
@@ -152,3 +154,18 @@ def _involved(gram: np.ndarray, least: float) -> list[int]:
         found.append(rest[needed - 1])
         rest = rest[: needed - 1]
     return sorted(found)
+
+
+def origin_of(columns: np.ndarray, names: Sequence[str]) -> np.ndarray | None:
+    """Means ``[columns]`` of covariates that are far from zero, such as years; zero for others.
+
+    None where there is nothing to take away, or no intercept to take it up.
+    """
+    if "Intercept" not in names or len(names) == 1:
+        return None
+    gram = columns.T @ columns / len(columns)  # without a copy of the columns
+    means = gram[list(names).index("Intercept")]
+    far = np.abs(means) > COLLINEAR * np.sqrt(np.diag(gram))
+    varies = [np.ptp(c) > NOISE * abs(mean) for c, mean in zip(columns.T, means, strict=True)]
+    origin = np.where(far & varies, means, 0.0)
+    return origin if origin.any() else None

@@ -8,6 +8,8 @@ ask first, and say which columns are the reason.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from lmmbook.families.custom import Custom
 from lmmbook.families.gaussian import Gaussian
 from lmmbook.formula import separation
@@ -126,15 +128,10 @@ def refuse_no_residual(design: Inner, least: float) -> None:
 def _residual_sd(design: Design, factor: Factor, rows: int) -> float:
     """What a factor's effects and the fixed effects leave of the inner response in the first rows,
     root mean square."""
-    codes, z = factor.codes[:rows], factor.z[:rows]
-    columns = np.column_stack([design.fixed[:rows], design.response[:rows]])
-    shape, effects = (factor.levels, z.shape[1]), range(z.shape[1])
-    cross = np.array(
-        [[np.bincount(codes, z[:, a] * z[:, b], shape[0]) for b in effects] for a in effects]
-    )
-    inverse = np.linalg.pinv(np.moveaxis(cross, 2, 0), hermitian=True)  # [levels, effects, effects]
-    for k, column in enumerate(columns.T):
-        pull = np.array([np.bincount(codes, z[:, a] * column, shape[0]) for a in effects]).T
-        columns[:, k] -= np.einsum("ra,ra->r", z, np.einsum("lab,lb->la", inverse, pull)[codes])
+    factor = replace(factor, codes=factor.codes[:rows], z=factor.z[:rows])
+    columns, z = np.column_stack([design.fixed[:rows], design.response[:rows]]), factor.matrix()
+    inverse = np.linalg.pinv(factor.gram(), hermitian=True)  # [levels, effects, effects]
+    pull = (z.T @ columns).reshape(*inverse.shape[:2], -1)
+    columns -= z @ (inverse @ pull).reshape(z.shape[1], -1)
     x, y = columns[:, :-1], columns[:, -1]
     return float(np.sqrt(np.mean((y - x @ np.linalg.lstsq(x, y, rcond=1e-9)[0]) ** 2)))

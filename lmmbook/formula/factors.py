@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 
 from lmmbook._rows import ones, pieces
 from lmmbook.data.labels import Keys, grouped, kind_of, match, plain
 from lmmbook.formula.copies import Copied
-from lmmbook.formula.dependence import ALIKE, check_independent
+from lmmbook.formula.dependence import ALIKE, check_independent, origin_of
 from lmmbook.formula.parse.syntax import Bar
 from lmmbook.formula.terms import Terms, evaluate
 
 import numpy as np
 import pandas as pd
-
-COLLINEAR = 0.9  # cosine of a covariate with the intercept (0.9: a mean of two sds), or others
-NOISE = 1e-13  # a covariate that varies by less of its mean varies by rounding
+from scipy import sparse
 
 
 @dataclass(frozen=True)
@@ -77,6 +75,25 @@ class Factor(Copied):
         """Whether a level has no effect but its intercept."""
         return self.effects == ("Intercept",)
 
+    def matrix(self, levels: int | None = None) -> sparse.csr_array:
+        """Z, ``[rows, levels * columns]``: each row has its own level's columns filled.
+
+        Of fewer ``levels`` than there are, the last one stands for all that remain.
+        """
+        rows, columns = self.z.shape
+        levels = self.levels if levels is None else levels
+        first = np.minimum(self.codes, levels - 1)[:, np.newaxis] * np.int32(columns)
+        where = first + np.arange(columns, dtype=np.int32)
+        ends = np.arange(0, rows * columns + 1, columns)
+        shape = (rows, levels * columns)
+        return sparse.csr_array((self.z.ravel(), where.ravel(), ends), shape=shape)
+
+    def gram(self) -> np.ndarray:
+        """``[levels, columns, columns]``: ``Z'Z`` of each level."""
+        of_rows = [[a * b for b in self.z.T] for a in self.z.T]
+        sums = [[np.bincount(self.codes, x, self.levels) for x in row] for row in of_rows]
+        return np.moveaxis(np.array(sums), 2, 0)
+
     def on(self, data: pd.DataFrame) -> Factor:
         """The factor over new rows, with levels that are new appended after the known ones.
 
@@ -93,10 +110,7 @@ class Factor(Copied):
         labels = _appended(self.labels, labels[new])
         longer = tuple(_appended(a, b[new]) for a, b in zip(self.keys, found, strict=True))
         z = _stack([ones(len(data)) if c is None else c.on(data) for c in self._common])
-        return Factor(
-            self.name, self.columns, labels, codes, self.effects, z, self.blocks, self._common,
-            longer, self._by_text,
-        )  # fmt: skip
+        return replace(self, labels=labels, codes=codes, z=z, _keys=longer)
 
     def _warn(self, place: np.ndarray, found: Keys) -> None:
         """Say so where levels look as if they were written in another way than at the fit."""
@@ -105,7 +119,11 @@ class Factor(Copied):
         if not odd:
             if (place >= 0).any():
                 return
-            strange = [(c, k, n) for c, k, n in columns if _no_value_known(k, n)]
+            strange = [
+                (column, known, now)
+                for column, known, now in columns
+                if (match((known.unique(),), (now.unique(),)) < 0).all()
+            ]
             # One new value, as in data.assign(g=-1), is a question about whom nobody has met.
             if any(now.nunique() == 1 for _, _, now in strange):
                 return
@@ -118,10 +136,6 @@ class Factor(Copied):
             "effects of unknown levels come from the prior",
             stacklevel=5,
         )
-
-
-def _no_value_known(known: pd.Index, now: pd.Index) -> bool:
-    return bool((match((known.unique(),), (now.unique(),)) < 0).all())
 
 
 def _appended(one: pd.Index, other: pd.Index) -> pd.Index:
@@ -191,7 +205,11 @@ def _factor(bars: Sequence[Bar], data: pd.DataFrame) -> Factor:
         else:
             common, columns_of_bar = evaluate(bar.effects, data)
             own = common.labels
-            _refuse_offsets(name, common)
+            offsets = [label for label, yes in zip(own, common.is_offset, strict=True) if yes]
+            if offsets:
+                raise ValueError(
+                    f"group {name!r}: expected effects, got {offsets}; an offset is fixed"
+                )
         block = tuple(range(len(effects), len(effects) + len(own)))
         blocks += [block] if bar.correlated else [(column,) for column in block]
         effects += own
@@ -202,12 +220,6 @@ def _factor(bars: Sequence[Bar], data: pd.DataFrame) -> Factor:
     return Factor(
         name, columns, labels, codes, tuple(effects), z, tuple(blocks), tuple(matrices), keys
     )
-
-
-def _refuse_offsets(name: str, common: Terms) -> None:
-    offsets = [str(label) for label in np.array(common.labels)[common.is_offset]]
-    if offsets:
-        raise ValueError(f"group {name!r}: expected effects, got {offsets}; an offset is fixed")
 
 
 def _check_effects(
@@ -226,21 +238,6 @@ def _check_effects(
         # Whatever the columns of a block, all that matters is what it shares with other blocks.
         parts = [p @ np.linalg.inv(np.linalg.qr(p).R) if p.shape[1] > 1 else p for p in parts]
         check_independent(what, np.hstack(parts), effects, ALIKE)
-
-
-def origin_of(columns: np.ndarray, names: Sequence[str]) -> np.ndarray | None:
-    """Means ``[columns]`` of covariates that are far from zero, such as years; zero for others.
-
-    None where there is nothing to take away, or no intercept to take it up.
-    """
-    if "Intercept" not in names or len(names) == 1:
-        return None
-    gram = columns.T @ columns / len(columns)  # without a copy of the columns
-    means = gram[list(names).index("Intercept")]
-    far = np.abs(means) > COLLINEAR * np.sqrt(np.diag(gram))
-    varies = [np.ptp(c) > NOISE * abs(mean) for c, mean in zip(columns.T, means, strict=True)]
-    origin = np.where(far & varies, means, 0.0)
-    return origin if origin.any() else None
 
 
 def _stack(columns: list[np.ndarray]) -> np.ndarray:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from lmmbook.formula.covariance import names as names_of
+from lmmbook.formula.covariance import specs_of
 from lmmbook.formula.design import Design
 
 import numpy as np
@@ -54,7 +54,7 @@ def _sources(design: Design) -> Iterator[tuple[str, str]]:
         else:
             yield name, f"fixed effect {of_terms[name]!r}"
     for factor in design.factors:
-        yield from ((name, f"group {factor.name!r}") for name in names_of(factor))
+        yield from ((p.name, f"group {factor.name!r}") for p in specs_of(factor))
     yield from ((name, "family") for name in last)
 
 

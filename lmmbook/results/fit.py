@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 from lmmbook._tensorflow.device import describe_device
 from lmmbook.core.model import LinearMixedEffectModel
 from lmmbook.data.frames import Data
+from lmmbook.formula.covariance import specs_of
 from lmmbook.formula.design import Design
 from lmmbook.formula.parse.functions import Functions
 from lmmbook.results import criticism, saving
@@ -189,9 +190,9 @@ class Fit:
         levels = ", ".join(f"{f.name} {f.levels:,}" for f in self.design.factors)
         modelled = f"\n  {self.design.family.note}" if self.design.family.note else ""
         verdict = "Converged" if self.converged else "NOT CONVERGED"
-        scales = {"sd(": "an sd are those of its logarithm", "cor(": "a cor those of its Fisher z"}
-        names = self.parameters.index.str
-        notes = [note for start, note in scales.items() if names.startswith(start).any()]
+        scales = {"sd": "an sd are those of its logarithm", "cor": "a cor those of its Fisher z"}
+        kinds = {p.kind for factor in self.design.factors for p in specs_of(factor)}
+        notes = [note for kind, note in scales.items() if kind in kinds]
         return (
             f"Linear mixed model fitted by Monte Carlo EM (maximum likelihood)\n"
             f"  {self.design.formula}\n"

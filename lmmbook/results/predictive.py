@@ -80,10 +80,7 @@ def linear(new: Design, beta: np.ndarray, effects: list[np.ndarray]) -> np.ndarr
     """
     total = np.tile((new.fixed @ beta + new.offset)[:, np.newaxis], len(effects[0]))
     for factor, u in zip(new.factors, effects, strict=True):
-        by_level = np.ascontiguousarray(u.transpose(2, 1, 0))  # [columns, levels, draws]
-        codes = np.minimum(factor.codes, u.shape[1] - 1)
-        for column, z in zip(by_level, factor.z.T, strict=True):
-            total += column[codes] * z[:, np.newaxis]
+        total += factor.matrix(u.shape[1]) @ u.reshape(len(u), -1).T
     return total
 
 

@@ -621,3 +621,11 @@ def test_dyestuff2_has_no_variance_between_batches():
         "Intercept": False, "sd(Batch)": True, "sd(residual)": False
     }  # fmt: skip
     np.testing.assert_allclose(table["estimate"], [5.6656, 0.0, 3.65323135], rtol=1e-6)
+
+
+def test_a_known_residual_may_leave_no_parameter_but_the_fixed_effects():
+    """Batches differ by less than the residual alone would make them."""
+    data = pd.DataFrame({"Yield": DYESTUFF2, "Batch": np.repeat(list("ABCDEF"), 5)})
+    table = exact.fit("Yield ~ 1 + (1|Batch)", data, families.Gaussian(sd=4.0)).parameters
+    np.testing.assert_allclose(table["estimate"], [np.mean(DYESTUFF2), 0.0, 4.0])
+    np.testing.assert_allclose(table["std_error"], [4 / np.sqrt(30), np.nan, np.nan])

@@ -45,7 +45,7 @@ CASES = {
     "categorical 4": (Categorical((1, 2, 3, 4)), [0.7, -0.4, 1.6, -0.5], [0, 1, 2, 3]),
     "custom": (STUDENT, [-0.3], [-1.5, 0.0, 2.25]),
 }
-BUT_CUSTOM = [name for name in CASES if name != "custom"]
+CLOSED_FORM = [name for name in CASES if name.startswith(("cumulative", "categorical"))]
 
 
 def at(
@@ -166,7 +166,7 @@ class RowByRow(Cumulative):
         return SimpleNamespace(log_prob=lambda response: row_by_row(predictor, own, response))
 
 
-@pytest.mark.parametrize("name", BUT_CUSTOM)
+@pytest.mark.parametrize("name", CLOSED_FORM)
 def test_closed_form_derivatives_are_the_automatic_ones(name):
     family, response, predictor, own = at(name, np.linspace(-6, 5, 12))
     found = family.derivatives(family.rows(response, own), predictor, own)

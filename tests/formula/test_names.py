@@ -5,7 +5,8 @@ from __future__ import annotations
 import lmmbook as lmm
 from lmmbook.families import resolve
 from lmmbook.formula import build_design
-from lmmbook.formula.covariance import parameter_names
+from lmmbook.formula.covariance import name_values, parameter_names, specs
+from lmmbook.formula.invariances.coordinates import on_their_scales
 
 import numpy as np
 import pandas as pd
@@ -108,3 +109,26 @@ def test_names_that_only_look_like_it_are_fine(data):
     response = data.rename(columns={"y": "Intercept", "g": "sd(x)"})
     names = parameter_names(build_design("Intercept ~ x + (1|`sd(x)`)", response))
     assert names == ["Intercept", "x", "sd(sd(x))", "sd(residual)"]
+
+
+@pytest.mark.parametrize(
+    ("response", "family", "first", "last"),
+    [
+        ("y", "gaussian", [("Intercept", "fixed")], [("sd(residual)", "sd")]),
+        ("r", "cumulative", [(f"threshold({c}|{c + 1})", "auxiliary") for c in (1, 2)], []),
+        ("r", "poisson", [("Intercept", "fixed")], []),
+    ],
+)
+def test_each_parameter_has_a_kind(data, response, family, first, last):
+    """In the order of the tables."""
+    design = build_design(f"{response} ~ x + (z|g) + (1|h)", data, resolve(family))
+    random = [("sd(g)", "sd"), ("sd(z|g)", "sd"), ("cor(Intercept,z|g)", "cor"), ("sd(h)", "sd")]
+    assert [p[:2] for p in specs(design)] == [*first, ("x", "fixed"), *random, *last]
+    beta, own = np.array([1.0, -2.0]), np.zeros(design.family.auxiliary)
+    matrices = [np.array([[4.0, 0.5], [0.5, 1.0]]), np.array([[9.0]])]
+    named = name_values(design, beta, matrices, own)
+    assert list(named) == parameter_names(design)
+    scaled = on_their_scales(design, beta, matrices, own)
+    expected = [p.scale(named[p.name]) for p in specs(design)]
+    np.testing.assert_allclose(scaled, expected, rtol=1e-12, atol=1e-12)
+    assert scaled[len(first)] == -2.0

@@ -18,7 +18,6 @@ from typing import Any
 
 import lmmbook as lmm
 from lmmbook import families
-from lmmbook.engine import assemble
 from lmmbook.formula import build_design, covariance
 from lmmbook.formula.parse import functions
 from lmmbook.results.packing import pack, unpack
@@ -107,7 +106,7 @@ def made_up(
         # One sweep: the axes of chains and levels stand in memory as the engine left them.
         draws = rng.normal(size=(of.levels, 16, len(of.effects))).astype(np.float32)
         flat = np.moveaxis(draws, 1, 0)
-        effects[of.name] = assemble._summary(of.labels, of.name, of.effects, flat)
+        effects[of.name] = covariance.effects_table(of, flat.mean(0), flat.std(0))
         posterior[of.name] = flat[..., 0] if of.intercept_only else flat
     trace = pd.DataFrame({"Intercept": np.float32([0.1, 0.2]), "phase": ["approach", "draws"]})
     return lmm.Fit(

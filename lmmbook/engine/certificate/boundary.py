@@ -15,12 +15,13 @@ less noise, and none where there is no other factor.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from lmmbook.engine.arrays import Parameters
 from lmmbook.families.gaussian import Gaussian
 from lmmbook.formula.design import Design
-from lmmbook.formula.factors import Factor
 from lmmbook.formula.invariances import directions
 
 import numpy as np
@@ -150,56 +151,52 @@ def _by_residuals(
     """
     factor, others = design.factors[k], [i for i in range(len(draws)) if i != k]
     lower = np.asarray(parameters.scales[k], float)
-    to_levels = [_to_levels(factor, z) for z in factor.z.T]
-    gram = np.array([[m @ z for z in factor.z.T] for m in to_levels]).transpose(2, 0, 1)
+    gram, to_levels = factor.gram(), factor.matrix().T
     inverse = np.linalg.inv(
         float(parameters.residual_sd) ** 2 * np.eye(len(lower)) + gram @ lower @ lower.T
     )
     expected = along.T @ (inverse @ gram).sum(0) @ along
-    residual = design.response - design.offset - design.fixed @ np.asarray(parameters.beta, float)
     found = []
-    for i in range(len(draws[0]) if others else 1):
-        by_row = np.repeat(residual[:, np.newaxis], draws[0].shape[2] if others else 1, axis=1)
-        for f in others:
-            by_row -= _of_rows(design.factors[f], draws[f][i])
-        pull = np.stack([m @ by_row for m in to_levels], axis=1)  # [levels, columns, chains]
+    for predictor in _predictors(design, parameters, draws, others):
+        pull = to_levels @ (design.response[:, np.newaxis] - predictor)
+        pull = pull.reshape(*gram.shape[:2], -1)  # [levels, columns, chains]
         pull = np.einsum("ji,ljk,lkc->lic", along, inverse, pull)
         found.append(0.5 * (np.einsum("lic,ljc->cij", pull, pull) - expected))
+        if not others:  # then all draws say the same
+            break
     shape = len(draws[0]), draws[0].shape[2], *expected.shape
     return np.broadcast_to(np.array(found), shape)
 
 
-def _of_rows(factor: Factor, u: np.ndarray) -> np.ndarray:
-    """``[rows, chains]``: what effects ``[levels, chains, columns]`` add to the predictor."""
-    return sum(u[factor.codes, :, j] * z[:, np.newaxis] for j, z in enumerate(factor.z.T))
-
-
-def _to_levels(factor: Factor, z: np.ndarray) -> sparse.csr_array:
-    """``[levels, rows]``: sums a level's rows, times ``z``."""
-    rows = np.arange(len(z))
-    return sparse.csr_array((z, (factor.codes, rows)), shape=(factor.levels, len(z)))
+def _predictors(
+    design: Design, parameters: Parameters, draws: list[np.ndarray], factors: Sequence[int]
+) -> Iterator[np.ndarray]:
+    """``[rows, chains]`` a draw: the linear predictor, with the effects of some ``factors``."""
+    fixed = design.offset + design.fixed @ np.asarray(parameters.beta, float)
+    matrices = [design.factors[k].matrix() for k in factors]
+    for i in range(len(draws[0])):
+        predictor = np.repeat(fixed[:, np.newaxis], draws[0].shape[2], axis=1)
+        for k, z in zip(factors, matrices, strict=True):
+            by_level = draws[k][i].transpose(0, 2, 1)  # [levels, columns, chains]
+            predictor += z @ by_level.reshape(z.shape[1], -1)
+        yield predictor
 
 
 def _by_ratings(
     design: Design, parameters: Parameters, draws: list[np.ndarray], k: int, along: np.ndarray
 ) -> np.ndarray:
     """``[draws, chains, directions, directions]``; ``along`` is ``[columns, directions]``."""
-    factor = design.factors[k]
-    z = factor.z @ along
-    to_levels = [_to_levels(factor, c) for c in z.T]
-    fixed = design.offset + design.fixed @ np.asarray(parameters.beta, float)
+    z = design.factors[k].z @ along
+    to_levels = replace(design.factors[k], z=z).matrix().T
     auxiliary = tf.cast(parameters.auxiliary, tf.float64)
     rows = design.family.rows(tf.constant(design.response[:, np.newaxis]), auxiliary)
     scores = []
-    for i in range(len(draws[0])):
-        predictor = np.repeat(fixed[:, np.newaxis], draws[0].shape[2], axis=1)
-        for f, u in zip(design.factors, draws, strict=True):
-            predictor += _of_rows(f, u[i])
+    for predictor in _predictors(design, parameters, draws, range(len(draws))):
         first, second = design.family.derivatives(rows, tf.constant(predictor), auxiliary)
-        # [directions, levels, chains]
-        gradient = np.stack([m @ first[0].numpy() for m in to_levels])
+        gradient = to_levels @ first[0].numpy()
+        gradient = gradient.reshape(-1, z.shape[1], predictor.shape[1])  # [levels, directions, ...]
         curvature = np.einsum("rc,ri,rj->cij", -second[0][0].numpy(), z, z, optimize=True)
-        scores.append(0.5 * (np.einsum("ilc,jlc->cij", gradient, gradient) - curvature))
+        scores.append(0.5 * (np.einsum("lic,ljc->cij", gradient, gradient) - curvature))
     return np.array(scores)
 
 

@@ -8,9 +8,9 @@ not matter how the parameters were found.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
+from lmmbook import _numerics
 from lmmbook._tensorflow.quiet import quiet_log
 from lmmbook.engine.arrays import Layout, Parameters
 from lmmbook.engine.certificate import louis
@@ -199,19 +199,12 @@ def diagnose(score: np.ndarray) -> tuple[float, float]:
 def jacobian(design: Design, layout: Layout, parameters: Parameters) -> np.ndarray:
     """``[parameters, coordinates]``, for the delta method: derivatives of the named parameters (sds
     as logs, correlations as Fisher's z) by local coordinates, by central differences."""
-    size = louis.coordinates(layout)
-    columns = []
-    for i in range(size):
-        # In a fixed effect all are linear: a long step loses no digits beside a large intercept.
-        h = 1.0 if i < layout.fixed else 1e-4
-        up, down = (
-            coordinates.on_their_scales(
-                design, *move(design, layout, parameters, sign * h * np.eye(size)[i])
-            )
-            for sign in (1, -1)
-        )
-        columns.append((up - down) / (2 * h))
-    return np.array(columns).T
+    # In a fixed effect all are linear: a long step loses no digits beside a large intercept.
+    steps = np.where(np.arange(louis.coordinates(layout)) < layout.fixed, 1.0, 1e-4)
+    return _numerics.jacobian(
+        lambda step: coordinates.on_their_scales(design, *move(design, layout, parameters, step)),
+        steps,
+    )
 
 
 def move(
@@ -235,10 +228,3 @@ def move(
         covariances.append(root @ root.T)
     beta = np.asarray(parameters.beta, float) + step[: layout.fixed]
     return beta, covariances, np.asarray(parameters.auxiliary, float) + step[begins[-1] :]
-
-
-def scale_of(name: str) -> Callable[[float], float]:
-    """The scale on which a parameter's errors are given: log for an sd, Fisher's z for a cor."""
-    if name.startswith("sd("):
-        return np.log
-    return np.arctanh if name.startswith("cor(") else float

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lmmbook.formula.dependence import correlations
-from lmmbook.formula.factors import COLLINEAR, origin_of
+from lmmbook.formula.dependence import COLLINEAR, correlations, origin_of
 
 import numpy as np
 

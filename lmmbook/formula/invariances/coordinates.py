@@ -123,25 +123,17 @@ def on_their_scales(
     """
     found = constrained(design, beta, covariances, auxiliary)
     with np.errstate(divide="ignore", invalid="ignore"):  # at a boundary they are infinite
-        values = {n: np.log(v) if n.startswith("sd(") else v for n, v in found.items()}
+        values = {p.name: p.scale(found[p.name]) for p in covariance.specs(design)}
         for k, (factor, matrix) in enumerate(zip(design.factors, covariances, strict=True)):
-            root = _root(matrix)
+            root = covariance.root(matrix)
             if isinstance(design, Inner):
                 root = design.effect_maps[k] @ root
             root = root / np.linalg.norm(root, axis=1, keepdims=True)
-            cors = covariance.names(factor)[len(root) :]
-            for (i, j), name in zip(covariance.correlated_pairs(factor), cors, strict=True):
-                both = np.linalg.norm(root[i] + root[j]), np.linalg.norm(root[i] - root[j])
-                values[name] = np.log(both[0]) - np.log(both[1])
+            for name, kind, columns in covariance.specs_of(factor):
+                if kind == "cor":
+                    a, b = root[[*columns]]
+                    values[name] = np.log(np.linalg.norm(a + b)) - np.log(np.linalg.norm(a - b))
     return np.array(list(values.values()), float)
-
-
-def _root(matrix: np.ndarray) -> np.ndarray:
-    """An L with ``L L' = matrix``, which may be singular; by way of the correlations."""
-    sds = np.sqrt(np.diag(matrix))
-    scale = np.where(sds > 0, sds, 1.0)
-    values, vectors = np.linalg.eigh(matrix / np.outer(scale, scale))
-    return sds[:, np.newaxis] * vectors * np.sqrt(np.maximum(values, 0.0))
 
 
 def outer_effects(design: Design, k: int, effects: np.ndarray) -> np.ndarray:
