@@ -11,7 +11,7 @@ from lmmbook._numerics import jacobian
 from lmmbook.exact.theta import Theta
 from lmmbook.formula.covariance import names_of_block, parameter_names
 from lmmbook.formula.design import Design
-from lmmbook.formula.invariances.coordinates import Inner, constrained, on_their_scales
+from lmmbook.formula.invariances.coordinates import constrained, on_their_scales
 
 import numpy as np
 import pandas as pd
@@ -38,27 +38,23 @@ def parameter_table(theta: Theta) -> pd.DataFrame:
         moves += [not singular] * len(np.tril_indices(len(root), 0, root.shape[1])[0])
     moves += [True] * theta.free
 
-    covariance = np.linalg.inv(-curvature.hessian[np.ix_(moves, moves)])
     # The best fixed effects move with the point, and vary around that besides.
-    beta_jacobian = curvature.beta_jacobian[:, moves]
-    fixed = np.linalg.inv(found.fixed_information) + beta_jacobian @ covariance @ beta_jacobian.T
-    if isinstance(design, Inner):
-        fixed = design.response_scale**2 * design.fixed_map @ fixed @ design.fixed_map.T
-    table.loc[list(design.fixed_names), "std_error"] = np.sqrt(np.diag(fixed))
-
-    free = ~table["at_boundary"].to_numpy()
-    free[: len(design.fixed_names)] = False
-    free[-1] &= theta.free
-    names = list(table.index[free])
+    both = np.vstack([curvature.beta_jacobian, np.eye(len(moves))])[:, moves]
+    covariance = both @ np.linalg.inv(-curvature.hessian[np.ix_(moves, moves)]) @ both.T
+    fixed = len(found.beta)
+    covariance[:fixed, :fixed] += np.linalg.inv(found.fixed_information)
+    known = ~table["at_boundary"].to_numpy()
+    known[-1] &= theta.free
     point = theta.point(curvature.scales)
 
     def after(step: np.ndarray) -> np.ndarray:
-        theta.move(point + step @ np.eye(len(point))[moves], curvature.scales)
-        return on_their_scales(*_point(theta, found.beta))[free]
+        theta.move(point + step[fixed:], curvature.scales)
+        return on_their_scales(*_point(theta, found.beta + step[:fixed]))[known]
 
-    changes = jacobian(after, np.full(sum(moves), STEP))
+    # In a fixed effect all are linear: a long step loses no digits beside a large intercept.
+    changes = jacobian(after, np.repeat([1.0, STEP], [fixed, len(point)]))
     theta.move(point, curvature.scales)
-    table.loc[names, "std_error"] = np.sqrt(np.diag(changes @ covariance @ changes.T))
+    table.loc[known, "std_error"] = np.sqrt(np.diag(changes @ covariance @ changes.T))
     return table
 
 
