@@ -114,7 +114,7 @@ def _store(schema: Any, name: str, rows: int, columns: Columns) -> _Parts | _Lab
     if is_text(kind) and not called:
         return _Labels(rows, checked=None if group else name)
     if word in ("bool", "halffloat", "float", "double") or word.lstrip("u").startswith("int"):
-        return _Parts(partial(_numbers, exact=called or name in columns.multiplied))
+        return _Parts(partial(_numbers, exact=called))
     return _Parts(partial(from_arrow, name=name, group=group, called=called))
 
 

@@ -46,15 +46,12 @@ class Columns(NamedTuple):
         All columns, each once.
     called
         Those that a function takes, as in ``np.log(x)``: it has to be given what the data have.
-    multiplied
-        Those in products, as in ``x:z``: small integers would overflow there.
     groups
         Those that are labels of groups and nothing else: nobody computes with them.
     """
 
     names: tuple[str, ...]
     called: frozenset[str] = frozenset()
-    multiplied: frozenset[str] = frozenset()
     groups: frozenset[str] = frozenset()
 
 

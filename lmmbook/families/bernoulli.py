@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lmmbook.families.base import Family
+from lmmbook.families.derivatives import Rows
+from lmmbook.families.ordered_logistic import log_sigmoid
 from lmmbook.families.responses import in_order, numbers, positions_of, refuse
 
 import numpy as np
@@ -94,6 +96,10 @@ family='categorical' takes more than two, or make a column that is True where it
     def distribution(self, predictor: tf.Tensor, auxiliary: tf.Tensor) -> tfd.Distribution:
         """``Bernoulli(logits=predictor)``."""
         return tfd.Bernoulli(logits=predictor, dtype=predictor.dtype)
+
+    def log_density(self, rows: Rows, predictor: tf.Tensor, auxiliary: tf.Tensor) -> tf.Tensor:
+        """``log sigmoid`` of the predictor, or of minus it where the answer is no."""
+        return log_sigmoid((2.0 * rows[0] - 1.0) * predictor)
 
     def probabilities(self, predictor: np.ndarray, auxiliary: np.ndarray) -> np.ndarray:
         """``[..., 2]``, of no and of yes, for a predictor ``[...]``."""

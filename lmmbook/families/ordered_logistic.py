@@ -64,6 +64,15 @@ def log_above_and_below(a: tf.Tensor, b: tf.Tensor) -> tuple:
     return value, lambda upstream: (upstream * by_a, upstream * by_b)
 
 
+@tf.custom_gradient
+def log_sigmoid(a: tf.Tensor) -> tuple:
+    """``log sigmoid(a)``, the same way: one hyperbolic tangent for it and its gradient."""
+    half = tf.tanh(0.5 * a)
+    logarithm = _log_of_1_to_4 if a.dtype == tf.float32 else tf.math.log
+    value = tf.minimum(a, 0.0) + logarithm(1.0 + tf.abs(half)) - 0.5 * LOG_4
+    return value, lambda upstream: upstream * (0.5 - 0.5 * half)
+
+
 def _log_of_1_to_4(m: tf.Tensor) -> tf.Tensor:
     """The logarithm of numbers in 1 to 4, to 3e-7: ``log 2 + 2 atanh(z)`` by its power series.
 

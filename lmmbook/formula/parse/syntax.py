@@ -53,16 +53,15 @@ def columns_of(*parts: Iterable[Any], groups: Sequence[str] = ()) -> Columns:
     Examples
     --------
     >>> columns = columns_of(parse("y ~ np.log(x) + z:w + (1|g)")[1], groups=["g"])
-    >>> columns.names, sorted(columns.called), sorted(columns.multiplied)
-    (('w', 'x', 'z', 'g'), ['x'], ['w', 'z'])
+    >>> columns.names, sorted(columns.called)
+    (('w', 'x', 'z', 'g'), ['x'])
     """
     terms = [term for part in parts for term in part]
     called = [part for part in parts_of(terms) if not isinstance(part, Column)]
-    products = [term for term in terms if len(parts_of([term])) > 1]
     taken = [name for part in parts for name in sorted(columns_in(*parts_of(part)))]
     names = tuple(dict.fromkeys([*taken, *groups]))
     of_groups = frozenset(groups) - {*taken}
-    return Columns(names, columns_in(*called), columns_in(*parts_of(products)), of_groups)
+    return Columns(names, columns_in(*called), of_groups)
 
 
 def fixed_kinds(terms: Iterable[Any]) -> frozenset[str]:
