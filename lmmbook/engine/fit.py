@@ -175,15 +175,15 @@ def fit(
 
 def _run(driver: Driver) -> str | None:
     """Run it, and say what kept it from converging, if anything did."""
-    reason = None
     try:
         driver.run()
     except OutOfBudget:
-        reason = verdict.missing(driver)
+        driver.engine.save()
+        return verdict.missing(driver)
     except KeyboardInterrupt:
         return "it was interrupted"
     driver.engine.save()
-    return reason
+    return None
 
 
 def _worker_gone(folder: str | Path | None, late: float | None) -> str:
