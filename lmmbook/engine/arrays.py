@@ -13,6 +13,7 @@ time.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations_with_replacement
 from typing import NamedTuple
 
 from lmmbook.families.base import Family
@@ -32,10 +33,23 @@ class FactorLayout(NamedTuple):
 
     levels: int
     columns: int
-    intercept_only: bool
     blocks: tuple[tuple[int, ...], ...]
     expanded_fixed: tuple[int, ...]
     expanded_columns: tuple[int, ...]
+
+    @property
+    def pairs(self) -> list[tuple[int, int]]:
+        """Entries of a covariance that are not zero, on the diagonal and above it."""
+        return [p for block in self.blocks for p in combinations_with_replacement(block, 2)]
+
+    @property
+    def tangent_basis(self) -> np.ndarray:
+        """A basis of symmetric matrices with these entries, ``[tangents, columns, columns]``: one
+        entry each, or a symmetric pair. `louis` says what the tangents are."""
+        matrices = np.zeros((len(self.pairs), self.columns, self.columns), np.float32)
+        for matrix, (a, b) in zip(matrices, self.pairs, strict=True):
+            matrix[a, b] = matrix[b, a] = 1.0
+        return matrices
 
 
 class Layout(NamedTuple):
@@ -51,6 +65,11 @@ class Layout(NamedTuple):
     family: Family
     factors: tuple[FactorLayout, ...]
     group_moves: tuple[tuple[tuple[int, int], tuple[int, int], int], ...]
+
+    @property
+    def gaussian(self) -> bool:
+        """Whether the short cuts of a Gaussian likelihood hold."""
+        return isinstance(self.family, Gaussian)
 
 
 class FactorArrays(NamedTuple):
@@ -170,14 +189,7 @@ def _factor_arrays(
         _float(expanded.weights),
         tf.constant(directions.units(factor)),
     )
-    layout = FactorLayout(
-        factor.levels,
-        columns,
-        factor.intercept_only,
-        factor.blocks,
-        expanded.fixed,
-        expanded.columns,
-    )
+    layout = FactorLayout(factor.levels, columns, factor.blocks, expanded.fixed, expanded.columns)
     return arrays, layout
 
 
@@ -197,9 +209,13 @@ def to_parameters(design: Design, values: Mapping[str, float] | pd.Series) -> Pa
 
 def from_parameters(design: Design, parameters: Parameters) -> dict[str, float]:
     """From `Parameters` to named values, in the order of every table."""
-    covariances = [lower @ lower.T for lower in (np.asarray(s, float) for s in parameters.scales)]
-    beta, auxiliary = (np.asarray(x, float) for x in (parameters.beta, parameters.auxiliary))
-    return covariance.name_values(design, beta, covariances, auxiliary)
+    return covariance.name_values(design, *in_double(parameters))
+
+
+def in_double(parameters: Parameters) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
+    """``beta``, covariances and ``auxiliary`` in float64; any leading axes are kept."""
+    beta, *scales, auxiliary = (np.asarray(x, float) for x in tf.nest.flatten(parameters))
+    return beta, [lower @ np.swapaxes(lower, -1, -2) for lower in scales], auxiliary
 
 
 def standardise(scale: tf.Tensor, effects: tf.Tensor) -> tf.Tensor:

@@ -5,6 +5,7 @@ Chapter 04. `driver` leaves parameters and draws on the device; a `Fit` holds wh
 
 from __future__ import annotations
 
+from lmmbook.engine.arrays import in_double
 from lmmbook.engine.certificate import boundary
 from lmmbook.engine.certificate.boundary import NUMBERS_AT_ONCE
 from lmmbook.engine.driver import Driver
@@ -15,36 +16,26 @@ from lmmbook.results.fit import Fit
 
 import numpy as np
 import pandas as pd
-import tensorflow as tf
 
 
 def assemble(driver: Driver, design: Design, converged: bool) -> Fit:
     """The `Fit` of ``design``, as the data have it, from where a `Driver` ended."""
     engine, found = driver.engine, driver.found
-    beta, *scales, auxiliary = (np.asarray(x, float) for x in tf.nest.flatten(engine.parameters))
-    covariances = [lower @ lower.T for lower in scales]
+    beta, covariances, auxiliary = in_double(engine.parameters)
     for k, block in driver.at_boundary:  # tried at next to nothing, and found to be nothing
         count = driver.singular[k, block]
         singular = boundary.flattened(driver.design, engine.parameters, (k, block), count, 0.0)
         place = np.ix_(block, block)
         covariances[k][place] = singular[place]
     values = coordinates.constrained(driver.design, beta, covariances, auxiliary)
-    names = list(values)
-    nothing = pd.Series(np.nan, names)
-    table = pd.DataFrame(
-        {
-            "estimate": pd.Series(values, dtype=float),
-            "std_error": nothing if found is None else found.table["std_error"],
-            "mcse": nothing if found is None else found.table["mcse"],
-            "at_boundary": False,
-        },
-        index=pd.Index(names, name="parameter"),
-    )
+    table = pd.DataFrame({"estimate": pd.Series(values, dtype=float)})
+    table = table.join(found.table[["std_error", "mcse"]]).assign(at_boundary=False)
+    table.index.name = "parameter"
     # Draws are there from the first certificate on; before, the chains' present state is one each.
     kept = engine.kept.draws
     if not engine.kept.filled:
         kept = [u.numpy()[np.newaxis] for u in engine.placement.together(engine.state.effects)]
-    together = pd.DataFrame(np.nan, names, names) if found is None else found.covariance.copy()
+    together = found.covariance.copy()
     for k, columns in driver.at_boundary:
         factor = design.factors[k]
         own = covariance.names_of_block(factor, columns)
@@ -63,7 +54,6 @@ def assemble(driver: Driver, design: Design, converged: bool) -> Fit:
         effects[factor.name] = covariance.effects_table(factor, mean, sd)
         posterior[factor.name] = flat[..., 0] if factor.intercept_only else flat
     return Fit(
-        table, together, converged, driver.distance,
-        np.nan if found is None else found.r_hat, np.nan if found is None else found.ess,
-        effects, pd.concat(engine.trace, ignore_index=True), posterior, design, engine.chains,
+        table, together, converged, found.distance, found.r_hat, found.ess, effects,
+        pd.concat(engine.trace, ignore_index=True), posterior, design, engine.chains,
     )  # fmt: skip

@@ -4,10 +4,6 @@ Chapter 08. A fit is decided by its data, its seed, and what its sweeps gave bac
 holds what they gave back, a few numbers each, and the effects as they are now. Taken up again, the
 fit makes its decisions from those numbers, as it did before, without a sweep, until they are used
 up. From there it goes on as if nothing had happened, and ends at the same answer to the last bit.
-
-What can be known to go wrong is said before any work: that the folder cannot be written to, or
-holds a checkpoint that is damaged or another fit's. Where a checkpoint cannot be written later on,
-the fit warns, goes on, and tries again: it is worth more than its checkpoint.
 """
 
 from __future__ import annotations
@@ -24,7 +20,7 @@ from typing import Any
 
 from lmmbook.engine import checkpoint_files
 from lmmbook.engine.arrays import State
-from lmmbook.engine.placement import Placement
+from lmmbook.engine.placement import SINGLE_DEVICE, Placement
 from lmmbook.formula.design import Design
 from lmmbook.formula.invariances import coordinates
 
@@ -46,9 +42,8 @@ class Journal:
         Where checkpoints are, or None for none. With several workers each has a folder in it.
     identity
         What has to be the same when a fit is taken up again, as from `identity_of`.
-    worker, agreed
-        With several workers: which one this is, and a function that gives all of them the smallest
-        of their numbers.
+    placement
+        Which of several workers this is; by way of it they agree.
 
     Raises
     ------
@@ -60,14 +55,13 @@ class Journal:
         self,
         folder: str | Path | None,
         identity: dict[str, Any],
-        worker: int = 0,
-        agreed: Callable[[int], int] = int,
+        placement: Placement = SINGLE_DEVICE,
     ) -> None:
-        self.identity, self.agreed = identity, agreed
+        self.identity, self.placement = identity, placement
         self.entries: list[Entry] = []
         self.position = 0
         self.restored: dict[str, Any] = {}
-        self.folder = None if folder is None else Path(folder) / f"worker-{worker}"
+        self.folder = None if folder is None else Path(folder) / f"worker-{placement.worker}"
         self._last, self._warned = time.monotonic(), False
         if self.folder is not None:
             self._restore(self.folder)
@@ -88,7 +82,7 @@ class Journal:
         """Whether it is time for a checkpoint, on all workers."""
         if self.folder is None or self.replaying:
             return False
-        return bool(self.agreed(int(time.monotonic() - self._last >= EVERY)))
+        return bool(self.placement.smallest(int(time.monotonic() - self._last >= EVERY)))
 
     def save(self, state: Entry) -> None:
         """Write a checkpoint: the entries, and the state after them. Where that is not possible,
@@ -115,7 +109,7 @@ class Journal:
 
     def _restore(self, folder: Path) -> None:
         paths = checkpoint_files.found(folder)
-        number = self.agreed(max(paths, default=0))
+        number = self.placement.smallest(max(paths, default=0))
         if number == 0:
             return
         try:

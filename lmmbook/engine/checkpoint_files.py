@@ -21,7 +21,7 @@ import tensorflow as tf
 KEPT_CHECKPOINTS = 2  # of several workers some may have written one more than the others
 NAMES = "checkpoint"  # the file with their names
 PROBE = 4096  # bytes that are written to see whether anything can be
-WHERE = "{}/.ATTRIBUTES/VARIABLE_VALUE"  # how `tf.train.Checkpoint` names a variable's value
+VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"  # after a variable's name in a `tf.train.Checkpoint`
 
 
 def check_folder(folder: str | Path) -> None:
@@ -121,6 +121,5 @@ def read(path: str) -> dict[str, Any]:
         If the files are missing or damaged.
     """
     reader = tf.train.load_checkpoint(path)
-    suffix = WHERE.format("")
-    names = [n.removesuffix(suffix) for n in reader.get_variable_to_shape_map() if suffix in n]
-    return {name: reader.get_tensor(WHERE.format(name)) for name in names}
+    names = [name for name in reader.get_variable_to_shape_map() if name.endswith(VALUE)]
+    return {name.removesuffix(VALUE): reader.get_tensor(name) for name in names}

@@ -5,7 +5,6 @@ Chapter 04. `fit` says it in words; here it is in code.
 
 from __future__ import annotations
 
-import math
 from itertools import combinations_with_replacement
 
 from lmmbook.engine import checkpoint, settle
@@ -38,9 +37,9 @@ class Driver:
         The block that is being tried with one direction fewer; None otherwise.
     turned
         Of blocks at the boundary, a variance from which on it is known to be downhill.
-    found, slopes
-        The last certificate, None before the first; and what its draws say of a variance for each
-        block that has none in some direction.
+    found, draws, slopes
+        The last certificate, and of how many draws of each chain, 0 before the first; and what they
+        say of a variance for each block that has none in some direction.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -50,13 +49,8 @@ class Driver:
         self.trying: Block | None = None
         self.turned: dict[Block, float] = {}
         self.slopes: dict[Block, Slope] = {}
-        self.found: certify.Certificate | None = None
+        self.found = certify.nothing_known(self.design, engine.layout)
         self.draws = 0
-
-    @property
-    def distance(self) -> float:
-        """As the last certificate found it; infinite before the first."""
-        return math.inf if self.found is None else self.found.distance
 
     @property
     def at_boundary(self) -> list[Block]:
@@ -92,7 +86,6 @@ class Driver:
         """The certificate of the present parameters, from so many draws of each chain; and the
         slopes of variances at the boundary, along the directions in which there is none, or, for
         the block that is being tried, ``along`` [columns, directions]."""
-        self.draws = draws
         point = self.design, self.engine.parameters
         asked = {b: boundary.weakest(*point, b, n) for b, n in self.singular.items() if n}
         if self.trying and along is not None:
@@ -100,15 +93,15 @@ class Driver:
 
         def look(draws: list[np.ndarray]) -> checkpoint.Entry:
             return {
-                f"{i}_{j}": scores
+                f"watched{i}_{j}": scores
                 for i, (block, directions) in enumerate(asked.items())
                 for j, scores in enumerate(boundary.scores(*point, draws, block[0], directions))
             }
 
         self.found = self.engine.measure(draws, self.estimated(), look if asked else None)
-        self.slopes = {}
+        self.draws, self.slopes = draws, {}
         for i, (block, directions) in enumerate(asked.items()):
-            own = [x for name, x in self.engine.watched.items() if name.startswith(f"{i}_")]
+            own = [x for name, x in self.engine.watched.items() if name.startswith(f"watched{i}_")]
             self.slopes[block] = boundary.slope(own, directions)
         return self.found
 
@@ -122,19 +115,14 @@ class Driver:
         if found.definite:
             self.advance(found)
         unclear = not found.definite and self.draws > FIRST_DRAWS
-        if found.indefinite or unclear or TRUST_RADIUS < found.distance < math.inf:
-            return self.saem_and_measure(2 * self.draws)
+        if found.indefinite or unclear or TRUST_RADIUS < found.distance < np.inf:
+            self.saem()
         return self.measure(2 * self.draws)
 
     def advance(self, found: certify.Certificate) -> None:
         """The Newton step, or as much of it as changes no sd by too much."""
         longest = np.abs(found.step[self.engine.layout.fixed :]).max(initial=0.0)
         self.take(found.step / max(1.0, longest / MAX_LOG_SD_STEP))
-
-    def saem_and_measure(self, draws: int) -> certify.Certificate:
-        """EM iterations, and then a certificate of where they led."""
-        self.saem()
-        return self.measure(draws)
 
     def take(self, step: np.ndarray) -> None:
         """Move the parameters by a step in local coordinates."""
@@ -147,13 +135,11 @@ class Driver:
         begins = louis.offsets(layout)
         free = np.eye(louis.coordinates(layout))
         columns = [free[:, : layout.fixed]]
-        for k, factor_layout in enumerate(layout.factors):
+        for k in range(len(layout.factors)):
             # A tangent S = n n' along a direction n without variance changes nothing.
-            idle = np.vstack(
-                [np.zeros((0, len(louis.tangent_basis(factor_layout)))), *self._idle(k)]
-            )
+            idle = self._idle(k)
             place = free[:, begins[k] : begins[k + 1]]
-            columns.append(place @ linalg.null_space(idle) if len(idle) else place)
+            columns.append(place @ linalg.null_space(np.array(idle)) if idle else place)
         if layout.family.estimated:
             columns.append(free[:, begins[-1] :])
         return np.hstack(columns)
@@ -161,7 +147,6 @@ class Driver:
     def _idle(self, k: int) -> list[np.ndarray]:
         """Tangent coordinates of factor k along which its covariance does not change."""
         factor_layout, found = self.engine.layout.factors[k], []
-        entries = [p for b in factor_layout.blocks for p in combinations_with_replacement(b, 2)]
         for block, count in self.singular.items():
             if block[0] != k:
                 continue
@@ -169,7 +154,7 @@ class Driver:
             axes = boundary.axes(self.design, self.engine.parameters, block)[1]
             vectors[list(block[1])] = axes[:, :count]
             for n, m in combinations_with_replacement(vectors.T, 2):
-                found.append(np.array([n[a] * m[b] + n[b] * m[a] for a, b in entries]))
+                found.append(np.array([n[a] * m[b] + n[b] * m[a] for a, b in factor_layout.pairs]))
         return found
 
     def unsettled(self) -> Block | None:
@@ -189,12 +174,7 @@ class Driver:
         """Of the blocks that the ratings cannot tell from something else, even by more draws, the
         one with the smallest variance: without it the others may be known."""
         found = self.found
-        if (
-            found is None
-            or not found.weakly_identified
-            or found.indefinite
-            or self.draws <= FIRST_DRAWS
-        ):
+        if not found.weakly_identified or found.indefinite or self.draws <= FIRST_DRAWS:
             return None
         smallest = {}
         for k, columns in set(blocks) - self.interior - set(self.singular):

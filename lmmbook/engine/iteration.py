@@ -11,7 +11,7 @@ from typing import NamedTuple
 from lmmbook.engine.arrays import Arrays, Layout, Parameters, State
 from lmmbook.engine.certificate import louis
 from lmmbook.engine.e_step import adaptation, block_hmc
-from lmmbook.engine.linear_predictor import at, curvatures, is_gaussian
+from lmmbook.engine.linear_predictor import at, curvatures
 from lmmbook.engine.m_step import closed_form
 from lmmbook.engine.placement import SINGLE_DEVICE, Placement, either
 from lmmbook.families.derivatives import zeros
@@ -88,12 +88,8 @@ def start(
 ) -> State:
     """What a fit starts from: these parameters, effects of zero, and the longest steps."""
     begun = [
-        placement.levels(
-            k, _of_factor, (layout.chains, factor_layout.columns), factor_arrays.cross
-        )[0]
-        for k, (factor_layout, factor_arrays) in enumerate(
-            zip(layout.factors, arrays.factors, strict=True)
-        )
+        placement.levels(k, _of_factor, (layout.chains, factor.columns), arrays.factors[k].cross)[0]
+        for k, factor in enumerate(layout.factors)
     ]
     effects, steps = (list(x) for x in zip(*begun, strict=True))
     state = begin(layout, arrays, State(parameters, effects, steps), True, placement)
@@ -111,16 +107,13 @@ def row_information(
     arrays: Arrays, state: State, placement: Placement = SINGLE_DEVICE
 ) -> tf.Tensor:
     """The information of a row on its linear predictor: W of `curvatures`, its mean over rows."""
-    _, sums = placement.levels(
-        0, _information_and_rows, (), state.curvature[0], arrays.factors[0].cross
-    )
-    return sums[0] / sums[1]
+    of_levels = state.curvature[0], arrays.factors[0].cross
+    _, (information, rows) = placement.levels(0, _totals, (), *of_levels)
+    return information / rows
 
 
-def _information_and_rows(
-    curvature: tf.Tensor, cross: tf.Tensor
-) -> tuple[None, tuple[tf.Tensor, tf.Tensor]]:  # fmt: skip
-    return None, (tf.reduce_sum(curvature), tf.reduce_sum(cross))
+def _totals(*values: tf.Tensor) -> tuple[None, list[tf.Tensor]]:
+    return None, [tf.reduce_sum(x) for x in values]
 
 
 def begin(
@@ -136,7 +129,7 @@ def begin(
     Once a chunk while parameters move. Frozen with them, for then draws are kept.
     """
     state = at(layout, arrays, state, placement)
-    if is_gaussian(layout):
+    if layout.gaussian:
         return state
     curvature = either(
         refresh,

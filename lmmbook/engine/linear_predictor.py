@@ -11,7 +11,6 @@ from __future__ import annotations
 from lmmbook.engine.arrays import Arrays, FactorArrays, Layout, Parameters, State
 from lmmbook.engine.placement import SINGLE_DEVICE, Placement
 from lmmbook.families.derivatives import derivatives_at
-from lmmbook.families.gaussian import Gaussian
 
 import tensorflow as tf
 
@@ -55,18 +54,12 @@ def _at(
     return (rows_of(layout, arrays, parameters), predictor), None
 
 
-def rows_again(
-    layout: Layout, arrays: Arrays, parameters: Parameters
-) -> tuple[tuple[tf.Tensor, ...], None]:
-    """`rows_of`, to be called by way of a `Placement`."""
-    return rows_of(layout, arrays, parameters), None
-
-
 def shifted(
-    arrays: Arrays, predictor: tf.Tensor, change: tf.Tensor
-) -> tuple[tf.Tensor, None]:  # fmt: skip
-    """The predictor after a change ``[fixed]`` of the fixed effects."""
-    return predictor + tf.linalg.matvec(arrays.fixed, change)[:, tf.newaxis], None
+    layout: Layout, arrays: Arrays, predictor: tf.Tensor, parameters: Parameters, change: tf.Tensor
+) -> tuple[tuple[tuple[tf.Tensor, ...], tf.Tensor], None]:
+    """Rows and predictor at new ``parameters``, after a change ``[fixed]`` of the fixed effects."""
+    by = tf.linalg.matvec(arrays.fixed, change)[:, tf.newaxis]
+    return (rows_of(layout, arrays, parameters), predictor + by), None
 
 
 def moved(
@@ -130,19 +123,16 @@ def curvatures(
 
     Z'WZ, with W minus the second derivative of each row's log density in its linear predictor,
     averaged over the chains. For Gaussian ratings W is 1 / variance, whatever the effects, and
-    there is nothing to keep: an empty list (`curvature_of`). For others it depends on where they
-    are; it only shapes HMC's steps, so a guess will do, as long as it stays the same while draws
-    are kept.
+    there is nothing to keep (`curvature_of`). For others it depends on where they are; it only
+    shapes HMC's steps, so a guess will do, as long as it stays the same while draws are kept.
     """
-    if is_gaussian(layout):
-        return []
     stay, found = placement.rows(_curvatures, (layout, placement.shared), arrays, state)
     return [stay if k == placement.shared else found[k] for k in range(len(arrays.factors))]
 
 
 def curvature_of(layout: Layout, k: int, arrays: Arrays, state: State) -> tf.Tensor:
     """Of factor k, as `curvatures` defines it and as ``state`` has it."""
-    if is_gaussian(layout):
+    if layout.gaussian:
         return arrays.factors[k].cross / tf.square(state.parameters.residual_sd)
     return state.curvature[k]
 
@@ -197,8 +187,3 @@ def sum_by_level(values: tf.Tensor, codes: tf.Tensor, levels: int) -> tf.Tensor:
     totals = tf.math.unsorted_segment_sum(values, codes + levels * part, levels * parts)
     totals = tf.reshape(tf.cast(totals, tf.float64), [parts, levels, *values.shape[1:]])
     return tf.cast(tf.reduce_sum(totals, axis=0), values.dtype)
-
-
-def is_gaussian(layout: Layout) -> bool:
-    """Whether the short cuts of a Gaussian likelihood hold."""
-    return isinstance(layout.family, Gaussian)

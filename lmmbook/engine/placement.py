@@ -39,8 +39,8 @@ class Placement:
         return function(*static, *tensors)
 
     def levels(self, k: int, function: Callable, static: tuple, *tensors: Any) -> tuple[Any, Any]:
-        """Go through all levels of factor k."""
-        return function(*static, *tensors)
+        """Go through all levels of factor k: they are where the rows are."""
+        return self.rows(function, static, *tensors)
 
     def e_step(
         self, sweep: Callable, layout: Layout, arrays: Arrays, state: State, *how: Any

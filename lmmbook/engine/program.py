@@ -14,7 +14,6 @@ from functools import cache, partial
 from lmmbook._tensorflow.randomness import split_seed
 from lmmbook.engine.arrays import Arrays, Layout, State
 from lmmbook.engine.iteration import Output, Plan, begin, no_score, one_sweep, paused
-from lmmbook.engine.linear_predictor import is_gaussian
 
 import tensorflow as tf
 
@@ -46,7 +45,7 @@ def chunk(
 
     def body(i, state, outputs):  # type: ignore[no-untyped-def]
         own = plan._replace(gain=plan.gain[i], measured=plan.measured[i])
-        parents_too = True if is_gaussian(layout) else tf.equal(i % PARENTS_EVERY, 0)
+        parents_too = True if layout.gaussian else tf.equal(i % PARENTS_EVERY, 0)
         state, output = one_sweep(layout, arrays, state, own, seeds[i], own.gain > 0, parents_too)
         written = tf.nest.map_structure(lambda all, x: all.write(i, x), outputs, output)
         return i + 1, state, written

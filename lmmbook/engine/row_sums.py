@@ -1,4 +1,4 @@
-"""Sums over rows: all that the M-step and the certificate need of them.
+"""Sums over rows, and over a factor's levels: all that the M-step and the certificate need of them.
 
 Chapters 04 and 08. There may be a hundred million numbers to add, so every sum is in double
 precision. The functions are called by way of a `placement.Placement`.
@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from lmmbook.engine.arrays import Arrays, Layout, State
-from lmmbook.engine.linear_predictor import is_gaussian, to_rows
+from lmmbook.engine.arrays import Arrays, FactorArrays, Layout, State, standardise
+from lmmbook.engine.linear_predictor import to_rows
 from lmmbook.families.derivatives import (
     Derivatives,
     RegressionSums,
@@ -35,6 +35,17 @@ class ResidualSums(NamedTuple):
     square: tf.Tensor
 
 
+class LevelSums(NamedTuple):
+    """Sums over a factor's levels, float64, with x a level's standardised effects: their number;
+    x x' ``[chains, columns, columns]``; weights' x ``[chains, expanded, columns]``; and weights'
+    weights ``[expanded, expanded]``."""
+
+    levels: tf.Tensor
+    second: tf.Tensor
+    weighted: tf.Tensor
+    gram: tf.Tensor
+
+
 class TangentSums(NamedTuple):
     """As `RegressionSums`, through the scale of standardised effects, u = (I + S) scale v, in the
     tangent coordinates sigma of their covariances (`louis`).
@@ -54,7 +65,7 @@ def regression_sums(
     layout: Layout, arrays: Arrays, state: State
 ) -> tuple[None, ResidualSums | RegressionSums]:
     """What the M-step of fixed effects and auxiliary parameters needs of the rows."""
-    if not is_gaussian(layout):
+    if not layout.gaussian:
         family, own = layout.family, state.parameters.auxiliary
         return None, in_blocks(
             arrays, state, no_sums(layout.chains, layout.fixed, family.auxiliary),
@@ -66,6 +77,18 @@ def regression_sums(
     mean = tf.reduce_mean(residual, axis=1)
     products = [total(column * mean) for column in tf.unstack(arrays.fixed, axis=1)]
     return None, ResidualSums(tf.stack(products), total(tf.square(residual)) / layout.chains)
+
+
+def level_sums(arrays: FactorArrays, scale: tf.Tensor, u: tf.Tensor) -> tuple[None, LevelSums]:
+    """What the M-step and the certificate need of effects ``u`` ``[levels, chains, columns]``."""
+    standard = tf.cast(standardise(scale, u), tf.float64)
+    weights = tf.cast(arrays.weights, tf.float64)
+    return None, LevelSums(
+        tf.constant(u.shape[0], tf.float64),
+        tf.einsum("lci,lcj->cij", standard, standard),
+        tf.einsum("lf,lcj->cfj", weights, standard),
+        tf.matmul(weights, weights, transpose_a=True),
+    )
 
 
 def likelihood_sums(

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from lmmbook.engine import checkpoint, checkpoint_files, init, iteration, program
-from lmmbook.engine.arrays import Parameters, from_parameters, on_device, to_parameters
+from lmmbook.engine.arrays import Parameters, from_parameters, in_double, on_device, to_parameters
 from lmmbook.engine.certificate import centering, certify, louis
 from lmmbook.engine.iteration import Plan
 from lmmbook.engine.kept import Kept
-from lmmbook.engine.linear_predictor import is_gaussian
 from lmmbook.engine.parallel import chain_parallel, data_parallel
 from lmmbook.engine.parallel.collectives import Devices, by_sweep
 from lmmbook.engine.parallel.workers import Watch
@@ -56,7 +55,7 @@ class Engine:
         A frame a call of the program, one row a sweep: the parameters of the design, and those of
         the data (`coordinates.constrained`) with acceptance and phase.
     watched
-        What ``look`` found in the draws of the last `measure`, by name.
+        What the sweeps of the last `measure` gave back, by name, with what its ``look`` found.
     """
 
     def __init__(
@@ -95,14 +94,13 @@ class Engine:
         self.trace: list[pd.DataFrame] = []
         self.kept = Kept(self.layout)
         self.watched: checkpoint.Entry = {}
-        devices = 1 if strategy is None else strategy.num_replicas_in_sync
-        identity = {} if folder is None else checkpoint.identity_of(design, chains, seed, devices)
+        identity = {}
         if folder is not None:
+            devices = 1 if strategy is None else strategy.num_replicas_in_sync
+            identity = checkpoint.identity_of(design, chains, seed, devices)
             numbers = chains * self.kept.effects + self.kept.numbers_at_most
             checkpoint_files.check_room(folder, 4 * numbers)
-        self.journal = checkpoint.Journal(
-            folder, identity, self.placement.worker, self.placement.smallest
-        )  # fmt: skip
+        self.journal = checkpoint.Journal(folder, identity, self.placement)
         if self.journal.restored:
             self.state = checkpoint.from_disk(self.state, self.journal.restored, self.placement)
 
@@ -118,7 +116,7 @@ class Engine:
         The residual's in a Gaussian family. In another it is ``1 / sqrt(mean W)``, with W a row's
         information on its predictor: a working weight, as in iteratively reweighted least squares.
         """
-        if is_gaussian(self.layout):
+        if self.layout.gaussian:
             return float(self.parameters.residual_sd)
         information = self._graph(iteration.row_information)
         entry = self.journal.recall(lambda: {"told": information(self.arrays, self.state).numpy()})
@@ -149,8 +147,7 @@ class Engine:
         parametrisation = centering.choose_parametrisation(
             self.layout, self.whole, self.products, self.parameters, self.working_sd**2, estimated
         )  # fmt: skip
-        scores, watched = [], []
-        information = np.zeros(2 * [louis.coordinates(self.layout)])
+        outputs = []
         parts = self._parts(np.zeros(WARMUP + draws))
         warmed_up = (np.arange(len(parts) * self.chunk) >= WARMUP).reshape(len(parts), -1)
         kept = self.kept.begin(warmed_up, self.journal.restored)
@@ -158,13 +155,12 @@ class Engine:
             plan = Plan(part, measured, np.float32(0.0), parametrisation)
             output = self._call("draws", plan, keep, look)
             if measured.any():
-                scores.append(output["score"][measured])
-                information += output["information"].sum(0)
-                watched.append({k[7:]: x for k, x in output.items() if k.startswith("watched")})
-        self.watched = {k: np.concatenate([w[k] for w in watched]) for k in watched[0]}
+                outputs.append(output | {"score": output["score"][measured]})
+        self.watched = {k: np.concatenate([o[k] for o in outputs]) for k in outputs[0]}
+        information = sum(o["information"].sum(0) for o in outputs) / warmed_up.sum()
         return certify.certify(
             self.design, self.layout, self.parameters,
-            np.concatenate(scores), information / warmed_up.sum(), estimated,
+            self.watched["score"], information, estimated,
         )  # fmt: skip
 
     def _parts(self, gains: np.ndarray) -> list[np.ndarray]:
@@ -180,9 +176,8 @@ class Engine:
     ) -> checkpoint.Entry:
         """One chunk, on the device or from the checkpoint; what it gave back."""
         entry = self.journal.recall(lambda: self._sweeps(plan, keep, look))
-        shapes = self.state.parameters
-        flat = [entry[f"parameters{i}"] for i in range(len(tf.nest.flatten(shapes)))]
-        parameters = tf.nest.pack_sequence_as(shapes, flat)
+        flat = [entry[f"parameters{i}"] for i in range(len(tf.nest.flatten(self.parameters)))]
+        parameters = tf.nest.pack_sequence_as(self.parameters, flat)
         last = tf.nest.map_structure(lambda x: tf.constant(x[-1]), parameters)
         self.state = self.state._replace(parameters=last)
         self.calls += 1
@@ -215,14 +210,12 @@ class Engine:
             # Some of the draws where there are many rows to go through.
             looks = max(1, WATCHED // (self.design.rows * self.chains))
             some = np.flatnonzero(measure)[:: -(-measure.sum() // looks)]
-            found = look([u.numpy()[some] for u in output.effects])
-            small |= {f"watched{name}": x for name, x in found.items()}
+            small |= look([u.numpy()[some] for u in output.effects])
         return small | {"acceptance": output.acceptance.numpy()}
 
     def _note(self, phase: str, parameters: Parameters, acceptance: np.ndarray) -> None:
         """One row a sweep: parameters, acceptance and phase, in both coordinates."""
-        beta, *scales, auxiliary = (np.asarray(x, float) for x in tf.nest.flatten(parameters))
-        point = beta, [lower @ np.swapaxes(lower, 1, 2) for lower in scales], auxiliary
+        point = in_double(parameters)
         last = {"acceptance": acceptance, "phase": phase}
         self.iterates.append(pd.DataFrame(covariance.name_values(self.design, *point)))
         self.trace.append(pd.DataFrame(coordinates.constrained(self.design, *point) | last))

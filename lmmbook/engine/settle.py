@@ -38,8 +38,8 @@ def settle(driver: Driver, block: Block, least: int, draws: int = 200) -> Certif
     certificate of where the parameters are left.
     """
     engine = driver.engine
-    known = driver.found is not None and driver.found.definite
-    before = engine.values() if known and block not in driver.at_boundary else None
+    known = driver.found.definite and block not in driver.at_boundary
+    before = engine.values() if known else None
     driver.singular[block], driver.trying = least, block
     driver.turned.pop(block, None)
     tiny = (ZERO_SD * engine.working_sd) ** 2

@@ -29,7 +29,7 @@ def missing(driver: Driver) -> str:
             "effects explain every row there is no maximum, and more sweeps cannot find one: try "
             "a simpler model"
         )
-    if driver.found is None:
+    if not driver.draws:
         return f"{spent} to look for the maximum: try a larger max_sweeps"
     return f"{spent}: {obstacle(driver) or furthest(driver.found)}"
 
@@ -37,8 +37,6 @@ def missing(driver: Driver) -> str:
 def obstacle(driver: Driver) -> str | None:
     """What more sweeps may not mend; None if there is no such thing."""
     found = driver.found
-    if found is None:
-        return None
     if found.unknown:
         about = f"about {listed(found.unknown)}{' together' if len(found.unknown) > 1 else ''}"
         if certify.BELIEVED * np.sqrt(2 / found.ess) > 2 * certify.SINGULAR:

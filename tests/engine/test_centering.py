@@ -121,7 +121,7 @@ def test_a_covariance_is_partially_non_centred():
     )
     kept = np.eye(3)[:, :2]  # but for the tangent along which there is no variance
     observed, prior, likelihood = centering.information_on_covariance(
-        factor_layout, factor_arrays, scale, 1.0, np.eye(3)
+        factor_layout, factor_arrays, scale, 1.0
     )
     part = centering.least_part(factor_layout, factor_arrays, scale, 1.0, kept)
     rest = np.eye(3) - part

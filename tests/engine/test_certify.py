@@ -86,7 +86,7 @@ def moved_by(layout, parameters, units, parametrisation, step):
         )
         root = scale.numpy()
         for entries in (own - part @ own, part @ own):  # in the prior, then in the likelihood
-            tangent = np.tensordot(entries, louis.tangent_basis(layout.factors[k]), 1)
+            tangent = np.tensordot(entries, layout.factors[k].tangent_basis, 1)
             root = root + units[k] @ tangent @ np.linalg.solve(units[k], root)
         covariances.append(root @ root.T)
     beta = parameters.beta.numpy() + step[: layout.fixed]

@@ -291,10 +291,9 @@ def judged(step: float, mcse: float) -> certify.Certificate:
     names = ["Intercept", "sd(g)"]
     table = pd.DataFrame({"step": [0.0, step], "std_error": 2.0, "mcse": [0.0, mcse]}, names)
     nothing = pd.DataFrame(np.nan, names, names)
-    distance = step / 2
     return certify.Certificate(
-        table, nothing, distance, False, True, False, (), False, 1.0, 100.0, np.zeros(2)
-    )  # fmt: skip
+        table, nothing, np.zeros(2), step / 2, definite=True, r_hat=1.0, ess=100.0
+    )
 
 
 def test_the_warning_names_the_parameter_and_what_is_missing():

@@ -6,9 +6,9 @@ from lmmbook import exact, families
 from lmmbook.core import m_step
 from lmmbook.core.model import LinearMixedEffectModel, features_of
 from lmmbook.engine import arrays
-from lmmbook.engine.level_sums import level_sums
 from lmmbook.engine.linear_predictor import at
 from lmmbook.engine.m_step import closed_form, px
+from lmmbook.engine.row_sums import level_sums
 from lmmbook.exact import oracle
 from lmmbook.exact.marginal import Marginal
 from lmmbook.formula import build_design

@@ -35,7 +35,8 @@ class OneVariance:
     def __init__(self, slope, noise: float, rng: np.random.Generator, steep: float = 0.0) -> None:
         self.slope, self.noise, self.rng, self.steep = slope, noise, rng, steep
         self.singular, self.interior, self.turned, self.trying = {}, set(), {}, None
-        self.found, self.design, self.spent, self.v, self.t = None, None, 0, 0.0, 0.0
+        self.found, self.design = SimpleNamespace(definite=False), None
+        self.spent, self.v, self.t = 0, 0.0, 0.0
         self.engine = SimpleNamespace(
             working_sd=1.0, parameters=None, set=self.set, values=self.values
         )

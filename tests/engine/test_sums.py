@@ -8,7 +8,7 @@ import lmmbook as lmm
 from lmmbook.data import simulate
 from lmmbook.engine import arrays, linear_predictor, row_sums
 from lmmbook.engine.certificate import louis
-from lmmbook.engine.level_sums import level_sums
+from lmmbook.engine.row_sums import level_sums
 from lmmbook.families.derivatives import derivatives_at, summed, total
 from lmmbook.formula import build_design
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from lmmbook._rows import pieces
 from lmmbook.engine.arrays import Arrays, FactorArrays, FactorLayout, Layout, Parameters
-from lmmbook.engine.certificate import louis
+from lmmbook.engine.certificate import certify, louis
 from lmmbook.formula.design import Design
 
 import numpy as np
@@ -86,10 +86,8 @@ def least_means(
         layout.factors, arrays.factors, parameters.scales, strict=True
     ):
         alone = lone(factor_layout)
-        chosen = [
-            *range(len(factor_layout.expanded_columns)),
-            *(len(factor_layout.expanded_columns) + j for j in alone),
-        ]
+        expanded = len(factor_layout.expanded_columns)
+        chosen = [*range(expanded), *(expanded + j for j in alone)]
         places += [*factor_layout.expanded_fixed, *range(end, end + len(alone))]
         end += len(alone)
         sizes.append((len(louis.mean_columns(factor_layout)), chosen))
@@ -120,32 +118,30 @@ def least_part(
     what A they know in the prior and B in the likelihood. P = (A + B)^-1 A makes that the smallest,
     in every direction. ``kept`` [tangents, free] are the directions to look at.
     """
-    found = information_on_covariance(layout, arrays, scale, variance, np.eye(len(kept)))
+    observed, prior, likelihood = information_on_covariance(layout, arrays, scale, variance)
+    looked_at = (kept.T @ x @ kept for x in (observed, prior))
     # Standardising costs as much as all else that is measured: only where it is needed.
-    if (
-        kept.shape[1] == 0
-        or _smallest_ratio(*(kept.T @ x @ kept for x in found[:2])) >= ENOUGH_OBSERVED
-    ):
+    if kept.shape[1] == 0 or certify.smallest_share(*looked_at) >= ENOUGH_OBSERVED:
         return np.zeros(2 * [len(kept)])
-    _, prior, likelihood = found
     scaling = 1 / np.sqrt(np.diag(prior + likelihood))
     whole = (prior + likelihood) * np.outer(scaling, scaling) + ROUNDING * np.eye(len(scaling))
     return scaling[:, np.newaxis] * np.linalg.solve(whole, scaling[:, np.newaxis] * prior)
 
 
 def information_on_covariance(
-    layout: FactorLayout, arrays: FactorArrays, scale: np.ndarray, variance: float, kept: np.ndarray
+    layout: FactorLayout, arrays: FactorArrays, scale: np.ndarray, variance: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Information on a covariance, ``[free, free]``: observed, in the prior, in the likelihood.
+    """Information on a covariance, observed, in the prior, and in the likelihood, each
+    ``[tangents, tangents]``.
 
-    Roughly: for a factor on its own, with levels that are all like their average. ``kept``
-    [tangents, free] are the directions to look at. With Σ the covariance, C a level's Z'Z /
-    variance and A = SΣ + ΣS' what a tangent S adds to Σ, a level's information is
+    Roughly: for a factor on its own, with levels that are all like their average. With Σ the
+    covariance, C a level's Z'Z / variance and A = SΣ + ΣS' what a tangent S adds to Σ, a level's
+    information is
 
         tr(P A P A) / 2 in the prior, P = Σ^-1;  tr(S'C S Σ) in the likelihood;
         tr(Q A Q A) / 2 observed, with Q = (I + CΣ)^-1 C what the ratings leave certain.
     """
-    tangents = np.tensordot(kept.T, np.asarray(louis.tangents(layout, arrays.units), float), 1)
+    tangents = np.asarray(louis.tangents(layout, arrays), float)
     sigma = scale @ scale.T
     fisher = np.asarray(arrays.cross, float).mean(0) / variance
     added = tangents @ sigma
@@ -161,8 +157,3 @@ def information_on_covariance(
 def _traces(matrices: np.ndarray) -> np.ndarray:
     """``tr(M_a M_b)`` for all pairs of ``[matrices, columns, columns]``."""
     return np.einsum("aij,bji->ab", matrices, matrices)
-
-
-def _smallest_ratio(top: np.ndarray, bottom: np.ndarray) -> float:
-    """Smallest eigenvalue of ``bottom^-1 top``, both symmetric and not negative."""
-    return float(np.linalg.eigvals(np.linalg.solve(bottom, top)).real.min())

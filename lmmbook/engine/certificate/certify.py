@@ -8,7 +8,7 @@ not matter how the parameters were found.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lmmbook import _numerics
 from lmmbook._tensorflow.quiet import quiet_log
@@ -67,15 +67,23 @@ class Certificate:
 
     table: pd.DataFrame
     covariance: pd.DataFrame
-    distance: float
-    converged: bool
-    definite: bool
-    indefinite: bool
-    unknown: tuple[str, ...]
-    weakly_identified: bool
-    r_hat: float
-    ess: float
     step: np.ndarray
+    distance: float = np.inf
+    converged: bool = False
+    definite: bool = False
+    indefinite: bool = False
+    unknown: tuple[str, ...] = ()
+    weakly_identified: bool = False
+    r_hat: float = np.nan
+    ess: float = np.nan
+
+
+def nothing_known(design: Design, layout: Layout) -> Certificate:
+    """Before anything is measured."""
+    names = covariance.parameter_names(design)
+    table = pd.DataFrame(np.nan, names, ["step", "std_error", "mcse"])
+    together = pd.DataFrame(np.nan, names, names)
+    return Certificate(table, together, np.zeros(louis.coordinates(layout)))
 
 
 def certify(
@@ -114,14 +122,14 @@ def certify(
     names = covariance.parameter_names(design)
     jac = jacobian(design, layout, parameters) @ estimated
     if not definite:
-        table = pd.DataFrame(np.nan, names, ["step", "std_error", "mcse"])
-        nothing, zero = pd.DataFrame(np.nan, names, names), np.zeros(len(estimated))
-        unknown = least_known(observed, complete, jac)
-        return Certificate(
-            table, nothing, np.inf, False, False, bool(indefinite),
-            tuple(name for name, yes in zip(names, unknown, strict=True) if yes),
-            bool(smallest < noise / 2), r_hat, ess, zero,
-        )  # fmt: skip
+        return replace(
+            nothing_known(design, layout),
+            indefinite=bool(indefinite),
+            unknown=tuple(np.array(names)[least_known(observed, complete, jac)].tolist()),
+            weakly_identified=bool(smallest < noise / 2),
+            r_hat=r_hat,
+            ess=ess,
+        )
 
     inverse = np.linalg.inv(observed)
     step = inverse @ flat.mean(0)
@@ -148,15 +156,12 @@ def certify(
     return Certificate(
         table,
         pd.DataFrame(error_covariance, names, names),
+        estimated @ step,
         float(relative.max()),
         bool(reach.max() <= CONVERGED_WITHIN),
-        True,
-        False,
-        (),
-        False,
-        r_hat,
-        ess,
-        estimated @ step,
+        definite=True,
+        r_hat=r_hat,
+        ess=ess,
     )
 
 
@@ -219,9 +224,8 @@ def move(
     units = [directions.units(factor) for factor in design.factors]
     covariances = []
     for k, (factor_layout, scale) in enumerate(zip(layout.factors, parameters.scales, strict=True)):
-        tangent = np.tensordot(
-            step[begins[k] : begins[k + 1]], louis.tangent_basis(factor_layout), 1
-        )
+        own = step[begins[k] : begins[k + 1]]
+        tangent = np.tensordot(own, factor_layout.tangent_basis, 1)
         values, vectors = np.linalg.eigh(tangent)
         by = units[k] @ (vectors * np.exp(values)) @ vectors.T @ np.linalg.inv(units[k])
         root = by @ np.asarray(scale, float)

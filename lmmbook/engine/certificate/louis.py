@@ -32,7 +32,6 @@ it is the change of log sd. A covariance that is singular stays so, and can stil
 
 from __future__ import annotations
 
-from itertools import combinations_with_replacement
 from typing import NamedTuple
 
 from lmmbook.engine.arrays import (
@@ -44,9 +43,8 @@ from lmmbook.engine.arrays import (
     inverse,
     one_hot,
 )
-from lmmbook.engine.level_sums import LevelSums, level_sums
 from lmmbook.engine.placement import SINGLE_DEVICE, Placement
-from lmmbook.engine.row_sums import TangentSums, join, likelihood_sums
+from lmmbook.engine.row_sums import LevelSums, TangentSums, join, level_sums, likelihood_sums
 from lmmbook.families.derivatives import RegressionSums
 
 import numpy as np
@@ -74,7 +72,7 @@ def as_written(layout: Layout) -> Parametrisation:
     prior (centred)."""
     return Parametrisation(
         [tf.zeros([len(mean_columns(factor)), layout.fixed]) for factor in layout.factors],
-        [tf.zeros(2 * [len(tangent_basis(factor))]) for factor in layout.factors],
+        [tf.zeros(2 * [len(factor.pairs)]) for factor in layout.factors],
     )
 
 
@@ -95,30 +93,17 @@ def means_of(layout: FactorLayout, arrays: FactorArrays, means: tf.Tensor) -> tf
     return tf.einsum("lm,mf,mj->lfj", mean_weights(arrays), means, place)
 
 
-def tangent_basis(layout: FactorLayout) -> np.ndarray:
-    """A basis of the matrices S, ``[tangents, columns, columns]``: one entry each, or a symmetric
-    pair."""
-    matrices = []
-    for block in layout.blocks:
-        for a, b in combinations_with_replacement(block, 2):
-            matrix = np.zeros((layout.columns, layout.columns), np.float32)
-            matrix[a, b] = matrix[b, a] = 1.0
-            matrices.append(matrix)
-    return np.array(matrices)
-
-
-def tangents(layout: FactorLayout, units: tf.Tensor) -> tf.Tensor:
-    """The same in the units of effects, ``[tangents, columns, columns]`` float64: what multiplies
-    them."""
-    inverse = tf.linalg.triangular_solve(
-        units, tf.eye(layout.columns, dtype=tf.float64), lower=False
-    )
-    return units @ tf.constant(tangent_basis(layout), tf.float64) @ inverse
+def tangents(layout: FactorLayout, arrays: FactorArrays) -> tf.Tensor:
+    """The matrices S of a basis in the units of effects, ``[tangents, columns, columns]`` float64:
+    what multiplies them."""
+    identity = tf.eye(layout.columns, dtype=tf.float64)
+    inverse = tf.linalg.triangular_solve(arrays.units, identity, lower=False)
+    return arrays.units @ tf.constant(layout.tangent_basis, tf.float64) @ inverse
 
 
 def offsets(layout: Layout) -> list[int]:
     """Where each factor's tangent coordinates begin; last, where the auxiliary do."""
-    sizes = [len(tangent_basis(factor)) for factor in layout.factors]
+    sizes = [len(factor.pairs) for factor in layout.factors]
     return [int(n) for n in layout.fixed + np.cumsum([0, *sizes])]
 
 
@@ -163,14 +148,8 @@ def score_and_information(
     ):
         u = state.effects[k]
         _, sums = placement.levels(k, _sums_with_means, (), factor_arrays, scale, u)
-        s, h = _prior(
-            factor_layout,
-            factor_arrays.units,
-            scale,
-            sums,
-            parametrisation.means[k],
-            parametrisation.standardised[k],
-        )
+        own = parametrisation.means[k], parametrisation.standardised[k]
+        s, h = _prior(factor_layout, factor_arrays, scale, sums, *own)
         positions = [*range(layout.fixed), *range(begins[k], begins[k + 1])]
         place = tf.cast(one_hot(positions, size), tf.float64)
         score += tf.matmul(s, place)
@@ -187,9 +166,7 @@ def in_likelihood(
     """The part of log p(ratings given effects), as `row_sums.likelihood_sums`."""
     of_each = list(zip(layout.factors, arrays.factors, strict=True))
     means = [means_of(*both, m) for both, m in zip(of_each, parametrisation.means, strict=True)]
-    basis = [
-        tangents(factor_layout, factor_arrays.units) for factor_layout, factor_arrays in of_each
-    ]
+    basis = [tangents(*both) for both in of_each]
     asked = [tf.cast(tf.reduce_any(part != 0), tf.float32) for part in parametrisation.standardised]
     return likelihood_sums(layout, arrays, state, means, basis, asked)
 
@@ -202,7 +179,7 @@ def _sums_with_means(
 
 def _prior(
     layout: FactorLayout,
-    units: tf.Tensor,
+    arrays: FactorArrays,
     scale: tf.Tensor,
     sums: LevelSums,
     means: tf.Tensor,
@@ -214,7 +191,7 @@ def _prior(
     d log p = tr(G (xx' - I)), and so on to second order.
     """
     scale, means, standardised = (tf.cast(x, tf.float64) for x in (scale, means, standardised))
-    tangent = tangents(layout, units)
+    tangent = tangents(layout, arrays)
     identity = tf.eye(layout.columns, dtype=tf.float64)
     lower_inverse = tf.linalg.triangular_solve(scale, identity)
     g = tf.einsum("ij,ajk,km->aim", lower_inverse, tangent, scale)  # G
@@ -235,7 +212,7 @@ def _prior(
     beta_sigma = tf.einsum("aij,mj,mi->ma", both, tf.reduce_mean(sums.weighted, axis=0), pulled)
     beta_sigma = tf.matmul(means, beta_sigma, transpose_a=True)
 
-    keep = tf.eye(len(tangent_basis(layout)), dtype=tf.float64) - standardised
+    keep = tf.eye(len(layout.pairs), dtype=tf.float64) - standardised
     score = tf.concat([score_beta, score_sigma @ keep], axis=1)
     sigma_sigma = tf.matmul(keep, sigma_sigma @ keep, transpose_a=True)
     return score, join(beta_beta, beta_sigma @ keep, sigma_sigma)

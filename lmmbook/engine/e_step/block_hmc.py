@@ -23,7 +23,6 @@ from lmmbook.engine.e_step.group_moves import group_move, is_parent
 from lmmbook.engine.linear_predictor import (
     changes_and_slopes,
     curvature_of,
-    is_gaussian,
     moved,
     residuals_by_level,
     value_and_slopes,
@@ -112,7 +111,7 @@ def update(
     root = tf.linalg.cholesky(precision) if u.shape[2] > 1 else tf.sqrt(precision)
     # In the coordinates w = root' v the precision is the identity: one step size fits all.
     start = tf.einsum("lji,lcj->lci", root, standardise(scale, u))
-    log_density = _gaussian if is_gaussian(layout) else _any_family
+    log_density = _gaussian if layout.gaussian else _any_family
     here, there = log_density(layout, k, arrays, state, root, placement)
     seeds = split_seed(seed, n=2)
     jitter = uniform([], 0.8, 1.2, seed=seeds[0])

@@ -7,11 +7,10 @@ Chapters 04 and 06. The maximum in closed form, with location expansion (PX-EM: 
 from __future__ import annotations
 
 from lmmbook.engine.arrays import Arrays, Layout, Parameters, State, one_hot
-from lmmbook.engine.level_sums import level_sums
-from lmmbook.engine.linear_predictor import is_gaussian, rows_again, shifted
+from lmmbook.engine.linear_predictor import shifted
 from lmmbook.engine.m_step import px
 from lmmbook.engine.placement import SINGLE_DEVICE, Placement
-from lmmbook.engine.row_sums import ResidualSums, join, regression_sums
+from lmmbook.engine.row_sums import ResidualSums, join, level_sums, regression_sums
 from lmmbook.families.derivatives import RegressionSums
 
 import tensorflow as tf
@@ -30,9 +29,6 @@ def step(
 ) -> State:
     """The M-step: new parameters, and effects, ``rows`` and ``predictor`` to match.
 
-    In closed form, but for the fixed effects and auxiliary parameters of a likelihood that is not
-    Gaussian: for those a damped Newton step.
-
     ``gain`` in 0 to 1 is how far to go towards the maximum: 1 is EM, smaller values average over
     iterations (stochastic approximation: Delyon, Lavielle & Moulines 1999).
 
@@ -44,9 +40,8 @@ def step(
     """
     parameters = state.parameters
     _, sums = placement.rows(regression_sums, (layout,), arrays, state)
-    regression = least_squares if is_gaussian(layout) else newton
+    regression = least_squares if layout.gaussian else newton
     change, auxiliary = regression(layout, arrays.gram, parameters, sums, gain)
-    predictor, _ = placement.rows(shifted, (), arrays, state.predictor, change)
     beta, scales, effects = parameters.beta + change, [], []
     for k, (factor_layout, factor_arrays, scale, u) in enumerate(
         zip(layout.factors, arrays.factors, parameters.scales, state.effects, strict=True)
@@ -63,7 +58,9 @@ def step(
         scales.append(scale)
         effects.append(u)
     parameters = Parameters(beta, scales, auxiliary)
-    rows, _ = placement.rows(rows_again, (layout,), arrays, parameters)
+    (rows, predictor), _ = placement.rows(
+        shifted, (layout,), arrays, state.predictor, parameters, change
+    )
     return state._replace(parameters=parameters, effects=effects, rows=rows, predictor=predictor)
 
 

@@ -6,7 +6,7 @@ Chapter 04. Location expansion (PX-EM: Liu, Rubin & Wu 1998). `closed_form` call
 from __future__ import annotations
 
 from lmmbook.engine.arrays import FactorArrays, FactorLayout, one_hot
-from lmmbook.engine.level_sums import LevelSums
+from lmmbook.engine.row_sums import LevelSums
 
 import numpy as np
 import tensorflow as tf
@@ -27,7 +27,8 @@ def step(
     if expand and layout.expanded_fixed:
         coefficients, square = mean_of(layout, chains, scale, sums)
     relative = tf.cast(tf.reduce_mean(sums.second, axis=0) / sums.levels - square, tf.float32)
-    return _towards(scale, relative * _within_blocks(layout), gain), gain * coefficients
+    may_covary = layout.tangent_basis.sum(0)  # [columns, columns], ones and zeros
+    return _towards(scale, relative * may_covary, gain), gain * coefficients
 
 
 def mean_of(
@@ -93,11 +94,3 @@ def _towards(scale: tf.Tensor, relative: tf.Tensor, gain: tf.Tensor) -> tf.Tenso
     moved = 1.0 + gain * (tf.maximum(values, SHRINK) - 1.0)
     root = tf.linalg.cholesky(tf.matmul(vectors * moved, vectors, transpose_b=True))
     return tf.matmul(scale, root)  # a product of lower triangles is one, whatever their condition
-
-
-def _within_blocks(layout: FactorLayout) -> np.ndarray:
-    """``[columns, columns]``, 1 where two columns may covary."""
-    mask = np.zeros((layout.columns, layout.columns), np.float32)
-    for block in layout.blocks:
-        mask[np.ix_(block, block)] = 1.0
-    return mask

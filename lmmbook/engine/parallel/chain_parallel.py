@@ -40,10 +40,6 @@ class ChainParallel(Devices):
         """On each device; sums are means over the devices."""
         return self.on_each(function, static, *tensors, reduction="MEAN")
 
-    def levels(self, k: int, function: Callable, static: tuple, *tensors: Any) -> tuple[Any, Any]:
-        """On each device, as `rows`."""
-        return self.rows(function, static, *tensors)
-
     def e_step(
         self, sweep: Callable, layout: Layout, arrays: Arrays, state: State, *how: Any
     ) -> tuple[State, list[tf.Tensor]]:

@@ -16,7 +16,6 @@ from lmmbook._tensorflow.randomness import split_seed
 from lmmbook.engine import program
 from lmmbook.engine.arrays import Arrays, Layout, State
 from lmmbook.engine.iteration import Output, Plan, begin, one_sweep, paused
-from lmmbook.engine.linear_predictor import is_gaussian
 from lmmbook.engine.placement import Placement
 
 import tensorflow as tf
@@ -113,7 +112,7 @@ def by_sweep(
     outputs, together = [], bool(tf.reduce_any(plan.measured))
     for i, own_seed in enumerate(split_seed(seed, n=len(plan.gain))):
         gain, measured = plan.gain[i], bool(plan.measured[i])
-        parents_too = is_gaussian(layout) or i % program.PARENTS_EVERY == 0
+        parents_too = layout.gaussian or i % program.PARENTS_EVERY == 0
         sweep = placement.graph(one_sweep, layout, moving=bool(gain > 0), parents_too=parents_too)
         own = plan._replace(gain=gain, measured=measured)
         state, output = sweep(arrays, state, own, own_seed)

@@ -11,6 +11,7 @@ import os
 import socket
 import threading
 import time
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import tensorflow as tf
@@ -123,41 +124,24 @@ def together(addresses: list[Address], own: int, patience: float) -> None:
 
 def _receive(addresses: list[Address], limit: float) -> list[int]:
     """On the first worker: wait for the others, tell them how it ended, return who is missing."""
-    came: dict[int, socket.socket] = {}
+    came: list[socket.socket] = []
     missing = list(range(1, len(addresses)))
     if not missing:
         return []
-    with socket.create_server(("", addresses[0][1]), backlog=len(addresses)) as server:
-        while missing and (left := limit - time.monotonic()) > 0:
-            server.settimeout(left)
-            try:
-                other, _ = server.accept()
-            except OSError:  # too late
-                continue
-            number = _number_of(other)
-            if number in missing:
-                missing.remove(number)
-                came[number] = other
-            else:
-                other.close()
-    for other in came.values():
-        try:
-            other.sendall(json.dumps(missing).encode() + b"\n")
-            other.recv(1)  # they hang up first, so that the port is free
-        except OSError:  # it is gone again, and TensorFlow will say so
-            continue
-        finally:
-            other.close()
+    with ExitStack() as connections:
+        with socket.create_server(("", addresses[0][1]), backlog=len(addresses)) as server:
+            while missing and (left := limit - time.monotonic()) > 0:
+                server.settimeout(left)
+                with suppress(OSError, ValueError):  # too late, or nobody of ours
+                    other = connections.enter_context(server.accept()[0])
+                    other.settimeout(5.0)
+                    missing.remove(int(other.recv(16)))
+                    came.append(other)
+        for other in came:
+            with suppress(OSError):  # it is gone again, and TensorFlow will say so
+                other.sendall(json.dumps(missing).encode() + b"\n")
+                other.recv(1)  # they hang up first, so that the port is free
     return missing
-
-
-def _number_of(other: socket.socket) -> int | None:
-    """As it says; None if it says nothing of the kind, and is nobody of ours."""
-    other.settimeout(5.0)
-    try:
-        return int(other.recv(16))
-    except (OSError, ValueError):
-        return None
 
 
 def _report(first: Address, own: int, limit: float) -> list[int]:
