@@ -6,7 +6,8 @@ is slow, short, and hard to get wrong.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from lmmbook.book import checks, figures
@@ -14,6 +15,7 @@ from lmmbook.data.insteval import load_insteval
 from lmmbook.formula import build_design
 from lmmbook.formula.covariance import to_matrix
 from lmmbook.formula.design import Design
+from lmmbook.results.criticism import Criticism
 
 import numpy as np
 import pandas as pd
@@ -27,6 +29,30 @@ LONGEST = ("test_parallel", "test_certify", "test_scale", "test_oracle", "test_f
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     rank = {name: i for i, name in enumerate(LONGEST)}
     items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
+
+class Predicting(Criticism):
+    """What a `Fit` predicts, of a design, estimates and draws that no fit has to have found."""
+
+    def __init__(self, design: Design, estimates: Any, posterior: Any) -> None:
+        self.design, self.estimates, self.posterior = design, estimates, posterior
+
+    @property
+    def _estimates(self) -> Any:
+        return self.estimates
+
+
+def predicting(name: str) -> Callable[..., np.ndarray]:
+    def function(design: Design, estimates: Any, posterior: Any, *more: Any, **named: Any) -> Any:
+        return getattr(Predicting(design, estimates, posterior), name)(*more, **named)
+
+    return function
+
+
+# The methods of a `Fit` as functions of all that they need.
+criticism = SimpleNamespace(
+    **{name: predicting(name) for name in ("predict", "probabilities", "draws", "log_score", "pit")}
+)
 
 
 class Simulated(NamedTuple):

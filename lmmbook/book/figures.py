@@ -107,7 +107,7 @@ def draw_graph(
     Parameters
     ----------
     structure
-        As `LinearMixedEffectModel.graph` gives it: each variable and those it depends on.
+        Each variable and those it depends on.
     sizes
         Variable to how many numbers it holds, written into its node.
     """

@@ -6,10 +6,8 @@ The draws are those that a fit keeps, at most 1,000. The Monte Carlo error they 
 posterior sd of what is averaged, over the root of the effective number of draws: for a probability
 that the effects leave uncertain by 0.1, some 0.003 to 0.01.
 
-Effects of a level that the fit has never seen come from the prior. The functions take ``design,
-estimates, posterior`` first, as a `Fit` has them; it has methods of the same names, and says what
-``missing`` does. All but the mean of a Gaussian need TensorFlow, and raise as
-`processes.check_not_forked`.
+Effects of a level that the fit has never seen come from the prior. All but the mean of a Gaussian
+need TensorFlow, and raise as `processes.check_not_forked`.
 """
 
 from __future__ import annotations
@@ -38,186 +36,213 @@ import tensorflow as tf
 from scipy.special import logsumexp
 
 
-def predict(
-    design: Design, estimates: pd.Series, posterior: Posterior, data: Data, missing: str = "raise"
-) -> np.ndarray:
-    """Posterior predictive mean of each row of ``data``, ``[rows]``, in units of the response.
+class Criticism:
+    """What a fitted model predicts; the methods of a `lmmbook.Fit` that ask for rows of data.
 
-    Of no and yes it is the probability of the yes; of successes out of trials, that of a success.
-    The mean given the effects, averaged over posterior draws. For a Gaussian response one forward
-    pass at the mean effects is enough, and exact: there the mean is linear in the effects, and an
-    average passes through a linear function unchanged. New levels then have the prior mean, zero.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If ``data`` are no rows for this design, or the response has no mean: its categories are no
-        numbers, or its distribution has none.
+    It has the ``design``, and posterior draws of the effects, as `Fit.posterior`.
     """
-    new, family = design.on(data, missing), design.family
-    if isinstance(family, Gaussian):
-        beta, _, _ = covariance.split_values(design, dict(estimates))
-        means = [columns_of(f, posterior[f.name]).mean(0, keepdims=True) for f in new.factors]
-        return linear(new, beta, [np.pad(u, ((0, 0), (0, 1), (0, 0))) for u in means])[:, 0]
-    check_not_forked("predict")
-    total, count = np.zeros(new.rows), 0
-    for predictor, own in batches(new, estimates, posterior):
-        total += ask(family, "mean", family.mean, predictor, own).sum(1)
-        count += predictor.shape[1]
-    if np.isnan(total).any():
-        raise ValueError(f"family: expected a distribution with a mean, got {family!r}")
-    return total / count
 
+    design: Design
+    posterior: Posterior
 
-def probabilities(
-    design: Design,
-    estimates: pd.Series,
-    posterior: Posterior,
-    data: Data,
-    cuts: Sequence[float] | None = None,
-    missing: str = "raise",
-) -> np.ndarray:
-    """Posterior predictive probabilities, ``[rows, categories]``; each row sums to 1.
+    @property
+    def _estimates(self) -> pd.Series:
+        raise NotImplementedError
 
-    In the order of the family's categories, for bernoulli no and yes. A family without categories
-    takes ``cuts``, increasing numbers in units of the response: ``[rows, cuts + 1]``, the mass
-    between neighbouring cuts, each interval with its upper end, the outer ones open-ended. So
-    ``cuts=[1.5, 2.5, 3.5, 4.5]`` puts a Gaussian on the scale of ratings from 1 to 5.
+    def predict(self, data: Data, *, missing: str = "raise") -> np.ndarray:
+        """Posterior predictive mean of each row of ``data``, ``[rows]``, in units of the response.
 
-    Raises
-    ------
-    TypeError, ValueError
-        If ``data`` are no rows for this design, or ``cuts`` are missing, not increasing and finite,
-        or given for a family with categories.
-    """
-    check_not_forked("probabilities")
-    new, family = design.on(data, missing, trials=cuts is not None), design.family
-    if cuts is not None:
-        family, _ = family.given(new.response[:, np.newaxis])
-        at = np.array(cuts, float)
-        if at.ndim != 1 or len(at) == 0 or not np.isfinite(at).all() or (np.diff(at) <= 0).any():
-            raise ValueError(f"cuts: expected increasing finite numbers, got {cuts!r}")
-        if family.categories is not None:
-            raise ValueError(
-                f"cuts: expected None, for the response has categories {list(family.categories)}, "
-                f"got {cuts!r}"
-            )
-    total, count = np.zeros(()), 0
-    for predictor, own in batches(new, estimates, posterior):
-        if cuts is None:
-            total = total + family.probabilities(predictor, own).sum(1)
-        else:
+        Of no and yes it is the probability of the yes; of successes out of trials, that of a
+        success. The mean given the effects, averaged over posterior draws. For a Gaussian response
+        one forward pass at the mean effects is enough, and exact: there the mean is linear in the
+        effects, and an average passes through a linear function unchanged. New levels then have the
+        prior mean, zero.
+
+        With ``missing="drop"``, here and in the methods below, rows with a missing value are left
+        out of the result. A warning names the columns where values are missing, and
+        ``data.dropna(subset=[...])`` of these has the rows that the result is for.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If ``data`` are no rows for this design, or the response has no mean: its categories are
+            no numbers, or its distribution has none.
+
+        Examples
+        --------
+        >>> stranger = fit.predict(data.assign(g=-1))  # of a level that nobody has met
+        >>> stranger.shape, len(set(stranger.round(6)))  # one mean for x = 0, and one for x = 1
+        ((300,), 2)
+        """
+        new, family = self.design.on(data, missing), self.design.family
+        if isinstance(family, Gaussian):
+            beta, _, _ = covariance.split_values(self.design, dict(self._estimates))
+            means = [
+                columns_of(f, self.posterior[f.name]).mean(0, keepdims=True) for f in new.factors
+            ]
+            return linear(new, beta, [np.pad(u, ((0, 0), (0, 1), (0, 0))) for u in means])[:, 0]
+        check_not_forked("predict")
+        total, count = np.zeros(new.rows), 0
+        for predictor, own in batches(new, self._estimates, self.posterior):
+            total += ask(family, "mean", family.mean, predictor, own).sum(1)
+            count += predictor.shape[1]
+        if np.isnan(total).any():
+            raise ValueError(f"family: expected a distribution with a mean, got {family!r}")
+        return total / count
+
+    def probabilities(
+        self, data: Data, cuts: Sequence[float] | None = None, *, missing: str = "raise"
+    ) -> np.ndarray:
+        """Posterior predictive probabilities, ``[rows, categories]``; each row sums to 1.
+
+        In the order of the family's categories, for bernoulli no and yes. A family without
+        categories takes ``cuts``, increasing numbers in units of the response: then it is
+        ``[rows, cuts + 1]``, the mass between neighbouring cuts, each interval with its upper end,
+        the outer ones open-ended. So ``cuts=[1.5, 2.5, 3.5, 4.5]`` puts a Gaussian on the scale of
+        ratings from 1 to 5.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If ``data`` are no rows for this design, or ``cuts`` are missing, not increasing and
+            finite, or given for a family with categories.
+
+        Examples
+        --------
+        >>> chances = fit.probabilities(data, cuts=[2.5, 3.5])  # below, between and above
+        >>> chances.shape, bool(np.allclose(chances.sum(axis=1), 1))
+        ((300, 3), True)
+        """
+        check_not_forked("probabilities")
+        new, family = self.design.on(data, missing, trials=cuts is not None), self.design.family
+        if cuts is not None:
+            family, _ = family.given(new.response[:, np.newaxis])
+            at = np.array(cuts, float)
+            increasing = at.ndim == 1 and len(at) > 0 and (np.diff(at) > 0).all()
+            if not increasing or not np.isfinite(at).all():
+                raise ValueError(f"cuts: expected increasing finite numbers, got {cuts!r}")
+            if family.categories is not None:
+                raise ValueError(
+                    "cuts: expected None, for the response has categories "
+                    f"{list(family.categories)}, got {cuts!r}"
+                )
+        total, count = np.zeros(()), 0
+        for predictor, own in batches(new, self._estimates, self.posterior):
+            if cuts is None:
+                total = total + family.probabilities(predictor, own).sum(1)
+            else:
+                distribution = family.distribution(tf.constant(predictor), tf.constant(own))
+                # Between whole numbers TFP would interpolate.
+                ends = (np.floor(at) if is_discrete(distribution) else at).astype(own.dtype)
+                below = [ask(family, "cdf", distribution.cdf, end).numpy().sum(1) for end in ends]
+                none = np.zeros(new.rows)
+                total = total + np.diff([none, *below, none + predictor.shape[1]], axis=0).T
+            count += predictor.shape[1]
+        return total / count
+
+    def draws(self, data: Data, n: int, seed: int, *, missing: str = "raise") -> np.ndarray:
+        """Posterior predictive draws of the response, ``[n, rows]``, in the response's own values.
+
+        Each takes one posterior draw of all effects, the n spread evenly over those kept, and then
+        a response for every row. Categories come as their labels: numbers if these are numbers,
+        else objects. All else comes as floats, counts too, such as successes out of the row's own
+        trials.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If ``data`` are no rows for this design, or ``n`` is not between 1 and the number of
+            posterior draws.
+
+        Examples
+        --------
+        >>> fit.draws(data, n=5, seed=0).shape
+        (5, 300)
+        """
+        check_not_forked("draws")
+        available = len(next(iter(self.posterior.values())))
+        if not 1 <= n <= available:
+            raise ValueError(f"n: expected 1 to {available} (the draws kept), got {n!r}")
+        new = self.design.on(data, missing, trials=True)
+        family, _ = self.design.family.given(new.response[:, np.newaxis])
+        chosen = np.linspace(0, available - 1, n).astype(int)  # spread over chains and sweeps
+        some = {name: effects[chosen] for name, effects in self.posterior.items()}
+        found = []
+        for batch, (predictor, own) in enumerate(batches(new, self._estimates, some, seed)):
             distribution = family.distribution(tf.constant(predictor), tf.constant(own))
-            # Between whole numbers TFP would interpolate.
-            ends = (np.floor(at) if is_discrete(distribution) else at).astype(own.dtype)
-            below = [ask(family, "cdf", distribution.cdf, end).numpy().sum(1) for end in ends]
-            none = np.zeros(new.rows)
-            total = total + np.diff([none, *below, none + predictor.shape[1]], axis=0).T
-        count += predictor.shape[1]
-    return total / count
+            found.append(distribution.sample(seed=[seed, batch]).numpy().T)
+        values = np.concatenate(found)
+        if family.categories is None:
+            return values.astype(float)
+        labels = np.array(family.categories)
+        if labels.dtype.kind not in "biuf":
+            labels = np.array(family.categories, dtype=object)
+        return labels[values.astype(int)]
 
+    def log_score(self, data: Data, *, missing: str = "raise") -> np.ndarray:
+        """Log predictive density, or mass, of each row's own response, ``[rows]``; in nats.
 
-def draws(
-    design: Design,
-    estimates: pd.Series,
-    posterior: Posterior,
-    data: Data,
-    n: int,
-    seed: int,
-    missing: str = "raise",
-) -> np.ndarray:
-    """Posterior predictive draws of the response, ``[n, rows]``, in the response's own values.
+        The logarithm of the mean over posterior draws: the logarithmic score (Good 1952; Gneiting &
+        Raftery 2007). Higher is better. Masses can be compared with masses, densities with
+        densities in the same units, and neither with the other.
 
-    Each takes one posterior draw of all effects, the n spread evenly over those kept, and then a
-    response for every row. Categories come as their labels: numbers if these are numbers, else
-    objects. All else comes as floats, counts too, such as successes out of the row's own trials.
+        Raises
+        ------
+        TypeError, ValueError
+            If ``data`` are no rows for this design, or lack a response that suits the family.
 
-    Raises
-    ------
-    TypeError, ValueError
-        If ``data`` are no rows for this design, or ``n`` is not between 1 and the number of
-        posterior draws.
-    """
-    check_not_forked("draws")
-    available = len(next(iter(posterior.values())))
-    if not 1 <= n <= available:
-        raise ValueError(f"n: expected 1 to {available} (the draws kept), got {n!r}")
-    new = design.on(data, missing, trials=True)
-    family, _ = design.family.given(new.response[:, np.newaxis])
-    chosen = np.linspace(0, available - 1, n).astype(int)  # spread over chains and sweeps
-    some = {name: effects[chosen] for name, effects in posterior.items()}
-    found = []
-    for batch, (predictor, own) in enumerate(batches(new, estimates, some, seed)):
-        distribution = family.distribution(tf.constant(predictor), tf.constant(own))
-        found.append(distribution.sample(seed=[seed, batch]).numpy().T)
-    values = np.concatenate(found)
-    if family.categories is None:
-        return values.astype(float)
-    labels = np.array(family.categories)
-    if labels.dtype.kind not in "biuf":
-        labels = np.array(family.categories, dtype=object)
-    return labels[values.astype(int)]
+        Examples
+        --------
+        >>> nobody = fit.log_score(data.assign(g=-1)).mean()
+        >>> bool(fit.log_score(data).mean() > nobody)  # to know the level helps
+        True
+        """
+        check_not_forked("log_score")
+        new = self.design.on(data, missing, response=True)
+        family, response = self.design.family.given(new.response[:, np.newaxis])
+        total, count = np.full(new.rows, -np.inf), 0
+        for predictor, own in batches(new, self._estimates, self.posterior):
+            value = log_prob(family, predictor, own, response)
+            total = np.logaddexp(total, logsumexp(value, axis=1))
+            count += predictor.shape[1]
+        return total - np.log(count)
 
+    def pit(self, data: Data, seed: int, *, missing: str = "raise") -> np.ndarray:
+        """Probability integral transform of each row's own response, ``[rows]``, between 0 and 1.
 
-def log_score(
-    design: Design, estimates: pd.Series, posterior: Posterior, data: Data, missing: str = "raise"
-) -> np.ndarray:
-    """Log predictive density, or mass, of each row's own response, ``[rows]``; in nats.
+        How much of the predictive distribution lies below what happened. For a discrete response
+        that is ``P(less) + U P(equal)``, with a uniform random U for each row (Czado, Gneiting &
+        Held 2009); categories are taken in their order. Uniform if the rows come from the model and
+        were not used to fit it. One row's values are uniform, those of rows with shared effects are
+        not independent.
 
-    The logarithm of the mean over posterior draws: the logarithmic score (Good 1952; Gneiting &
-    Raftery 2007). Higher is better. Masses can be compared with masses, densities with densities
-    in the same units, and neither with the other.
+        Raises
+        ------
+        TypeError, ValueError
+            As `log_score`, or if the distribution has no cdf.
 
-    Raises
-    ------
-    TypeError, ValueError
-        If ``data`` are no rows for this design, or lack a response that suits the family.
-    """
-    check_not_forked("log_score")
-    new = design.on(data, missing, response=True)
-    family, response = design.family.given(new.response[:, np.newaxis])
-    total, count = np.full(new.rows, -np.inf), 0
-    for predictor, own in batches(new, estimates, posterior):
-        value = log_prob(family, predictor, own, response)
-        total = np.logaddexp(total, logsumexp(value, axis=1))
-        count += predictor.shape[1]
-    return total - np.log(count)
-
-
-def pit(
-    design: Design,
-    estimates: pd.Series,
-    posterior: Posterior,
-    data: Data,
-    seed: int,
-    missing: str = "raise",
-) -> np.ndarray:
-    """Probability integral transform of each row's own response, ``[rows]``, between 0 and 1.
-
-    How much of the predictive distribution lies below what happened. For a discrete response that
-    is ``P(less) + U P(equal)``, with a uniform random U for each row (Czado, Gneiting & Held 2009);
-    categories are taken in their order. Uniform if the rows come from the model and were not used
-    to fit it. One row's values are uniform, those of rows with shared effects are not independent.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `log_score`, or if the distribution has no cdf.
-    """
-    check_not_forked("pit")
-    new = design.on(data, missing, response=True)
-    family, response = design.family.given(new.response[:, np.newaxis])
-    up_to, equal, count = np.zeros(new.rows), np.zeros(new.rows), 0
-    for predictor, own in batches(new, estimates, posterior):
-        if family.categories is not None:
-            share = family.probabilities(predictor, own).sum(1)
-            up_to += (share * (np.arange(share.shape[1]) <= response)).sum(1)
-            equal += np.take_along_axis(share, response.astype(int), 1)[:, 0]
-        else:
-            distribution = family.distribution(tf.constant(predictor), tf.constant(own))
-            up_to += ask(family, "cdf", distribution.cdf, response.astype(own.dtype)).numpy().sum(1)
-            if is_discrete(distribution):
-                equal += np.exp(log_prob(family, predictor, own, response)).sum(1)
-        count += predictor.shape[1]
-    uniform = np.random.default_rng(seed).uniform(size=new.rows)
-    return np.clip((up_to - (1 - uniform) * equal) / count, 0.0, 1.0)
+        Examples
+        --------
+        >>> shares = np.histogram(fit.pit(data, seed=0), bins=4, range=(0, 1))[0] / len(data)
+        >>> shares.shape, bool((abs(shares - 0.25) < 0.1).all())
+        ((4,), True)
+        """
+        check_not_forked("pit")
+        new = self.design.on(data, missing, response=True)
+        family, response = self.design.family.given(new.response[:, np.newaxis])
+        up_to, equal, count = np.zeros(new.rows), np.zeros(new.rows), 0
+        for predictor, own in batches(new, self._estimates, self.posterior):
+            if family.categories is not None:
+                share = family.probabilities(predictor, own).sum(1)
+                up_to += (share * (np.arange(share.shape[1]) <= response)).sum(1)
+                equal += np.take_along_axis(share, response.astype(int), 1)[:, 0]
+            else:
+                distribution = family.distribution(tf.constant(predictor), tf.constant(own))
+                up_to += (
+                    ask(family, "cdf", distribution.cdf, response.astype(own.dtype)).numpy().sum(1)
+                )
+                if is_discrete(distribution):
+                    equal += np.exp(log_prob(family, predictor, own, response)).sum(1)
+            count += predictor.shape[1]
+        uniform = np.random.default_rng(seed).uniform(size=new.rows)
+        return np.clip((up_to - (1 - uniform) * equal) / count, 0.0, 1.0)

@@ -6,16 +6,15 @@ Chapters 04 and 05. The fit is over: these are tables and arrays to read, plot a
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 
 from lmmbook._tensorflow.device import describe_device
 from lmmbook.core.model import LinearMixedEffectModel
-from lmmbook.data.frames import Data
 from lmmbook.formula.covariance import specs_of
 from lmmbook.formula.design import Design
 from lmmbook.formula.parse.functions import Functions
-from lmmbook.results import criticism, saving
+from lmmbook.results import saving
+from lmmbook.results.criticism import Criticism
 
 import numpy as np
 import pandas as pd
@@ -24,7 +23,7 @@ CONVERGED_WITHIN = 0.2  # standard errors from the maximum, Monte Carlo error in
 
 
 @dataclass(frozen=True)
-class Fit:
+class Fit(Criticism):
     """A fitted model: what `lmmbook.fit` returns. Chapters 04 and 05.
 
     Attributes
@@ -108,58 +107,6 @@ class Fit:
         model.assign(self.parameters["estimate"])
         return model
 
-    def predict(self, data: Data, *, missing: str = "raise") -> np.ndarray:
-        """Posterior predictive mean of each row, ``[rows]``; see `criticism.predict`. Chapter 05.
-
-        With ``missing="drop"``, here and in the methods below, rows with a missing value are left
-        out of the result. A warning names the columns where values are missing, and
-        ``data.dropna(subset=[...])`` of these has the rows that the result is for.
-
-        >>> stranger = fit.predict(data.assign(g=-1))  # of a level that nobody has met
-        >>> stranger.shape, len(set(stranger.round(6)))  # one mean for x = 0, and one for x = 1
-        ((300,), 2)
-        """
-        return criticism.predict(*self._fitted, data, missing)
-
-    def probabilities(
-        self, data: Data, cuts: Sequence[float] | None = None, *, missing: str = "raise"
-    ) -> np.ndarray:
-        """Posterior predictive probabilities, ``[rows, categories]``, or ``[rows, cuts + 1]``
-        between cuts of a response without categories; see `criticism.probabilities`. Chapter 05.
-
-        >>> chances = fit.probabilities(data, cuts=[2.5, 3.5])  # below, between and above
-        >>> chances.shape, bool(np.allclose(chances.sum(axis=1), 1))
-        ((300, 3), True)
-        """
-        return criticism.probabilities(*self._fitted, data, cuts, missing)
-
-    def draws(self, data: Data, n: int, seed: int, *, missing: str = "raise") -> np.ndarray:
-        """Posterior predictive draws, ``[n, rows]``; see `criticism.draws`. Chapter 05.
-
-        >>> fit.draws(data, n=5, seed=0).shape
-        (5, 300)
-        """
-        return criticism.draws(*self._fitted, data, n, seed, missing)
-
-    def log_score(self, data: Data, *, missing: str = "raise") -> np.ndarray:
-        """Log predictive density or mass of each row's response, ``[rows]``; see
-        `criticism.log_score`. Chapter 05.
-
-        >>> nobody = fit.log_score(data.assign(g=-1)).mean()
-        >>> bool(fit.log_score(data).mean() > nobody)  # to know the level helps
-        True
-        """
-        return criticism.log_score(*self._fitted, data, missing)
-
-    def pit(self, data: Data, seed: int, *, missing: str = "raise") -> np.ndarray:
-        """Randomised probability integral transform, ``[rows]``; see `criticism.pit`. Chapter 05.
-
-        >>> shares = np.histogram(fit.pit(data, seed=0), bins=4, range=(0, 1))[0] / len(data)
-        >>> shares.shape, bool((abs(shares - 0.25) < 0.1).all())
-        ((4,), True)
-        """
-        return criticism.pit(*self._fitted, data, seed, missing)
-
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the fit to one file, for `lmmbook.load`, with all but the rows of its data.
 
@@ -183,8 +130,8 @@ class Fit:
         saving.write(path, {f.name: getattr(self, f.name) for f in fields(self)})
 
     @property
-    def _fitted(self) -> tuple[Design, pd.Series, dict[str, np.ndarray]]:
-        return self.design, self.parameters["estimate"], self.posterior
+    def _estimates(self) -> pd.Series:
+        return self.parameters["estimate"]
 
     def __str__(self) -> str:
         levels = ", ".join(f"{f.name} {f.levels:,}" for f in self.design.factors)

@@ -17,12 +17,12 @@ from lmmbook.formula import build_design
 from lmmbook.formula.design import Design
 from lmmbook.formula.factors import Factor
 from lmmbook.formula.invariances import directions
-from lmmbook.results import criticism
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from conftest import criticism
 from pyarrow.parquet import ParquetFile, write_table
 
 ROWS, GROUP = 4000, 700  # rows, and rows in a row group

@@ -12,13 +12,13 @@ from lmmbook import _rows
 from lmmbook.engine import fit
 from lmmbook.families import resolve
 from lmmbook.formula import build_design
-from lmmbook.results import criticism
 from lmmbook.results.fit import Fit
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from conftest import criticism
 from pyarrow.parquet import ParquetFile, write_table
 
 ROWS = 60

@@ -15,12 +15,12 @@ from lmmbook.engine.linear_predictor import at, curvatures, rows_of, value_and_s
 from lmmbook.engine.parallel import data_parallel
 from lmmbook.families import Bernoulli, Binomial, Gaussian
 from lmmbook.formula import build_design
-from lmmbook.results import criticism
 
 import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
+from conftest import criticism
 from scipy import optimize, special, stats
 
 NONE = tf.zeros([0], tf.float64)

@@ -14,12 +14,14 @@ import lmmbook as lmm
 from lmmbook import families
 from lmmbook.formula import build_design, covariance
 from lmmbook.formula.design import Design
-from lmmbook.results import criticism, predictive
+from lmmbook.results import predictive
+from lmmbook.results.clusters import clustered_se
 
 import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
+from conftest import criticism
 from scipy import special, stats
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
@@ -542,16 +544,16 @@ def test_clustered_se_against_a_bootstrap_of_clusters():
     sums, counts = np.bincount(clusters, values), np.bincount(clusters)
     chosen = rng.integers(0, 150, (4_000, 150))
     means = sums[chosen].sum(1) / counts[chosen].sum(1)
-    found = criticism.clustered_se(values, clusters)
+    found = clustered_se(values, clusters)
     assert found == pytest.approx(means.std(ddof=1), rel=0.06)  # 5 errors of the bootstrap's sd
     assert found > 1.5 * values.std(ddof=1) / np.sqrt(len(values))
     labels = pd.Series(clusters).map("c{}".format)
-    assert criticism.clustered_se(pd.Series(values), labels) == pytest.approx(found)
+    assert clustered_se(pd.Series(values), labels) == pytest.approx(found)
 
 
 def test_clustered_se_of_single_rows_is_the_usual_one():
     values = np.random.default_rng(10).normal(size=50)
-    found = criticism.clustered_se(values, np.arange(50))
+    found = clustered_se(values, np.arange(50))
     assert found == pytest.approx(values.std(ddof=1) / np.sqrt(50))
 
 
@@ -600,10 +602,10 @@ def test_a_response_that_does_not_suit_is_refused():
 
 def test_clusters_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="one for each value"):
-        criticism.clustered_se(np.zeros(3), np.zeros(2))
+        clustered_se(np.zeros(3), np.zeros(2))
     for values in (np.zeros(0), np.zeros(3)):
         with pytest.raises(ValueError, match="at least two"):
-            criticism.clustered_se(values, np.zeros(len(values)))
+            clustered_se(values, np.zeros(len(values)))
 
 
 def test_a_fit_has_them_as_methods():
