@@ -149,7 +149,8 @@ def device(spec: Record) -> Record:
 def sweeps(spec: Record) -> Record:
     """Nanoseconds a row and sweep, with and without an M-step."""
     from lmmbook import families
-    from lmmbook.engine.parallel import chain_parallel
+    from lmmbook.engine.parallel.collectives import Devices
+    from lmmbook.engine.parallel.data_parallel import DataParallel
     from lmmbook.engine.runner import Engine
     from lmmbook.formula import build_design
 
@@ -178,13 +179,10 @@ def sweeps(spec: Record) -> Record:
         found[f"{phase}_ns_range"] = [min(times), max(times)]
     moved, operations = work_a_row(spec["family"], len(design.factors), spec["chains"])
     sizes = {"levels": {f.name: f.levels for f in design.factors}}
-    by_rows, by_chains = (
-        engine.placement.shared is not None,
-        isinstance(engine.program, chain_parallel.Program),
-    )
+    ways = {DataParallel: "ratings", Devices: "chains"}
     return found | sizes | {
         "sweeps_a_chunk": engine.chunk,
-        "shared_out": "ratings" if by_rows else "chains" if by_chains else "nothing",
+        "shared_out": ways.get(type(engine.placement), "nothing"),
         "design_seconds": designed - started,
         "first_call_seconds": compiled - designed,
         "bytes_a_row": moved,

@@ -31,27 +31,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
 
 
-class Predicting(Criticism):
-    """What a `Fit` predicts, of a design, estimates and draws that no fit has to have found."""
+def of_a_fit(name: str) -> Callable[..., np.ndarray]:
+    """A method of `Fit` as a function of all that it needs, which no fit has to have found."""
 
-    def __init__(self, design: Design, estimates: Any, posterior: Any) -> None:
-        self.design, self.estimates, self.posterior = design, estimates, posterior
-
-    @property
-    def _estimates(self) -> Any:
-        return self.estimates
-
-
-def predicting(name: str) -> Callable[..., np.ndarray]:
     def function(design: Design, estimates: Any, posterior: Any, *more: Any, **named: Any) -> Any:
-        return getattr(Predicting(design, estimates, posterior), name)(*more, **named)
+        found = SimpleNamespace(design=design, _estimates=estimates, posterior=posterior)
+        return getattr(Criticism, name)(found, *more, **named)
 
     return function
 
 
-# The methods of a `Fit` as functions of all that they need.
 criticism = SimpleNamespace(
-    **{name: predicting(name) for name in ("predict", "probabilities", "draws", "log_score", "pit")}
+    **{name: of_a_fit(name) for name in ("predict", "probabilities", "draws", "log_score", "pit")}
 )
 
 

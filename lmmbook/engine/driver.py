@@ -93,7 +93,7 @@ class Driver:
 
         def look(draws: list[np.ndarray]) -> checkpoint.Entry:
             return {
-                f"watched{i}_{j}": scores
+                f"{i}_{j}": scores
                 for i, (block, directions) in enumerate(asked.items())
                 for j, scores in enumerate(boundary.scores(*point, draws, block[0], directions))
             }
@@ -101,7 +101,7 @@ class Driver:
         self.found = self.engine.measure(draws, self.estimated(), look if asked else None)
         self.draws, self.slopes = draws, {}
         for i, (block, directions) in enumerate(asked.items()):
-            own = [x for name, x in self.engine.watched.items() if name.startswith(f"watched{i}_")]
+            own = [x for name, x in self.engine.watched.items() if name.startswith(f"{i}_")]
             self.slopes[block] = boundary.slope(own, directions)
         return self.found
 

@@ -45,7 +45,10 @@ class Placement:
     def e_step(
         self, sweep: Callable, layout: Layout, arrays: Arrays, state: State, *how: Any
     ) -> tuple[State, list[tf.Tensor]]:
-        """``sweep(layout, arrays, state, *how, self)`` of all chains."""
+        """``sweep(layout, arrays, state, *how, self)`` of all chains.
+
+        That is `block_hmc.sweep`. It is given, for placements stand below it and cannot import it.
+        """
         return sweep(layout, arrays, state, *how, self)
 
     def together(self, effects: list[Any]) -> list[tf.Tensor]:

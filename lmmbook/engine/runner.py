@@ -156,12 +156,13 @@ class Engine:
             output = self._call("draws", plan, keep, look)
             if measured.any():
                 outputs.append(output | {"score": output["score"][measured]})
-        self.watched = {k: np.concatenate([o[k] for o in outputs]) for k in outputs[0]}
+        found = [k for k in outputs[0] if k.startswith("watched")]
+        self.watched = {k[7:]: np.concatenate([o[k] for o in outputs]) for k in found}
+        score = np.concatenate([o["score"] for o in outputs])
         information = sum(o["information"].sum(0) for o in outputs) / warmed_up.sum()
         return certify.certify(
-            self.design, self.layout, self.parameters,
-            self.watched["score"], information, estimated,
-        )  # fmt: skip
+            self.design, self.layout, self.parameters, score, information, estimated
+        )
 
     def _parts(self, gains: np.ndarray) -> list[np.ndarray]:
         """Gains by chunk, the last one repeated to fill up; refused if too many are left over."""
@@ -210,7 +211,8 @@ class Engine:
             # Some of the draws where there are many rows to go through.
             looks = max(1, WATCHED // (self.design.rows * self.chains))
             some = np.flatnonzero(measure)[:: -(-measure.sum() // looks)]
-            small |= look([u.numpy()[some] for u in output.effects])
+            found = look([u.numpy()[some] for u in output.effects])
+            small |= {f"watched{name}": x for name, x in found.items()}
         return small | {"acceptance": output.acceptance.numpy()}
 
     def _note(self, phase: str, parameters: Parameters, acceptance: np.ndarray) -> None:

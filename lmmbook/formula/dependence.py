@@ -163,7 +163,7 @@ def origin_of(columns: np.ndarray, names: Sequence[str]) -> np.ndarray | None:
     """
     if "Intercept" not in names or len(names) == 1:
         return None
-    gram = columns.T @ columns / len(columns)  # without a copy of the columns
+    gram = products(columns)
     means = gram[list(names).index("Intercept")]
     far = np.abs(means) > COLLINEAR * np.sqrt(np.diag(gram))
     varies = [np.ptp(c) > NOISE * abs(mean) for c, mean in zip(columns.T, means, strict=True)]

@@ -23,6 +23,7 @@ from lmmbook.engine.certificate import louis
 from lmmbook.engine.e_step import adaptation, block_hmc, group_moves
 from lmmbook.engine.iteration import begin
 from lmmbook.engine.linear_predictor import (
+    at,
     changes_and_slopes,
     curvature_of,
     residuals_by_level,
@@ -247,6 +248,11 @@ def test_m_steps(case, gain, expand):
         close(one, other[..., 0])
     moved = np.abs(np.concatenate(theta) - np.concatenate(b.theta))
     assert moved.max() > 0.01
+    fresh = at(b.layout, b.array, state)  # rows, too, are those of the new parameters
+    for one, other in zip(
+        (*state.rows, state.predictor), (*fresh.rows, fresh.predictor), strict=True
+    ):
+        np.testing.assert_allclose(one, other, rtol=1e-6, atol=2e-5)
 
 
 HELD = {
