@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from lmmbook.book.checks import Output, printable
@@ -16,7 +16,6 @@ from lmmbook.book.sliders import Slider, as_json
 
 import matplotlib.pyplot as plt
 from IPython.display import display
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 # Mid-grey ink and mid-tone colours on a transparent ground: legible on a white page and on a dark.
@@ -97,42 +96,3 @@ def show(fig: Figure, alt: str, sliders: Sequence[Slider] = ()) -> None:
         raw=True,
         metadata=metadata | {"image/png": {"alt": alt, "width": width}},
     )
-
-
-def draw_graph(
-    structure: Sequence[tuple[str, tuple[str, ...]]], sizes: Mapping[str, int]
-) -> Figure:  # fmt: skip
-    """Draw a joint distribution's structure: one node a variable, an arrow from each parent.
-
-    Parameters
-    ----------
-    structure
-        Each variable and those it depends on.
-    sizes
-        Variable to how many numbers it holds, written into its node.
-    """
-    roots = [name for name, parents in structure if not parents]
-    place = {name: (i - (len(roots) - 1) / 2, 1.0) for i, name in enumerate(roots)}
-    place |= {name: (0.0, 0.0) for name, parents in structure if parents}
-    fig, ax = plt.subplots(figsize=(WIDTH, 2.8))
-    boxes = {}
-    for name, parents in structure:
-        label = f"{name}\n{sizes[name]:,}".replace("$", r"\$")  # a name is no formula
-        box = {"boxstyle": "round,pad=0.6", "fc": "none", "ec": COLOURS[0 if parents else 1]}
-        text = ax.text(*place[name], label, ha="center", va="center", bbox=box)
-        boxes[name] = text.get_bbox_patch()
-    for name, parents in structure:
-        for parent in parents:
-            ends = {"patchA": boxes[parent], "patchB": boxes[name]}
-            arrow = {"arrowstyle": "-|>", "color": INK, "shrinkA": 2, "shrinkB": 2} | ends
-            ax.annotate("", place[name], place[parent], arrowprops=arrow)
-    ax.set(xlim=(-len(roots) / 2, len(roots) / 2), ylim=(-0.35, 1.35))
-    ax.axis("off")
-    return fig
-
-
-def histogram(ax: Axes, values: Any, label: str, **keywords: Any) -> None:
-    """A plain histogram with labelled axes and a line at zero."""
-    ax.hist(values, bins=keywords.pop("bins", 60), **keywords)
-    ax.axvline(0, color=INK, linewidth=1, linestyle="--")
-    ax.set(xlabel=label, ylabel="count")
