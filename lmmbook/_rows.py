@@ -24,16 +24,10 @@ def pieces(rows: int, at_least: int = 0) -> Iterator[slice]:
     return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
 
 
-def all_finite(columns: np.ndarray) -> bool:
-    """Whether ``[rows, ...]`` has no infinite value, and none that is not a number."""
-    if columns.strides[0] == 0:
-        columns = columns[:1]
-    return all(bool(np.isfinite(columns[piece]).all()) for piece in pieces(len(columns)))
-
-
 def check_finite(columns: np.ndarray, names: Sequence[str]) -> None:
     """Refuse ``[rows, columns]`` with a value that is infinite or not a number, by its name."""
-    if all_finite(columns):
+    rows = columns[:1] if columns.strides[0] == 0 else columns
+    if all(np.isfinite(rows[piece]).all() for piece in pieces(len(rows))):
         return
     for name, values in zip(names, columns.T, strict=True):
         infinite, none = int(np.isinf(values).sum()), int(np.isnan(values).sum())

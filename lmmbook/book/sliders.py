@@ -83,11 +83,7 @@ def _as_json(slider: Slider) -> dict[str, Any]:
     return {
         "choices": [list(pair) for pair in slider.choices.items()],  # a notebook sorts names
         "steps": [int(step) for step in slider.steps],
-        "left": _rounded(100 * across, 2),
-        "top": _rounded(100 * (1 - up), 2),
-        "facts": [[name, _rounded(values, DECIMALS)] for name, values in slider.facts.items()],
+        "left": np.round(100 * across, 2).tolist(),
+        "top": np.round(100 * (1 - up), 2).tolist(),
+        "facts": [[name, np.round(x, DECIMALS).tolist()] for name, x in slider.facts.items()],
     }
-
-
-def _rounded(values: Sequence[float] | np.ndarray, decimals: int) -> list[float]:
-    return [float(value) for value in np.round(values, decimals)]

@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 from lmmbook.data import parquet
 from lmmbook.data.arrow import collect, import_pyarrow
 from lmmbook.data.columns import Columns, missing_in, plain
-from lmmbook.data.missing import Missing, check_choice, settle
+from lmmbook.data.missing import Missing, settle
 
 import numpy as np
 import pandas as pd
@@ -56,7 +56,8 @@ def to_frame(data: Data, columns: Columns, missing: str = "raise") -> pd.DataFra
     >>> list(frame), np.shares_memory(frame["y"], y)
     (['y'], True)
     """
-    check_choice(missing)
+    if missing not in ("raise", "drop"):
+        raise ValueError(f"missing: expected 'raise' or 'drop', got {missing!r}")
     if isinstance(data, str | os.PathLike):
         rows, names = parquet.outline(os.fspath(data))
         _check_names(columns, names)

@@ -9,8 +9,6 @@ from typing import NamedTuple
 
 from lmmbook._notes import note
 
-CHOICES = ("raise", "drop")
-
 
 class Missing(NamedTuple):
     """What a look at all rows found.
@@ -28,12 +26,6 @@ class Missing(NamedTuple):
     rows: int
     complete: int
     counts: dict[str, int]
-
-
-def check_choice(missing: str) -> None:
-    """Refuse an argument ``missing`` that is neither ``"raise"`` nor ``"drop"``."""
-    if missing not in CHOICES:
-        raise ValueError(f"missing: expected 'raise' or 'drop', got {missing!r}")
 
 
 def settle(found: Missing, missing: str) -> None:

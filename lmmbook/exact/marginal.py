@@ -160,19 +160,16 @@ class _Inverse:
         schur.flat[:: len(schur) + 1] += self.variance
         self.chol = np.linalg.cholesky(schur)
         self.rest = scale @ (scale @ linalg.cho_solve((self.chol, True), np.eye(len(schur)))).T
-        self.middle = self._middle()  # T
+        # The diagonal blocks of C P_rest C'
+        shape = (*gain.shape[:2], -1 if self.rest.size else 0)
+        product = (corner @ self.rest).reshape(shape)
+        self.middle = product @ corner.toarray().reshape(shape).swapaxes(1, 2)  # T
         self.level = self.gain + self.gain @ self.middle @ self.gain
         self.log_determinant = (
             np.linalg.slogdet(block)[1].sum()
             + 2 * np.log(np.diag(self.chol)).sum()
             + (marginal.design.rows - marginal.effects) * np.log(self.variance)
         )
-
-    def _middle(self) -> np.ndarray:
-        """The diagonal blocks of ``C P_rest C'``: ``[levels, columns, columns]``."""
-        shape = (*self.gain.shape[:2], -1 if self.rest.size else 0)
-        product = (self.marginal.corner @ self.rest).reshape(shape)
-        return product @ self.marginal.corner.toarray().reshape(shape).swapaxes(1, 2)
 
     def __matmul__(self, right: np.ndarray) -> np.ndarray:
         """``V^-1 right`` for ``[rows, columns]``."""
@@ -190,10 +187,10 @@ class _Inverse:
         # Z_rest'V^-1Z_rest = (B - BΛ S^-1 Λ'B) / s^2
         white = linalg.solve_triangular(self.chol, self.half, lower=True)
         for k, part in m.parts.items():
-            columns = len(m.design.factors[k].effects)
-            own = white[:, part].reshape(len(white), -1, columns)
-            fitted = np.einsum("rla,rlb->ab", own, own)
-            sums[k] = _blocks(self.inner[part, part], columns).sum(axis=0) - fitted
+            shape = m.design.factors[k].levels, len(m.design.factors[k].effects)
+            own = white[:, part].reshape(-1, *shape)
+            within = self.inner[part, part].reshape(shape * 2)
+            sums[k] = np.einsum("lalb->ab", within) - np.einsum("rla,rlb->ab", own, own)
         return [sums[k] / self.variance for k in range(len(sums))]
 
 
@@ -201,13 +198,6 @@ def _block_diagonal(blocks: np.ndarray) -> sparse.bsr_array:
     """``[levels, columns, columns]`` as one sparse matrix."""
     where = np.arange(len(blocks) + 1)
     return sparse.bsr_array((blocks, where[:-1], where))
-
-
-def _blocks(matrix: np.ndarray, columns: int) -> np.ndarray:
-    """The diagonal blocks of a dense matrix: ``[levels, columns, columns]``."""
-    levels = len(matrix) // columns
-    grid = matrix.reshape(levels, columns, levels, columns)
-    return grid[np.arange(levels), :, np.arange(levels)]
 
 
 def _diagonal(matrix: np.ndarray, columns: int) -> np.ndarray:

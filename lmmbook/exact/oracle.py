@@ -25,8 +25,6 @@ from lmmbook.formula.parse.functions import Functions
 import numpy as np
 import pandas as pd
 
-__all__ = ["ExactFit", "effects", "fit", "log_likelihood"]
-
 KNOWN = families.Gaussian(sd=1.0)  # a residual whose sd is not to be estimated, of whatever size
 
 

@@ -97,16 +97,15 @@ class Categorical(OfCategories):
         # Each auxiliary parameter moves one logit, c, by 1 (an intercept) or by the predictor.
         moves = [(j + 1, tf.ones_like(predictor)) for j in range(middle)]
         moves += [(j + 1, predictor) for j in range(middle)]
-        by_score = [j >= middle for j in range(len(moves))]
         first = [tf.add_n([s * m for s, m in zip(scores, missing, strict=True)])]
         first += [by * missing[c] for c, by in moves]
         second = [[-variance]]
-        for (c, by), of_score in zip(moves, by_score, strict=True):
-            mixed = -by * share[c] * (scores[c] - mean)
-            second[0].append(mixed + missing[c] if of_score else mixed)
         for j, (c, by) in enumerate(moves):
+            mixed = -by * share[c] * (scores[c] - mean)
+            mixed = mixed + missing[c] if j >= middle else mixed
+            second[0].append(mixed)
             own = [by * by_d * share[c] * (share[d] - float(c == d)) for d, by_d in moves]
-            second.append([second[0][j + 1], *own])
+            second.append([mixed, *own])
         return Derivatives(first, second)
 
     def probabilities(self, predictor: np.ndarray, auxiliary: np.ndarray) -> np.ndarray:

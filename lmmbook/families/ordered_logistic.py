@@ -33,7 +33,8 @@ class OrderedLogistic(tfd.OrderedLogistic):
     def _log_prob(self, x: tf.Tensor) -> tf.Tensor:
         loc = tf.convert_to_tensor(self.loc)
         upper, lower = bounds(tf.convert_to_tensor(self.cutpoints), x)
-        return log_interval(loc, upper, lower)
+        within = tf.math.log(-tf.math.expm1(lower - upper))
+        return log_above_and_below(upper - loc, lower - loc) + within
 
 
 def bounds(cutpoints: tf.Tensor, category: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -42,13 +43,6 @@ def bounds(cutpoints: tf.Tensor, category: tf.Tensor) -> tuple[tf.Tensor, tf.Ten
     padded = tf.concat([-far, cutpoints, far], axis=0)
     index = tf.cast(category, tf.int32)
     return tf.gather(padded, index + 1), tf.gather(padded, index)
-
-
-def log_interval(loc: tf.Tensor, upper: tf.Tensor, lower: tf.Tensor) -> tf.Tensor:
-    """``log(sigmoid(upper - loc) - sigmoid(lower - loc))``, stable however far out ``loc`` is."""
-    return log_above_and_below(upper - loc, lower - loc) + tf.math.log(
-        -tf.math.expm1(lower - upper)
-    )
 
 
 @tf.custom_gradient

@@ -51,8 +51,12 @@ def coded(data: pd.DataFrame, columns: Columns) -> pd.DataFrame:
                 f"with data[{name!r}].astype(float); if they are levels of a group, write "
                 f"(1|{name})"
             )
-    for name in found:
-        _note_unused(data[name], found[name].categories, name)
+    for name, values in found.items():
+        known, occur = getattr(data[name].dtype, "categories", ()), set(values.categories)
+        unused = [label for label in known if label not in occur]
+        if unused:
+            more = f" and {len(unused) - 5} more" if len(unused) > 5 else ""
+            note(f"column {name!r}: left out categories that do not occur, {unused[:5]}{more}")
     return with_columns(data, found)
 
 
@@ -62,14 +66,6 @@ def with_columns(data: pd.DataFrame, found: Mapping[str, Any]) -> pd.DataFrame:
         return data
     every = {c: found[c] if c in found else data[c] for c in data.columns}
     return pd.DataFrame(every, data.index, copy=False)
-
-
-def _note_unused(column: pd.Series, used: pd.Index, name: str) -> None:
-    known, occur = getattr(column.dtype, "categories", ()), set(used)
-    unused = [label for label in known if label not in occur]
-    if unused:
-        more = f" and {len(unused) - 5} more" if len(unused) > 5 else ""
-        note(f"column {name!r}: left out categories that do not occur, {unused[:5]}{more}")
 
 
 def check_two(labels: Sequence[Any], what: str) -> None:

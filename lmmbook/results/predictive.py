@@ -62,7 +62,8 @@ def batches(
         else:
             normal = rng.normal(size=(n, factor.levels - effects.shape[1], len(matrix)))
         known.append(effects)
-        unseen.append(normal @ _root(matrix).T)
+        # A correlation with an sd of zero is 0.
+        unseen.append(normal @ covariance.root(np.nan_to_num(matrix)).T)
     dtype = np.float32 if isinstance(new.family, Custom) else np.float64
     each = max(1, NUMBERS_AT_ONCE // (new.rows * len(new.family.categories or [0])))
     for first in range(0, n, each):
@@ -117,9 +118,3 @@ def _strata(n: int, columns: int, rng: np.random.Generator) -> np.ndarray:
     """``[n, 1, columns]``: n standard normal numbers a column, one from each of n equal strata."""
     order = rng.permuted(np.tile(np.arange(n)[:, np.newaxis], columns), axis=0)
     return ndtri((order + rng.uniform(size=order.shape)) / n)[:, np.newaxis]
-
-
-def _root(matrix: np.ndarray) -> np.ndarray:
-    """An L with ``L L' = matrix``, which may be singular; a correlation with an sd of zero is 0."""
-    values, vectors = np.linalg.eigh(np.nan_to_num(matrix))
-    return vectors * np.sqrt(np.maximum(values, 0))

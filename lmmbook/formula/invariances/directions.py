@@ -14,6 +14,7 @@ from itertools import combinations, permutations, product
 from typing import NamedTuple
 
 from lmmbook._rows import pieces
+from lmmbook.formula.dependence import correlations, products
 from lmmbook.formula.design import Design
 from lmmbook.formula.factors import Factor, parents
 
@@ -86,14 +87,13 @@ def units(factor: Factor) -> np.ndarray:
     array([[  1., -20.],
            [  0.,   1.]])
     """
-    z = factor.z[:1] if factor.z.strides[0] == 0 else factor.z
-    gram = sum(z[piece].T @ z[piece] for piece in pieces(len(z))) / len(z)
+    gram = products(factor.z)
     found = np.zeros_like(gram)
     for block in factor.blocks:
         own = np.ix_(block, block)
-        size = np.sqrt(np.diag(gram)[list(block)])
+        alike, size = correlations(gram[own])
         # Columns that are collinear are told apart as far as rounding lets them.
-        alike = gram[own] / np.outer(size, size) + ROUNDING * np.eye(len(block))
+        alike += ROUNDING * np.eye(len(block))
         found[own] = np.linalg.inv(np.linalg.cholesky(alike)).T / size[:, np.newaxis]
     return found
 
