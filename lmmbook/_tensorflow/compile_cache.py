@@ -4,7 +4,8 @@ Chapter 08. XLA can keep what it has compiled in a folder. But it writes its fil
 file that is not whole ends the fit that reads it. So it never sees the folder where programs are
 kept, the *store*. Each process has a folder of its own, in the system's folder for temporary files:
 there it finds links to those programs of the store that are what was once put there, and leaves new
-ones, which `publish` moves to the store, whole and under their checksum.
+ones, which `publish` copies to the store, under their checksum. A copy that was broken off does not
+have it, gets no link, and is removed.
 
 To load a compiled program is to run it. So the store is the user's own and nobody else's; there is
 one for each version of TensorFlow and each kind of processor.
@@ -69,14 +70,17 @@ def publish() -> None:
     """Put the programs that this process has compiled into the store, if they are whole there."""
     if _store is None or _own is None:
         return
-    # No room, or a store that is gone by now: then the next process compiles again.
+    # No room, a store that is gone by now, or the same from another process just now: then the next
+    # one compiles what is missing again.
     with _publishing, contextlib.suppress(OSError):
         for file in _own.iterdir():
             if file.is_symlink() or any(_store.glob(f"{file.name}.*")):
                 continue
             content = file.read_bytes()
             if _is_whole(content) and len(content) < MAX_STORE:
-                _write(_store / f"{file.name}.{_checksum(content)}", content)
+                # "x", for what is there already may be linked, and a fit may be reading it.
+                with open(_store / f"{file.name}.{_checksum(content)}", "xb") as kept:
+                    kept.write(content)
         _make_room(_store)
 
 
@@ -133,7 +137,7 @@ def _link(store: Path, own: Path) -> None:
         with contextlib.suppress(OSError):  # another process may have made room just now
             if _checksum(file.read_bytes()) == checksum:
                 (own / name).symlink_to(file)
-            elif not file.name.endswith(".part"):
+            else:  # a copy that is just being written goes too, and is made again
                 file.unlink()
 
 
@@ -152,16 +156,6 @@ def _is_whole(content: bytes) -> bool:
         return False
     fields = unknown_fields.UnknownFieldSet(file)
     return any(field.field_number == EXECUTABLE and field.data for field in fields)
-
-
-def _write(target: Path, content: bytes) -> None:
-    """A file that is there whole, or not at all."""
-    beside = target.with_name(f"{target.name}.{os.getpid()}.part")
-    try:
-        beside.write_bytes(content)
-        os.replace(beside, target)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _make_room(store: Path) -> None:

@@ -156,6 +156,29 @@ def test_what_is_not_whole_is_not_published(folders, cut):
     assert published.read_bytes() == WHOLE
 
 
+def test_what_another_process_puts_there_meanwhile_is_not_written_over(folders, monkeypatch):
+    """For there may be links to it, and somebody who reads it."""
+    assert folders()
+    own, store = compile_cache._own, compile_cache._store
+    there = store / f"a.pb.{compile_cache._checksum(WHOLE)}"
+    (own / "a.pb").write_bytes(WHOLE)
+    monkeypatch.setattr(compile_cache, "_is_whole", lambda _: there.write_bytes(b"there"))
+    compile_cache.publish()
+    assert there.read_bytes() == b"there"
+
+
+def test_a_copy_that_was_broken_off_gets_no_link_and_is_made_again(folders):
+    assert folders()
+    own, store = compile_cache._own, compile_cache._store
+    there = store / f"a.pb.{compile_cache._checksum(WHOLE)}"
+    there.write_bytes(WHOLE[:3])
+    compile_cache._link(store, own)
+    assert not list(own.iterdir())
+    (own / "a.pb").write_bytes(WHOLE)
+    compile_cache.publish()
+    assert there.read_bytes() == WHOLE
+
+
 def test_the_oldest_go(folders, monkeypatch):
     assert folders()
     own, store = compile_cache._own, compile_cache._store
