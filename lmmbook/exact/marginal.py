@@ -125,14 +125,13 @@ class Marginal:
         residual = self.design.response - self.design.offset - self.design.fixed @ beta
         white = inverse @ residual[:, None]
         # E(effects | y) = Σ Z'V^-1 r, and their variance is s^2 P
-        variances = [
-            (inverse.level if k == self.first else inverse.rest[self.parts[k], self.parts[k]])
-            for k in range(len(covariances))
-        ]
-        return [
-            ((z.T @ white).reshape(-1, len(c)) @ c, residual_sd * np.sqrt(_diagonal(v, len(c))))
-            for z, c, v in zip(self.z, covariances, variances, strict=True)
-        ]
+        found = []
+        for k, (z, c) in enumerate(zip(self.z, covariances, strict=True)):
+            p = inverse.level if k == self.first else inverse.rest[self.parts[k], self.parts[k]]
+            of_p = np.diagonal(p, axis1=-2, axis2=-1).reshape(-1, len(c))
+            sd = residual_sd * np.sqrt(np.maximum(of_p, 0))  # rounding made it < 0
+            found.append(((z.T @ white).reshape(-1, len(c)) @ c, sd))
+        return found
 
 
 class _Inverse:
@@ -198,8 +197,3 @@ def _block_diagonal(blocks: np.ndarray) -> sparse.bsr_array:
     """``[levels, columns, columns]`` as one sparse matrix."""
     where = np.arange(len(blocks) + 1)
     return sparse.bsr_array((blocks, where[:-1], where))
-
-
-def _diagonal(matrix: np.ndarray, columns: int) -> np.ndarray:
-    """``[levels, columns]``, of a dense matrix or of its diagonal blocks; rounding made it < 0."""
-    return np.maximum(np.diagonal(matrix, axis1=-2, axis2=-1), 0).reshape(-1, columns)
