@@ -109,7 +109,6 @@ FIGURES = {
         "Traces of three parameters",
         "Map of the exact log-likelihood",
         "Above: the loss over the iterations",
-        "sd(departments) over the iterations",
     ],
     "05_criticism": [
         "Averaged chance of a five less the chance by one pass",
