@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from lmmbook._tensorflow.quiet import quiet_log
 from lmmbook.core.m_step import gradient_and_hessian
 from lmmbook.core.model import Data, Effects, LogProb, Tensor, Theta, parameters_of
 from lmmbook.formula.design import Design
@@ -27,7 +26,6 @@ from scipy import linalg
 
 CONVERGED_WITHIN = 0.2  # standard errors from the maximum, Monte Carlo error included: converged
 SINGULAR = 0.01  # least share of observed in complete information, in any direction, to build on
-BATCHES = 5  # of each chain, for Monte Carlo standard errors
 
 
 class Parametrisation(NamedTuple):
@@ -66,13 +64,11 @@ def complete_log_density(data: Data, theta: Theta, u: Effects, held: Parametrisa
     X = data.X - sum(data.to_rows(k, C) for k, C in enumerate(held.C))
 
     def at(change: Tensor) -> Tensor:
-        sizes = [x.shape[0] for x in theta]
-        beta, log_sigma, auxiliary = tf.split(change, sizes)
+        beta, log_sigma, auxiliary = tf.split(change, [x.shape[0] for x in theta])
         by = tf.exp(held.a * log_sigma)  # what u is multiplied by
         eta = start + X @ beta[:, tf.newaxis]
         eta += sum(by[k] * Zu_k for k, Zu_k in enumerate(Zu))
-        rows = data.log_density(eta, theta.auxiliary + auxiliary)
-        total = tf.reduce_sum(rows)
+        total = tf.reduce_sum(data.log_density(eta, theta.auxiliary + auxiliary))
         sigma = tf.exp(theta.log_sigma + log_sigma)
         for k, u_k in enumerate(u):
             prior = tfp.distributions.Normal(0.0, sigma[k])
@@ -104,7 +100,8 @@ class Certificate(NamedTuple):
 
     table: pd.DataFrame  # estimate, step, mcse of the step, std_error; an sd's are of its logarithm
     distance: float  # the largest |step| / std_error; infinite if I is not known to be definite
-    converged: bool  # whether every |step| + 2 mcse is at most CONVERGED_WITHIN std_error
+    within: float  # and of the point after the step: 2.5 mcse, and what a Newton step misses
+    converged: bool  # whether that is at most CONVERGED_WITHIN
     step: np.ndarray  # [coordinates], to the maximum
 
 
@@ -116,23 +113,27 @@ def certify(design: Design, theta: Theta, score: np.ndarray, J: np.ndarray) -> C
     s, J = score[..., :free].astype(float), J[:free, :free].astype(float)
     mean, apart = s.mean((0, 1)), s - s.mean((0, 1))
     I = J - np.cov(apart.reshape(-1, free).T)  # noqa: E741
-    with quiet_log():
-        ess = tfp.mcmc.effective_sample_size(tf.constant(apart), cross_chain_dims=1)
-    noise = 3 * np.sqrt(2 / np.min(ess))  # of a share; there are only so many draws
     definite = np.linalg.eigvalsh(J)[0] > 0
-    if not (definite and linalg.eigh(I, J, eigvals_only=True)[0] > max(SINGULAR, noise)):
-        return Certificate(table, np.inf, False, np.zeros(size))
-    step = np.linalg.solve(I, mean)
+    share, V = linalg.eigh(I, J if definite else np.eye(free))  # least is left of J along V[:, 0]
+    lost = batch_means((apart @ V[:, :1]) ** 2)  # 1 - share[0] on average; three of its errors:
+    if not (definite and share[0] > max(SINGULAR, 3 * lost.std(ddof=1) / len(lost) ** 0.5)):
+        return Certificate(table, np.inf, np.inf, False, np.zeros(size))
+    step = np.pad(np.linalg.solve(I, mean), (0, size - free))
     # What each draw adds to the step, to first order: by its score, and by Louis' variance.
-    added = (s + apart * (apart @ step)[..., np.newaxis])[: len(s) // BATCHES * BATCHES]
-    batches = added.reshape(BATCHES, -1, s.shape[1], free).mean(1).reshape(-1, free)
+    added = batch_means(s + apart * (apart @ step[:free])[..., np.newaxis])
     D = jacobian(design, theta)[:, :free] @ np.linalg.inv(I)
     table["step"] = D @ mean
-    table["mcse"] = np.sqrt(np.diag(D @ np.cov(batches.T) @ D.T) / len(batches))
+    table["mcse"] = np.sqrt(np.diag(D @ np.cov(added.T) @ D.T) / len(added))
     table["std_error"] = np.sqrt(np.diag(D @ I @ D.T))
-    away = table["step"].abs() / table["std_error"]  # NaN for an sd that is fixed
-    converged = bool((away + 2 * table["mcse"] / table["std_error"]).max() <= CONVERGED_WITHIN)
-    return Certificate(table, float(away.max()), converged, np.pad(step, (0, size - free)))
+    distance = float((table["step"].abs() / table["std_error"]).max())  # NaN where sd is fixed
+    within = float(2.5 * (table["mcse"] / table["std_error"]).max() + distance**2)
+    return Certificate(table, distance, within, within <= CONVERGED_WITHIN, step)
+
+
+def batch_means(x: np.ndarray) -> np.ndarray:
+    """``[batches, n]``, five a chain of ``[draws, chains, n]``: draws that follow each other are
+    alike, and their means as good as independent."""
+    return np.concatenate([batch.mean(0) for batch in np.array_split(x, 5)])
 
 
 def jacobian(design: Design, theta: Theta) -> np.ndarray:

@@ -16,10 +16,9 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-GAINS = np.concatenate([np.ones(40), np.arange(1.0, 121.0) ** -0.7])
-AVERAGED = 80  # of the last iterates
-WARMUP = 40  # sweeps until draws belong to parameters that were just set
-FIRST_DRAWS, KEPT = 200, 1000  # sweeps of the first certificate; sweeps x chains of effects to keep
+GAINS = np.concatenate([np.ones(20), np.arange(1.0, 61.0) ** -0.7])
+AVERAGED = 40  # of the last iterates
+WARMUP, FIRST_DRAWS, KEPT = 20, 80, 1000  # sweeps to settle, of a first look; draws to keep
 MAX_LOG_SD_STEP = 0.5  # of any log sigma, in a Newton step
 TRUST_RADIUS = 1.0  # standard errors; from further away a Newton step is only a direction
 

@@ -121,7 +121,8 @@ class Journal:
                 "take the folder away to begin anew"
             ) from error
         if then != self.identity:
-            wrong = {k: v for k, v in then.items() if self.identity.get(k) != v}
+            both = self.identity | then
+            wrong = {k: then.get(k) for k in both if self.identity.get(k) != then.get(k)}
             now = {k: self.identity.get(k) for k in wrong}
             raise ValueError(
                 f"checkpoint: expected the fit that {folder} was written by, with {wrong}, "

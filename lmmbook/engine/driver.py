@@ -5,6 +5,7 @@ Chapter 04. `fit` says it in words; here it is in code.
 
 from __future__ import annotations
 
+import math
 from itertools import combinations_with_replacement
 
 from lmmbook.engine import checkpoint, settle
@@ -16,10 +17,12 @@ from lmmbook.formula import covariance
 import numpy as np
 from scipy import linalg
 
-APPROACH = np.ones(40)  # gains of the M-steps
-AVERAGE = np.arange(1.0, 121.0) ** -0.7
-FIRST_DRAWS = 200  # sweeps of the first certificate
-FEWEST_SWEEPS = 520  # that is what these need, with what settles and fills up chunks
+APPROACH = np.ones(20)  # gains of the M-steps
+AVERAGE = np.arange(1.0, 61.0) ** -0.7
+FIRST_DRAWS = 80  # sweeps of the first certificate
+FEWEST_SWEEPS = 240  # that is what these need, with what settles and fills up chunks
+MANY_DRAWS = 400  # of which it is no bad luck that they do not show the information to be definite
+SURPLUS = 1.1  # times the draws that seem to be needed: how many that are is an estimate
 MAX_LOG_SD_STEP = 0.5  # a Newton step changes the logarithm of no sd by more
 TRUST_RADIUS = 1.0  # standard errors; from further away, the Newton step is only a direction
 
@@ -37,9 +40,11 @@ class Driver:
         The block that is being tried with one direction fewer; None otherwise.
     turned
         Of blocks at the boundary, a variance from which on it is known to be downhill.
-    found, draws, slopes
-        The last certificate, and of how many draws of each chain, 0 before the first; and what they
-        say of a variance for each block that has none in some direction.
+    found, draws
+        The last certificate, and of how many draws of each chain, 0 before the first.
+    asked, slopes
+        For each block that has no variance in some direction: the directions ``[columns,
+        directions]``, and what those draws say of a variance along them.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -48,6 +53,7 @@ class Driver:
         self.interior: set[Block] = set()
         self.trying: Block | None = None
         self.turned: dict[Block, float] = {}
+        self.asked: dict[Block, np.ndarray] = {}
         self.slopes: dict[Block, Slope] = {}
         self.found = certify.nothing_known(self.design, engine.layout)
         self.draws = 0
@@ -98,26 +104,33 @@ class Driver:
                 for j, scores in enumerate(boundary.scores(*point, draws, block[0], directions))
             }
 
-        self.found = self.engine.measure(draws, self.estimated(), look if asked else None)
-        self.draws, self.slopes = draws, {}
-        for i, (block, directions) in enumerate(asked.items()):
+        self.asked = asked
+        return self._judge(self.engine.measure(draws, self.estimated(), look if asked else None))
+
+    def extend(self, draws: int) -> certify.Certificate:
+        """The same, from as many draws more, beside those of the last certificate."""
+        return self._judge(self.engine.extend(draws))
+
+    def _judge(self, found: certify.Certificate) -> certify.Certificate:
+        self.found, self.draws, self.slopes = found, self.engine.draws, {}
+        for i, (block, directions) in enumerate(self.asked.items()):
             own = [x for name, x in self.engine.watched.items() if name.startswith(f"{i}_")]
             self.slopes[block] = boundary.slope(own, directions)
-        return self.found
+        return found
 
     def improve(self, found: certify.Certificate) -> certify.Certificate:
-        """Get closer if there is a way, and look again with twice the draws.
+        """Get closer where the way there is known, and look again; where it is not, look longer.
 
         The way is the Newton step, or part of it; from far away only a direction, so that EM
-        iterations follow. Where the information is not known to be definite, there is no step: EM
-        if it is known not to be, or if more draws could not tell.
+        iterations follow.
         """
-        if found.definite:
+        if not (found.far or found.indefinite):
+            return self.extend(math.ceil(self.draws * min(SURPLUS * found.more - 1, 1)))
+        if not found.indefinite:
             self.advance(found)
-        unclear = not found.definite and self.draws > FIRST_DRAWS
-        if found.indefinite or unclear or TRUST_RADIUS < found.distance < np.inf:
+        if found.indefinite or TRUST_RADIUS < found.distance < np.inf:
             self.saem()
-        return self.measure(2 * self.draws)
+        return self.measure(FIRST_DRAWS)
 
     def advance(self, found: certify.Certificate) -> None:
         """The Newton step, or as much of it as changes no sd by too much."""
@@ -174,7 +187,7 @@ class Driver:
         """Of the blocks that the ratings cannot tell from something else, even by more draws, the
         one with the smallest variance: without it the others may be known."""
         found = self.found
-        if not found.weakly_identified or found.indefinite or self.draws <= FIRST_DRAWS:
+        if not found.weakly_identified or found.indefinite or self.draws < MANY_DRAWS:
             return None
         smallest = {}
         for k, columns in set(blocks) - self.interior - set(self.singular):

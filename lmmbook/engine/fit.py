@@ -5,9 +5,9 @@ parameters. The schedule of a fit:
 
 1. *approach*: full M-steps. They forget the start, and then fluctuate.
 2. *average*: M-steps with a falling gain (SAEM), and the mean of the iterates.
-3. *draws*: parameters frozen, the certificate measures how far the maximum is. If it is close and
-   known to be, done. If not, take the Newton step there (or go back to 1), and measure again, on
-   fresh draws and twice as many, as long as the budget lasts.
+3. *draws*: parameters frozen, the certificate measures how far the maximum is. If the way there
+   is short and known, take this last step, and done. If it is long, take the Newton step (or go
+   back to 1) and measure anew. If it is not known, go on drawing. All this while the budget lasts.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def fit(
         Independent HMC chains, at least 2. By default as many as the smallest factor needs: 8, or
         up to 64 where a factor has few levels or the data few rows; 4 for millions of rows.
     max_sweeps
-        The budget: at most this many updates of all random effects in each chain, at least 520.
+        The budget: at most this many updates of all random effects in each chain, at least 240.
         Most fits need a few hundred, more where a covariance may be singular.
     progress
         True or False; by default it is shown in a terminal and in a notebook, after two seconds.

@@ -5,6 +5,8 @@ Chapters 04 and 08.
 
 from __future__ import annotations
 
+from itertools import product
+
 from lmmbook.engine.arrays import Layout
 from lmmbook.engine.checkpoint import Entry
 
@@ -18,10 +20,14 @@ KEPT_NUMBERS = 1e8  # that these are, at most: 400 MB
 class Kept:
     """Room for the draws of one measurement after another.
 
+    How long a measurement is, nobody knows before its end. So it keeps every draw until its room is
+    full; then every second of those, and of what follows; and so on.
+
     Attributes
     ----------
-    filled
-        How many sweeps of it are filled.
+    seen, every, filled
+        Of the present measurement, how many sweeps there were, of which every so-manieth is kept,
+        and how many are.
     measured
         How many measurements have begun.
     """
@@ -29,8 +35,9 @@ class Kept:
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
         self.effects = sum(factor.levels * factor.columns for factor in layout.factors)
+        self.most = max(1, int(min(KEPT_DRAWS, KEPT_NUMBERS / self.effects) / layout.chains))
         self.room: list[np.ndarray] = []
-        self.filled, self.measured = 0, 0
+        self.seen, self.every, self.filled, self.measured = 0, 1, 0, 0
 
     @property
     def draws(self) -> list[np.ndarray]:
@@ -41,35 +48,40 @@ class Kept:
     @property
     def numbers_at_most(self) -> float:
         """How many numbers `draws` can come to."""
-        return min(max(KEPT_DRAWS, self.layout.chains) * self.effects, KEPT_NUMBERS)
+        return self.most * self.layout.chains * self.effects
 
-    def begin(self, measured: np.ndarray, restored: Entry | None) -> np.ndarray:
-        """Make room for a new measurement, or for the checkpoint's draws, if they are of this one.
-
-        ``measured`` ``[chunks, sweeps]`` says which sweeps are measured. Returns those to keep.
-        """
-        most = min(KEPT_DRAWS, KEPT_NUMBERS / self.effects) / self.layout.chains
-        every = -(-measured.sum() // max(1, int(most)))
-        keep = measured & (np.arange(measured.size).reshape(measured.shape) % every == 0)
-        self.measured, self.filled = self.measured + 1, 0
+    def begin(self, restored: Entry | None) -> None:
+        """Make room for a new measurement, or for the checkpoint's draws, if they are of this
+        one."""
+        self.measured += 1
+        self.seen, self.every, self.filled = 0, 1, 0
         self.room = [
-            np.empty((keep.sum(), factor.levels, self.layout.chains, factor.columns), np.float32)
+            np.empty((self.most, factor.levels, self.layout.chains, factor.columns), np.float32)
             for factor in self.layout.factors
         ]
         if restored and self.measured == restored["measured"]:
+            self.seen, self.every = int(restored["seen"]), int(restored["every"])
             self.filled = len(restored["kept0"])
             for k, room in enumerate(self.room):
                 room[: self.filled] = restored[f"kept{k}"]
-        return keep
 
-    def add(self, effects: list[tf.Tensor], keep: np.ndarray) -> None:
-        """The sweeps to ``keep`` of a chunk's ``[sweeps, levels, chains, columns]`` a factor."""
-        to = self.filled + keep.sum()
-        for room, u in zip(self.room, effects, strict=True):
-            room[self.filled : to] = u.numpy()[keep]
-        self.filled = to
+    def add(self, effects: list[tf.Tensor], measured: np.ndarray) -> None:
+        """A chunk's ``[sweeps, levels, chains, columns]`` a factor, where it is ``measured``
+        ``[sweeps]``."""
+        values = [u.numpy() for u in effects]
+        for sweep in np.flatnonzero(measured):
+            if self.seen % self.every == 0 and self.filled == self.most:
+                self.filled, self.every = (self.most + 1) // 2, 2 * self.every
+                for room, i in product(self.room, range(self.filled)):
+                    room[i] = room[2 * i]
+            if self.seen % self.every == 0:
+                for room, u in zip(self.room, values, strict=True):
+                    room[self.filled] = u[sweep]
+                self.filled += 1
+            self.seen += 1
 
     def to_disk(self) -> Entry:
         """What `begin` finds again in a checkpoint."""
         draws = {f"kept{k}": draws for k, draws in enumerate(self.draws)}
-        return draws | {"measured": np.array(self.measured)}
+        counts = {"seen": self.seen, "every": self.every, "measured": self.measured}
+        return draws | {name: np.array(count) for name, count in counts.items()}

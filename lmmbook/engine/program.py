@@ -17,7 +17,7 @@ from lmmbook.engine.iteration import Output, Plan, begin, no_score, one_sweep, p
 
 import tensorflow as tf
 
-MOST_SWEEPS = 40  # in a chunk
+MOST_SWEEPS = 20  # in a chunk
 PARENTS_EVERY = 4  # sweeps, where HMC goes through all rows: see `block_hmc.sweep`; the fewest, too
 WORK = 1e8  # ratings x chains x factors to go through in a chunk: about 0.2 s on two CPU cores
 

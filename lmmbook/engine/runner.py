@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lmmbook.engine import checkpoint, checkpoint_files, init, iteration, program
 from lmmbook.engine.arrays import Parameters, from_parameters, in_double, on_device, to_parameters
@@ -30,7 +30,7 @@ import pandas as pd
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-WARMUP = 40  # sweeps before draws are believed to belong to parameters that were just set
+WARMUP = 20  # sweeps before draws are believed to belong to parameters that were just set
 WATCHED = 10_000_000  # rows x chains that are gone through for what is watched, in a chunk
 ADAPTATION = 0.1  # gain of the step sizes while the parameters move
 
@@ -40,6 +40,16 @@ Look = Callable[[list[np.ndarray]], checkpoint.Entry]
 
 class OutOfBudget(Exception):
     """The next piece of work would take more sweeps than are left."""
+
+
+class Measured(NamedTuple):
+    """What is measured while the parameters are frozen, and ``outputs``, what came of it so far, an
+    entry a chunk."""
+
+    parametrisation: louis.Parametrisation
+    estimated: np.ndarray
+    look: Look | None
+    outputs: list[checkpoint.Entry]
 
 
 class Engine:
@@ -54,8 +64,10 @@ class Engine:
     iterates, trace
         A frame a call of the program, one row a sweep: the parameters of the design, and those of
         the data (`coordinates.constrained`) with acceptance and phase.
+    measured
+        What the last `measure` asks of draws, and what they gave back.
     watched
-        What the sweeps of the last `measure` gave back, by name, with what its ``look`` found.
+        What its ``look`` found, by name.
     """
 
     def __init__(
@@ -93,11 +105,13 @@ class Engine:
         self.iterates: list[pd.DataFrame] = []
         self.trace: list[pd.DataFrame] = []
         self.kept = Kept(self.layout)
+        self.measured = Measured(louis.as_written(self.layout), np.zeros((0, 0)), None, [])
         self.watched: checkpoint.Entry = {}
         identity = {}
         if folder is not None:
             devices = 1 if strategy is None else strategy.num_replicas_in_sync
             identity = checkpoint.identity_of(design, chains, seed, devices)
+            identity["sweeps a chunk"] = self.chunk  # an entry of the journal
             numbers = chains * self.kept.effects + self.kept.numbers_at_most
             checkpoint_files.check_room(folder, 4 * numbers)
         self.journal = checkpoint.Journal(folder, identity, self.placement)
@@ -136,7 +150,7 @@ class Engine:
         never = np.zeros(self.chunk, bool)
         before = len(self.iterates)
         for part in self._parts(gains):
-            self._call(phase, Plan(part, never, np.float32(ADAPTATION), unused), never)
+            self._call(phase, Plan(part, never, np.float32(ADAPTATION), unused))
         return pd.concat(self.iterates[before:], ignore_index=True)
 
     def measure(
@@ -147,22 +161,36 @@ class Engine:
         parametrisation = centering.choose_parametrisation(
             self.layout, self.whole, self.products, self.parameters, self.working_sd**2, estimated
         )  # fmt: skip
-        outputs = []
-        parts = self._parts(np.zeros(WARMUP + draws))
-        warmed_up = (np.arange(len(parts) * self.chunk) >= WARMUP).reshape(len(parts), -1)
-        kept = self.kept.begin(warmed_up, self.journal.restored)
-        for part, measured, keep in zip(parts, warmed_up, kept, strict=True):
+        self.kept.begin(self.journal.restored)
+        self.measured = Measured(parametrisation, estimated, look, [])
+        return self._judge(WARMUP, draws)
+
+    def extend(self, draws: int) -> certify.Certificate:
+        """Judge the parameters, which have not moved since, by ``draws`` more sweeps beside those
+        of the last `measure`."""
+        return self._judge(0, draws)
+
+    def _judge(self, warmup: int, draws: int) -> certify.Certificate:
+        parametrisation, estimated, look, outputs = self.measured
+        parts = self._parts(np.zeros(warmup + draws))
+        warmed_up = (np.arange(len(parts) * self.chunk) >= warmup).reshape(len(parts), -1)
+        for part, measured in zip(parts, warmed_up, strict=True):
             plan = Plan(part, measured, np.float32(0.0), parametrisation)
-            output = self._call("draws", plan, keep, look)
+            output = self._call("draws", plan, look)
             if measured.any():
                 outputs.append(output | {"score": output["score"][measured]})
         found = [k for k in outputs[0] if k.startswith("watched")]
         self.watched = {k[7:]: np.concatenate([o[k] for o in outputs]) for k in found}
         score = np.concatenate([o["score"] for o in outputs])
-        information = sum(o["information"].sum(0) for o in outputs) / warmed_up.sum()
+        information = sum(o["information"].sum(0) for o in outputs) / len(score)
         return certify.certify(
             self.design, self.layout, self.parameters, score, information, estimated
         )
+
+    @property
+    def draws(self) -> int:
+        """Sweeps since the last `measure` began that are measured."""
+        return sum(len(output["score"]) for output in self.measured.outputs)
 
     def _parts(self, gains: np.ndarray) -> list[np.ndarray]:
         """Gains by chunk, the last one repeated to fill up; refused if too many are left over."""
@@ -172,11 +200,9 @@ class Engine:
         filled = np.pad(gains, (0, chunks * self.chunk - len(gains)), mode="edge")
         return np.split(filled.astype(np.float32), chunks)
 
-    def _call(
-        self, phase: str, plan: Plan, keep: np.ndarray, look: Look | None = None
-    ) -> checkpoint.Entry:
+    def _call(self, phase: str, plan: Plan, look: Look | None = None) -> checkpoint.Entry:
         """One chunk, on the device or from the checkpoint; what it gave back."""
-        entry = self.journal.recall(lambda: self._sweeps(plan, keep, look))
+        entry = self.journal.recall(lambda: self._sweeps(plan, look))
         flat = [entry[f"parameters{i}"] for i in range(len(tf.nest.flatten(self.parameters)))]
         parameters = tf.nest.pack_sequence_as(self.parameters, flat)
         last = tf.nest.map_structure(lambda x: tf.constant(x[-1]), parameters)
@@ -196,13 +222,13 @@ class Engine:
             state = checkpoint.to_disk(self.state, self.placement)
             self.journal.save(state | self.kept.to_disk())
 
-    def _sweeps(self, plan: Plan, keep: np.ndarray, look: Look | None) -> checkpoint.Entry:
+    def _sweeps(self, plan: Plan, look: Look | None) -> checkpoint.Entry:
         """One chunk on the device."""
         measure, seed = plan.measured, tfp.random.sanitize_seed([self.seed, self.calls])
         plan = tf.nest.map_structure(tf.constant, plan)
         self.state, output = self.program(self.arrays, self.state, plan, seed)
-        if keep.any():
-            self.kept.add(output.effects, keep)
+        if measure.any():
+            self.kept.add(output.effects, measure)
         flat = tf.nest.flatten(output.parameters)
         small = {f"parameters{i}": x.numpy() for i, x in enumerate(flat)}
         if measure.any():

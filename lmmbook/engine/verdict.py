@@ -12,9 +12,7 @@ from lmmbook.engine.settle import NO_GAIN
 from lmmbook.families.gaussian import Gaussian
 from lmmbook.formula import covariance
 from lmmbook.formula.existence import LOST
-from lmmbook.results.fit import CONVERGED_WITHIN
-
-import numpy as np
+from lmmbook.results.fit import ALLOWED, CONVERGED_WITHIN
 
 
 def missing(driver: Driver) -> str:
@@ -39,7 +37,7 @@ def obstacle(driver: Driver) -> str | None:
     found = driver.found
     if found.unknown:
         about = f"about {listed(found.unknown)}{' together' if len(found.unknown) > 1 else ''}"
-        if certify.BELIEVED * np.sqrt(2 / found.ess) > 2 * certify.SINGULAR:
+        if found.noise > 2 * certify.SINGULAR:
             return f"so few draws say nothing {about}: try a larger max_sweeps, or a simpler model"
         return (
             f"the data say next to nothing {about}: leave out one of the terms, or centre the "
@@ -62,20 +60,21 @@ def furthest(found: certify.Certificate) -> str:
             "from where it is, no distance to the maximum can be given, for the draws do not show "
             "a curvature in every direction; try a larger max_sweeps, or a simpler model"
         )
+    if found.converged:  # of where it was then; since, it has moved
+        return "a last look at where it has come to was still to be taken; try a larger max_sweeps"
     errors = found.table["std_error"]
-    steps, noise = found.table["step"].abs() / errors, 2 * found.table["mcse"] / errors
+    steps, noise = found.table["step"].abs() / errors, ALLOWED * found.table["mcse"] / errors
     name = str((steps + noise).idxmax())
-    known = f"within {noise[name]:.2g} (two Monte Carlo standard errors)"
-    if steps[name] > CONVERGED_WITHIN:
+    known = f"within {noise[name]:.2g} ({ALLOWED} Monte Carlo standard errors)"
+    if found.far:
         return (
-            f"the maximum is {steps[name]:.2g} standard errors away in {name!r}, {known}; at most "
-            f"{CONVERGED_WITHIN} in all is converged. Try a larger max_sweeps, or a simpler model"
+            f"the maximum is {steps[name]:.2g} standard errors away in {name!r}, {known}. Try a "
+            "larger max_sweeps, or a simpler model"
         )
     return (
-        f"the estimates are as near to the maximum as is asked, but it is not known well enough: "
-        f"{name!r} is {steps[name]:.2g} standard errors away, {known}, where "
-        f"{CONVERGED_WITHIN} in all is converged. That is Monte Carlo error: try a larger "
-        "max_sweeps, or more chains"
+        f"the estimates are near the maximum, but not known to be near enough: {name!r} is "
+        f"{steps[name]:.2g} standard errors away, {known}, where {CONVERGED_WITHIN} is asked. That "
+        "is Monte Carlo error: try a larger max_sweeps, or more chains"
     )
 
 

@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 
 CONVERGED_WITHIN = 0.2  # standard errors from the maximum, Monte Carlo error included: converged
+ALLOWED = 2.5  # Monte Carlo standard errors, for that
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,11 @@ class Fit(Criticism):
         ``[parameters, parameters]``, of the errors of all parameters together; ``std_error`` is the
         root of its diagonal. It gives the error of a difference, or of any other combination.
     converged
-        Whether the certificate found every parameter within 0.2 standard errors of the maximum,
-        two Monte Carlo standard errors included.
+        Whether every parameter is known to be within 0.2 standard errors of the maximum: 2.5 Monte
+        Carlo standard errors, and what the last step may have missed (`distance` squared).
     distance
-        The largest distance to the maximum, in standard errors of the parameter, as the certificate
-        found it before the last, short step there.
+        The length of that last, short step to the maximum, of the parameter that it moved most, in
+        its standard errors. Where a fit has not converged, the step that was not taken.
     r_hat
         Split R-hat of the certificate's draws, of the worst score.
     ess
@@ -133,6 +134,17 @@ class Fit(Criticism):
     def _estimates(self) -> pd.Series:
         return self.parameters["estimate"]
 
+    def _how_far(self) -> str:
+        known = f"(within {CONVERGED_WITHIN} standard errors counts as converged)."
+        if not self.converged:
+            return f"the maximum was found {self.distance:.2g} standard errors away\n{known}"
+        noise = (self.parameters["mcse"] / self.parameters["std_error"]).max()
+        within = ALLOWED * np.nan_to_num(noise) + self.distance**2
+        return (
+            f"the last step, of {self.distance:.2g} standard errors, led to within {within:.2g} "
+            f"of the maximum\n{known}"
+        )
+
     def __str__(self) -> str:
         levels = ", ".join(f"{f.name} {f.levels:,}" for f in self.design.factors)
         modelled = f"\n  {self.design.family.note}" if self.design.family.note else ""
@@ -147,8 +159,7 @@ class Fit(Criticism):
             f"  {len(self.trace):,} sweeps, {self.chains} chains. {describe_device()}\n\n"
             f"{self.parameters.to_string(float_format='{:.4f}'.format)}\n\n"
             + (f"std_error and mcse of {', of '.join(notes)}.\n" if notes else "")
-            + f"{verdict}: the maximum was found {self.distance:.2g} standard errors away\n"
-            f"(at most {CONVERGED_WITHIN}, Monte Carlo error included, counts as converged).\n"
+            + f"{verdict}: {self._how_far()}\n"
             "Next: .effects, .predict(data), .draws(data, n, seed), .log_score(data), .trace"
         )
 

@@ -73,7 +73,7 @@ def test_what_the_data_know_is_not_lost_to_the_coordinates(formula):
         score.numpy().reshape(5, 400, -1), complete.numpy(), np.eye(score.shape[1]),
     )  # fmt: skip
     assert found.definite
-    share = certify.smallest_share(complete.numpy() - np.cov(score.numpy().T), complete.numpy())
+    share = certify.eigen(complete.numpy() - np.cov(score.numpy().T), complete.numpy())[0][0]
     noise = np.sqrt(2 / 2000) / share / 2
     np.testing.assert_allclose(found.table["std_error"], truth["std_error"], rtol=5 * noise)
 
@@ -127,7 +127,7 @@ def test_a_covariance_is_partially_non_centred():
     rest = np.eye(3) - part
     both = rest.T @ prior @ rest + part.T @ likelihood @ part
     shares = {
-        name: certify.smallest_share(kept.T @ observed @ kept, kept.T @ known @ kept)
+        name: certify.eigen(kept.T @ observed @ kept, kept.T @ known @ kept)[0][0]
         for name, known in {"prior": prior, "likelihood": likelihood, "both": both}.items()
     }
     assert shares["prior"] < 0.01

@@ -292,7 +292,7 @@ def judged(step: float, mcse: float) -> certify.Certificate:
     table = pd.DataFrame({"step": [0.0, step], "std_error": 2.0, "mcse": [0.0, mcse]}, names)
     nothing = pd.DataFrame(np.nan, names, names)
     return certify.Certificate(
-        table, nothing, np.zeros(2), step / 2, definite=True, r_hat=1.0, ess=100.0
+        table, nothing, np.zeros(2), step / 2, far=step > 0.6, definite=True, r_hat=1.0, ess=100.0
     )
 
 

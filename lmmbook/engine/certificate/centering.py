@@ -121,7 +121,7 @@ def least_part(
     observed, prior, likelihood = information_on_covariance(layout, arrays, scale, variance)
     looked_at = (kept.T @ x @ kept for x in (observed, prior))
     # Standardising costs as much as all else that is measured: only where it is needed.
-    if kept.shape[1] == 0 or certify.smallest_share(*looked_at) >= ENOUGH_OBSERVED:
+    if kept.shape[1] == 0 or certify.eigen(*looked_at)[0][0] >= ENOUGH_OBSERVED:
         return np.zeros(2 * [len(kept)])
     scaling = 1 / np.sqrt(np.diag(prior + likelihood))
     whole = (prior + likelihood) * np.outer(scaling, scaling) + ROUNDING * np.eye(len(scaling))

@@ -17,7 +17,7 @@ from lmmbook.engine.certificate import louis
 from lmmbook.formula import covariance
 from lmmbook.formula.design import Design
 from lmmbook.formula.invariances import coordinates, directions
-from lmmbook.results.fit import CONVERGED_WITHIN
+from lmmbook.results.fit import ALLOWED, CONVERGED_WITHIN
 
 import numpy as np
 import pandas as pd
@@ -26,7 +26,8 @@ import tensorflow_probability as tfp
 from scipy import linalg
 
 SINGULAR = 0.01  # smallest eigenvalue of observed / complete information that we build on
-BELIEVED = 3.0  # times the eigenvalue's own Monte Carlo error
+BELIEVED = 3.0  # Monte Carlo standard errors of that eigenvalue, before it is believed
+NEAR = 0.3  # standard errors; of a longer step Newton's method misses too much
 MIN_MISSING = 1e-4  # missing / complete information, of which no diagnosis is made
 SHARE = 0.3  # of the largest one, in a direction of which next to nothing is known
 BATCHES = 5  # of each chain, for Monte Carlo standard errors
@@ -47,35 +48,53 @@ class Certificate:
         Of the same, ``[parameters, parameters]``: ``std_error`` is the root of its diagonal.
     distance
         The largest \\|step\\| / std_error; infinite if the information is not definite.
+    within
+        How far from the maximum the point after the step may still be, in standard errors: 2.5 mcse
+        of that parameter of which the step is known least, and ``distance``^2, of which order a
+        Newton step misses. Infinite if the information is not definite.
     converged
-        Whether every \\|step\\| + 2 mcse is at most 0.2 std_error.
+        Whether that is at most 0.2.
     definite, indefinite
         Whether the smallest eigenvalue of the observed information, relative to the complete
-        data's, is known to be positive, or known to be negative. If it is not known to be positive,
-        no Newton step can be trusted.
+        data's, is known to be positive, or known to be negative.
     unknown
         If it is not known to be positive: the parameters of the direction about which least is
         known, those that have the largest share in it.
     weakly_identified
         If it is not known to be positive: whether it is so near zero, for its Monte Carlo error,
         that four times the draws would hardly show it to be.
+    noise
+        `BELIEVED` Monte Carlo standard errors of the smallest eigenvalue.
     r_hat, ess
         Split R-hat and effective sample size of the worst of the scores.
     step
-        The Newton step in local coordinates (`louis`), zeros where there is none.
+        The Newton step in local coordinates (`louis`). In directions where the information is not
+        known to be positive it is shorter than Newton's: as if it were `noise`.
+    far
+        Whether some step is `NEAR` standard errors or longer, and known not to be noise.
     """
 
     table: pd.DataFrame
     covariance: pd.DataFrame
     step: np.ndarray
     distance: float = np.inf
+    within: float = np.inf
+    far: bool = False
     converged: bool = False
     definite: bool = False
     indefinite: bool = False
     unknown: tuple[str, ...] = ()
     weakly_identified: bool = False
+    noise: float = np.nan
     r_hat: float = np.nan
     ess: float = np.nan
+
+    @property
+    def more(self) -> float:
+        """By what the draws are to be multiplied for ``within`` to be 0.2, if ``distance`` stays;
+        infinite if no number of draws will do, or nothing is known."""
+        left = CONVERGED_WITHIN - self.distance**2
+        return ((self.within - self.distance**2) / left) ** 2 if left > 0 else np.inf
 
 
 def nothing_known(design: Design, layout: Layout) -> Certificate:
@@ -115,79 +134,83 @@ def certify(
     varies = np.diag(complete - observed) > MIN_MISSING * np.diag(complete)
     ess, r_hat = diagnose(score[..., varies]) if varies.any() else (float(draws * chains), 1.0)
 
-    # Both are estimates: the fewer draws, the larger the eigenvalue has to be to be believed.
-    # Far from the maximum even the complete data's may be negative.
-    smallest, noise = smallest_share(observed, complete), BELIEVED * np.sqrt(2 / ess)
-    definite, indefinite = smallest > max(SINGULAR, noise), smallest < -noise
-    names = covariance.parameter_names(design)
-    jac = jacobian(design, layout, parameters) @ estimated
-    if not definite:
-        return replace(
-            nothing_known(design, layout),
-            indefinite=bool(indefinite),
-            unknown=tuple(np.array(names)[least_known(observed, complete, jac)].tolist()),
-            weakly_identified=bool(smallest < noise / 2),
-            r_hat=r_hat,
-            ess=ess,
-        )
-
-    inverse = np.linalg.inv(observed)
+    # Relative to the complete data's, in directions where that is one.
+    known, along = eigen(observed, complete)
+    apart = score - flat.mean(0)
+    noise = BELIEVED * np.sqrt(mean_noise((apart @ along[:, :1]) ** 2).item())
+    definite, indefinite = known[0] > max(SINGULAR, noise), known[0] < -noise
+    inverse = along / np.maximum(known, max(SINGULAR, noise)) @ along.T
     step = inverse @ flat.mean(0)
     # What each draw adds to the step, to first order: by its score, and by what its score does to
     # Louis' variance, which matters the more, the longer the step is.
-    apart = score - flat.mean(0)
-    added = score + apart * (apart @ step)[..., np.newaxis]
-    size = draws // BATCHES
-    batches = added[: size * BATCHES].reshape(BATCHES, size, chains, free).mean(1)
-    noise = np.cov(batches.reshape(-1, free).T).reshape(free, free) / (BATCHES * chains)
+    errors = mean_noise(score + apart * (apart @ step)[..., np.newaxis])
+    names = covariance.parameter_names(design)
+    jac = jacobian(design, layout, parameters) @ estimated
     error_covariance = jac @ inverse @ jac.T
     table = pd.DataFrame(
         {
             "step": jac @ step,
             "std_error": np.sqrt(np.diag(error_covariance)),
-            "mcse": np.sqrt(np.diag(jac @ inverse @ noise @ inverse @ jac.T)),
+            "mcse": np.sqrt(np.diag(jac @ inverse @ errors @ inverse @ jac.T)),
         },
         index=names,
     )
     idle = table["std_error"].to_numpy() == 0  # fixed, or at a boundary
     table[idle] = error_covariance[idle] = error_covariance[:, idle] = np.nan
-    relative = table["step"].abs() / table["std_error"]
-    reach = (table["step"].abs() + 2 * table["mcse"]) / table["std_error"]
-    return Certificate(
+    size = table["step"].abs()
+    far = (size > NEAR * table["std_error"]) & (size > ALLOWED * table["mcse"])
+    found = Certificate(
         table,
         pd.DataFrame(error_covariance, names, names),
         estimated @ step,
-        float(relative.max()),
-        bool(reach.max() <= CONVERGED_WITHIN),
-        definite=True,
+        far=bool(far.any()),
+        definite=bool(definite),
+        indefinite=bool(indefinite),
+        noise=noise,
         r_hat=r_hat,
         ess=ess,
     )
+    if not definite:
+        return replace(
+            found,
+            table=table * np.nan,
+            covariance=found.covariance * np.nan,
+            unknown=tuple(np.array(names)[shares(along[:, 0], complete, jac)].tolist()),
+            weakly_identified=bool(known[0] < noise / 2),
+        )
+    distance = float((size / table["std_error"]).max())
+    within = float(ALLOWED * (table["mcse"] / table["std_error"]).max() + distance**2)
+    return replace(found, distance=distance, within=within, converged=within <= CONVERGED_WITHIN)
 
 
-def smallest_share(observed: np.ndarray, complete: np.ndarray) -> float:
-    """Smallest eigenvalue of ``complete^-1 observed``: what is left where most is missing.
+def mean_noise(values: np.ndarray) -> np.ndarray:
+    """``[columns, columns]``, the Monte Carlo covariance of the mean of ``[draws, chains,
+    columns]``: by the means of batches, in which draws that follow each other are together."""
+    batches = np.concatenate([batch.mean(0) for batch in np.array_split(values, BATCHES)])
+    return np.cov(batches.T).reshape(2 * values.shape[2:]) / len(batches)
 
-    Of the same size in whatever coordinates, so collinear covariates do not make it smaller. Minus
-    infinity if ``complete`` is not positive definite.
+
+def eigen(observed: np.ndarray, complete: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues ``[free]`` of ``complete^-1 observed``, smallest first, and their directions, a
+    column each, along which the complete data's information is one.
+
+    An eigenvalue is the share of the information that is left; the same in whatever coordinates, so
+    collinear covariates do not make it smaller. Where ``complete`` is not positive definite, as it
+    may be far from the maximum, all are minus infinity, and there are no directions.
     """
     try:
-        return float(linalg.eigh(observed, complete, eigvals_only=True)[0])
+        return linalg.eigh(observed, complete)
     except linalg.LinAlgError:
-        return -np.inf
+        return np.full(len(complete), -np.inf), np.zeros_like(complete)
 
 
-def least_known(observed: np.ndarray, complete: np.ndarray, jac: np.ndarray) -> np.ndarray:
-    """``[parameters]``, which of them have a large share in the direction where most is missing.
+def shares(direction: np.ndarray, complete: np.ndarray, jac: np.ndarray) -> np.ndarray:
+    """``[parameters]``, which of them have a large share in a direction.
 
     ``jac`` ``[parameters, free]``. A share is how far the direction moves a parameter, in
     the complete data's standard errors, which is at most one.
     """
-    try:
-        direction = linalg.eigh(observed, complete)[1][:, 0]
-    except linalg.LinAlgError:  # as far away as that nothing is known
-        return np.zeros(len(jac), bool)
-    spread = np.einsum("pi,ij,pj->p", jac, np.linalg.inv(complete), jac)
+    spread = np.einsum("pi,ij,pj->p", jac, np.linalg.pinv(complete), jac)
     share = np.abs(jac @ direction) / np.sqrt(np.where(spread > 0, spread, np.inf))
     return share > SHARE * share.max()
 
