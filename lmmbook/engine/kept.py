@@ -26,8 +26,8 @@ class Kept:
     Attributes
     ----------
     seen, every, filled
-        Of the present measurement, how many sweeps there were, of which every so-manieth is kept,
-        and how many are.
+        Of the present measurement: how many sweeps there were; of how many one is kept; and how
+        many are.
     measured
         How many measurements have begun.
     """

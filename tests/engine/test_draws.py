@@ -43,7 +43,7 @@ def test_more_draws_are_as_if_they_had_been_asked_for_at_once(tiny):
 
 
 @pytest.mark.parametrize("most", [1, 2, 5, 8])
-def test_of_many_draws_every_so_manieth_is_kept(most, tiny_design, monkeypatch):
+def test_of_many_draws_evenly_spaced_ones_are_kept(most, tiny_design, monkeypatch):
     """Chunk by chunk, warm-up left out: always evenly spaced from the first, and the room half full
     at least. Where a checkpoint broke it off, it goes on alike."""
     layout, _ = on_device(tiny_design, 2)
