@@ -25,7 +25,6 @@ import tensorflow_probability as tfp
 from scipy import linalg
 
 CONVERGED_WITHIN = 0.2  # standard errors from the maximum, Monte Carlo error included: converged
-SINGULAR = 0.01  # least share of observed in complete information, in any direction, to build on
 
 
 class Parametrisation(NamedTuple):
@@ -64,11 +63,13 @@ def complete_log_density(data: Data, theta: Theta, u: Effects, held: Parametrisa
     X = data.X - sum(data.to_rows(k, C) for k, C in enumerate(held.C))
 
     def at(change: Tensor) -> Tensor:
-        beta, log_sigma, auxiliary = tf.split(change, [x.shape[0] for x in theta])
+        sizes = [x.shape[0] for x in theta]
+        beta, log_sigma, auxiliary = tf.split(change, sizes)
         by = tf.exp(held.a * log_sigma)  # what u is multiplied by
         eta = start + X @ beta[:, tf.newaxis]
         eta += sum(by[k] * Zu_k for k, Zu_k in enumerate(Zu))
-        total = tf.reduce_sum(data.log_density(eta, theta.auxiliary + auxiliary))
+        rows = data.log_density(eta, theta.auxiliary + auxiliary)
+        total = tf.reduce_sum(rows)
         sigma = tf.exp(theta.log_sigma + log_sigma)
         for k, u_k in enumerate(u):
             prior = tfp.distributions.Normal(0.0, sigma[k])
@@ -113,10 +114,9 @@ def certify(design: Design, theta: Theta, score: np.ndarray, J: np.ndarray) -> C
     s, J = score[..., :free].astype(float), J[:free, :free].astype(float)
     mean, apart = s.mean((0, 1)), s - s.mean((0, 1))
     I = J - np.cov(apart.reshape(-1, free).T)  # noqa: E741
-    definite = np.linalg.eigvalsh(J)[0] > 0
-    share, V = linalg.eigh(I, J if definite else np.eye(free))  # least is left of J along V[:, 0]
-    lost = batch_means((apart @ V[:, :1]) ** 2)  # 1 - share[0] on average; three of its errors:
-    if not (definite and share[0] > max(SINGULAR, 3 * lost.std(ddof=1) / len(lost) ** 0.5)):
+    share, V = linalg.eigh(I, J if np.linalg.eigvalsh(J)[0] > 0 else None)
+    lost = batch_means((apart @ V[:, :1]) ** 2)  # along V[:, 0] least is left of J: 1 - lost
+    if not share[0] > max(0.01, 3 * lost.std(ddof=1) / len(lost) ** 0.5):
         return Certificate(table, np.inf, np.inf, False, np.zeros(size))
     step = np.pad(np.linalg.solve(I, mean), (0, size - free))
     # What each draw adds to the step, to first order: by its score, and by Louis' variance.
@@ -126,13 +126,13 @@ def certify(design: Design, theta: Theta, score: np.ndarray, J: np.ndarray) -> C
     table["mcse"] = np.sqrt(np.diag(D @ np.cov(added.T) @ D.T) / len(added))
     table["std_error"] = np.sqrt(np.diag(D @ I @ D.T))
     distance = float((table["step"].abs() / table["std_error"]).max())  # NaN where sd is fixed
-    within = float(2.5 * (table["mcse"] / table["std_error"]).max() + distance**2)
+    missed = 2 * table.filter(like="sd(", axis=0)["std_error"].max() * distance**2
+    within = float(2.5 * (table["mcse"] / table["std_error"]).max() + missed)
     return Certificate(table, distance, within, within <= CONVERGED_WITHIN, step)
 
 
 def batch_means(x: np.ndarray) -> np.ndarray:
-    """``[batches, n]``, five a chain of ``[draws, chains, n]``: draws that follow each other are
-    alike, and their means as good as independent."""
+    """Means of batches, five a chain, ``[batches, n]``, of draws ``[draws, chains, n]``."""
     return np.concatenate([batch.mean(0) for batch in np.array_split(x, 5)])
 
 

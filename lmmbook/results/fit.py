@@ -40,7 +40,7 @@ class Fit(Criticism):
         root of its diagonal. It gives the error of a difference, or of any other combination.
     converged
         Whether every parameter is known to be within 0.2 standard errors of the maximum: 2.5 Monte
-        Carlo standard errors, and what the last step may have missed (`distance` squared).
+        Carlo standard errors, and what the last step may have missed (`left_over`).
     distance
         The length of that last, short step to the maximum, of the parameter that it moved most, in
         its standard errors. Where a fit has not converged, the step that was not taken.
@@ -139,8 +139,7 @@ class Fit(Criticism):
         known = f"(within {CONVERGED_WITHIN} standard errors counts as converged)."
         if not self.converged:
             return f"the maximum was found {self.distance:.2g} standard errors away\n{known}"
-        noise = (self.parameters["mcse"] / self.parameters["std_error"]).max()
-        within = ALLOWED * np.nan_to_num(noise) + self.distance**2
+        within = sum(left_over(self.parameters, self.distance))
         return (
             f"the last step, of {self.distance:.2g} standard errors, led to within {within:.2g} "
             f"of the maximum\n{known}"
@@ -163,6 +162,19 @@ class Fit(Criticism):
             + f"{verdict}: {self._how_far()}\n"
             "Next: .effects, .predict(data), .draws(data, n, seed), .log_score(data), .trace"
         )
+
+
+def left_over(table: pd.DataFrame, distance: float) -> tuple[float, float]:
+    """What the last step leaves, in standard errors: `ALLOWED` times its Monte Carlo error, and
+    what a Newton step of this ``distance`` may miss.
+
+    For many levels alike the log-likelihood in the log of their sd, of standard error s, is such
+    that a step of d standard errors misses ``d^2 s``. Here it is twice that, of the largest s among
+    log sds and Fisher z's; for fixed effects it is less. ``table`` has ``std_error`` and ``mcse``.
+    """
+    noise = (table["mcse"] / table["std_error"]).max()
+    bent = table["std_error"][table.index.str.match(r"(sd|cor)\(")].max()
+    return ALLOWED * float(np.nan_to_num(noise)), 2.0 * float(np.nan_to_num(bent)) * distance**2
 
 
 def load(path: str | os.PathLike[str], functions: Functions | None = None) -> Fit:

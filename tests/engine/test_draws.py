@@ -85,23 +85,23 @@ class Recorded(Driver):
 
 DECISIONS = {
     "near, and not known well enough": (
-        {"definite": True, "distance": 0.1, "within": 0.25, "far": False},
+        {"definite": True, "within": 0.25, "missed": 0.01, "far": False},
         [("extend", 61)],  # 80 (1.1 (0.24 / 0.19)^2 - 1) = 60.4
     ),
     "near, and hardly known": (
-        {"definite": True, "distance": 0.1, "within": 0.9, "far": False},
+        {"definite": True, "within": 0.9, "missed": 0.01, "far": False},
         [("extend", 80)],
     ),
     "perhaps far": (
-        {"definite": True, "distance": 0.5, "within": 1.5, "far": False},
+        {"definite": True, "within": 1.5, "missed": 0.25, "far": False},
         [("extend", 80)],
     ),
     "far": (
-        {"definite": True, "distance": 0.5, "within": 0.3, "far": True},
+        {"definite": True, "distance": 0.5, "within": 0.3, "missed": 0.25, "far": True},
         ["advance", ("measure", driver.FIRST_DRAWS)],
     ),
     "very far": (
-        {"definite": True, "distance": 2.0, "within": 4.3, "far": True},
+        {"definite": True, "distance": 2.0, "within": 4.3, "missed": 4.0, "far": True},
         ["advance", ("saem", None), ("measure", driver.FIRST_DRAWS)],
     ),
     "no curvature known": ({"far": False}, [("extend", 80)]),

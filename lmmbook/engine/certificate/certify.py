@@ -17,7 +17,7 @@ from lmmbook.engine.certificate import louis
 from lmmbook.formula import covariance
 from lmmbook.formula.design import Design
 from lmmbook.formula.invariances import coordinates, directions
-from lmmbook.results.fit import ALLOWED, CONVERGED_WITHIN
+from lmmbook.results.fit import ALLOWED, CONVERGED_WITHIN, left_over
 
 import numpy as np
 import pandas as pd
@@ -50,8 +50,8 @@ class Certificate:
         The largest \\|step\\| / std_error; infinite if the information is not definite.
     within
         How far from the maximum the point after the step may still be, in standard errors: 2.5 mcse
-        of that parameter of which the step is known least, and ``distance``^2, of which order a
-        Newton step misses. Infinite if the information is not definite.
+        of that parameter of which the step is known least, and ``missed``, what a Newton step of
+        this length may miss (`results.fit.left_over`). Infinite if the information is not definite.
     converged
         Whether that is at most 0.2.
     definite, indefinite
@@ -79,6 +79,7 @@ class Certificate:
     step: np.ndarray
     distance: float = np.inf
     within: float = np.inf
+    missed: float = np.inf
     far: bool = False
     converged: bool = False
     definite: bool = False
@@ -93,8 +94,8 @@ class Certificate:
     def more(self) -> float:
         """By what the draws are to be multiplied for ``within`` to be 0.2, if ``distance`` stays;
         infinite if no number of draws will do, or nothing is known."""
-        left = CONVERGED_WITHIN - self.distance**2
-        return ((self.within - self.distance**2) / left) ** 2 if left > 0 else np.inf
+        left = CONVERGED_WITHIN - self.missed
+        return ((self.within - self.missed) / left) ** 2 if left > 0 else np.inf
 
 
 def nothing_known(design: Design, layout: Layout) -> Certificate:
@@ -179,8 +180,10 @@ def certify(
             weakly_identified=bool(known[0] < noise / 2),
         )
     distance = float((size / table["std_error"]).max())
-    within = float(ALLOWED * (table["mcse"] / table["std_error"]).max() + distance**2)
-    return replace(found, distance=distance, within=within, converged=within <= CONVERGED_WITHIN)
+    error, missed = left_over(table, distance)
+    within = error + missed
+    converged = within <= CONVERGED_WITHIN
+    return replace(found, distance=distance, within=within, missed=missed, converged=converged)
 
 
 def mean_noise(values: np.ndarray) -> np.ndarray:
