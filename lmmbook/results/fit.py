@@ -21,6 +21,7 @@ import pandas as pd
 
 CONVERGED_WITHIN = 0.2  # standard errors from the maximum, Monte Carlo error included: converged
 ALLOWED = 2.5  # Monte Carlo standard errors, for that
+NEAR = 0.3  # standard errors; of what a longer step misses nothing is said
 
 
 @dataclass(frozen=True)
@@ -170,11 +171,13 @@ def left_over(table: pd.DataFrame, distance: float) -> tuple[float, float]:
 
     For many levels alike the log-likelihood in the log of their sd, of standard error s, is such
     that a step of d standard errors misses ``d^2 s``. Here it is twice that, of the largest s among
-    log sds and Fisher z's; for fixed effects it is less. ``table`` has ``std_error`` and ``mcse``.
+    log sds and Fisher z's; for fixed effects it is less. Infinite if the step is longer than
+    `NEAR`. ``table`` has ``std_error`` and ``mcse``.
     """
     noise = (table["mcse"] / table["std_error"]).max()
     bent = table["std_error"][table.index.str.match(r"(sd|cor)\(")].max()
-    return ALLOWED * float(np.nan_to_num(noise)), 2.0 * float(np.nan_to_num(bent)) * distance**2
+    missed = 2.0 * float(np.nan_to_num(bent)) * distance**2 if distance <= NEAR else np.inf
+    return ALLOWED * float(np.nan_to_num(noise)), missed
 
 
 def load(path: str | os.PathLike[str], functions: Functions | None = None) -> Fit:

@@ -17,7 +17,7 @@ from lmmbook.engine.certificate import louis
 from lmmbook.formula import covariance
 from lmmbook.formula.design import Design
 from lmmbook.formula.invariances import coordinates, directions
-from lmmbook.results.fit import ALLOWED, CONVERGED_WITHIN, left_over
+from lmmbook.results.fit import ALLOWED, CONVERGED_WITHIN, NEAR, left_over
 
 import numpy as np
 import pandas as pd
@@ -27,7 +27,6 @@ from scipy import linalg
 
 SINGULAR = 0.01  # smallest eigenvalue of observed / complete information that we build on
 BELIEVED = 3.0  # Monte Carlo standard errors of that eigenvalue, before it is believed
-NEAR = 0.3  # standard errors; of a longer step Newton's method misses too much
 MIN_MISSING = 1e-4  # missing / complete information, of which no diagnosis is made
 SHARE = 0.3  # of the largest one, in a direction of which next to nothing is known
 BATCHES = 5  # of each chain, for Monte Carlo standard errors
@@ -71,7 +70,8 @@ class Certificate:
         The Newton step in local coordinates (`louis`). In directions where the information is not
         known to be positive it is shorter than Newton's: as if it were `noise`.
     far
-        Whether some step is `NEAR` standard errors or longer, and known not to be noise.
+        Whether some step is `NEAR` standard errors or longer, or may miss half of what is allowed,
+        and is known not to be noise.
     """
 
     table: pd.DataFrame
@@ -159,7 +159,8 @@ def certify(
     idle = table["std_error"].to_numpy() == 0  # fixed, or at a boundary
     table[idle] = error_covariance[idle] = error_covariance[:, idle] = np.nan
     size = table["step"].abs()
-    far = (size > NEAR * table["std_error"]) & (size > ALLOWED * table["mcse"])
+    no_noise = size > ALLOWED * table["mcse"]
+    far = no_noise & (size > NEAR * table["std_error"])
     found = Certificate(
         table,
         pd.DataFrame(error_covariance, names, names),
@@ -182,8 +183,14 @@ def certify(
     distance = float((size / table["std_error"]).max())
     error, missed = left_over(table, distance)
     within = error + missed
-    converged = within <= CONVERGED_WITHIN
-    return replace(found, distance=distance, within=within, missed=missed, converged=converged)
+    return replace(
+        found,
+        distance=distance,
+        within=within,
+        missed=missed,
+        far=found.far or (missed > CONVERGED_WITHIN / 2 and bool(no_noise.any())),
+        converged=within <= CONVERGED_WITHIN,
+    )
 
 
 def mean_noise(values: np.ndarray) -> np.ndarray:
