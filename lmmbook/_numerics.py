@@ -1,4 +1,5 @@
-"""A Newton step and derivatives by differences, in NumPy: for few parameters, in double precision.
+"""A Newton step, derivatives by differences and Monte Carlo errors, of few parameters: in NumPy, in
+double precision.
 
 Chapters 04 and 06.
 """
@@ -9,6 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+BATCHES = 5  # of each chain, for Monte Carlo errors
 FLAT = 1e-10  # relative curvature below which a direction counts as flat
 
 
@@ -37,3 +39,17 @@ def jacobian(function: Callable[[np.ndarray], np.ndarray], steps: np.ndarray) ->
         return np.zeros((len(function(steps)), 0))
     columns = [function(step) - function(-step) for step in np.diag(steps)]
     return np.stack(columns, axis=1) / (2 * steps)
+
+
+def covariance_of_mean(values: np.ndarray) -> np.ndarray:
+    """``[columns, columns]``, the Monte Carlo covariance of the mean of ``[draws, chains,
+    columns]``: by means of batches, in which draws that follow each other are together.
+
+    Examples
+    --------
+    >>> values = np.random.default_rng(0).normal(size=(1000, 8, 1))
+    >>> bool(abs(covariance_of_mean(values).item() * 8000 - 1) < 0.5)
+    True
+    """
+    batches = np.concatenate([batch.mean(0) for batch in np.array_split(values, BATCHES)])
+    return np.cov(batches.T).reshape(2 * values.shape[2:]) / len(batches)

@@ -126,7 +126,7 @@ def certify(design: Design, theta: Theta, score: np.ndarray, J: np.ndarray) -> C
     table["mcse"] = np.sqrt(np.diag(D @ np.cov(added.T) @ D.T) / len(added))
     table["std_error"] = np.sqrt(np.diag(D @ I @ D.T))
     away = float((table["step"].abs() / table["std_error"]).max())  # NaN where sd is fixed
-    missed = 2 * table["std_error"].filter(like="sd(").max() * away**2 if away < 0.3 else np.inf
+    missed = 3 * table["std_error"].filter(like="sd(").max() * away**2 if away < 0.3 else np.inf
     within = float(2.5 * (table["mcse"] / table["std_error"]).max() + missed)
     return Certificate(table, away, within, within <= CONVERGED_WITHIN, step)
 

@@ -9,7 +9,7 @@ import math
 from itertools import combinations_with_replacement
 
 from lmmbook.engine import checkpoint, settle
-from lmmbook.engine.certificate import boundary, certify, louis
+from lmmbook.engine.certificate import boundary, certify, local, louis
 from lmmbook.engine.certificate.boundary import Block, Slope
 from lmmbook.engine.runner import Engine
 from lmmbook.formula import covariance
@@ -112,9 +112,11 @@ class Driver:
         return self._judge(self.engine.extend(draws))
 
     def _judge(self, found: certify.Certificate) -> certify.Certificate:
-        self.found, self.draws, self.slopes = found, self.engine.draws, {}
+        measurement, self.slopes = self.engine.measurement, {}
+        assert measurement is not None
+        self.found, self.draws = found, len(measurement.score)
         for i, (block, directions) in enumerate(self.asked.items()):
-            own = [x for name, x in self.engine.watched.items() if name.startswith(f"{i}_")]
+            own = [x for name, x in measurement.watched.items() if name.startswith(f"{i}_")]
             self.slopes[block] = boundary.slope(own, directions)
         return found
 
@@ -139,7 +141,7 @@ class Driver:
 
     def take(self, step: np.ndarray) -> None:
         """Move the parameters by a step in local coordinates."""
-        moved = certify.move(self.design, self.engine.layout, self.engine.parameters, step)
+        moved = local.move(self.design, self.engine.layout, self.engine.parameters, step)
         self.engine.set(covariance.name_values(self.design, *moved))
 
     def estimated(self) -> np.ndarray:

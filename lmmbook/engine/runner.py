@@ -9,13 +9,14 @@ import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from lmmbook.engine import checkpoint, checkpoint_files, init, iteration, program
 from lmmbook.engine.arrays import Parameters, from_parameters, in_double, on_device, to_parameters
 from lmmbook.engine.certificate import centering, certify, louis
 from lmmbook.engine.iteration import Plan
 from lmmbook.engine.kept import Kept
+from lmmbook.engine.measurement import Look, Measurement
 from lmmbook.engine.parallel import chain_parallel, data_parallel
 from lmmbook.engine.parallel.collectives import Devices, by_sweep
 from lmmbook.engine.parallel.workers import Watch
@@ -31,25 +32,11 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 WARMUP = 20  # sweeps before draws are believed to belong to parameters that were just set
-WATCHED = 10_000_000  # rows x chains that are gone through for what is watched, in a chunk
 ADAPTATION = 0.1  # gain of the step sizes while the parameters move
-
-# Of some draws, ``[draws, levels, chains, columns]`` a factor, arrays by name, ``[draws, ...]``.
-Look = Callable[[list[np.ndarray]], checkpoint.Entry]
 
 
 class OutOfBudget(Exception):
     """The next piece of work would take more sweeps than are left."""
-
-
-class Measured(NamedTuple):
-    """What is measured while the parameters are frozen, and ``outputs``, what came of it so far, an
-    entry a chunk."""
-
-    parametrisation: louis.Parametrisation
-    estimated: np.ndarray
-    look: Look | None
-    outputs: list[checkpoint.Entry]
 
 
 class Engine:
@@ -64,10 +51,8 @@ class Engine:
     iterates, trace
         A frame a call of the program, one row a sweep: the parameters of the design, and those of
         the data (`coordinates.constrained`) with acceptance and phase.
-    measured
+    measurement
         What the last `measure` asks of draws, and what they gave back.
-    watched
-        What its ``look`` found, by name.
     """
 
     def __init__(
@@ -105,8 +90,7 @@ class Engine:
         self.iterates: list[pd.DataFrame] = []
         self.trace: list[pd.DataFrame] = []
         self.kept = Kept(self.layout)
-        self.measured = Measured(louis.as_written(self.layout), np.zeros((0, 0)), None, [])
-        self.watched: checkpoint.Entry = {}
+        self.measurement: Measurement | None = None
         identity = {}
         if folder is not None:
             devices = 1 if strategy is None else strategy.num_replicas_in_sync
@@ -157,40 +141,27 @@ class Engine:
         self, draws: int, estimated: np.ndarray, look: Look | None = None
     ) -> certify.Certificate:
         """Freeze the parameters, warm up, make ``draws`` more sweeps, and judge the parameters by
-        them. What ``look`` finds in the draws is in ``watched``."""
+        them. What ``look`` finds in the draws is in ``measurement.watched``."""
         parametrisation = centering.choose_parametrisation(
             self.layout, self.whole, self.products, self.parameters, self.working_sd**2, estimated
         )  # fmt: skip
         self.kept.begin(self.journal.restored)
-        self.measured = Measured(parametrisation, estimated, look, [])
-        return self._judge(WARMUP, draws)
+        self.measurement = Measurement(parametrisation, estimated, look)
+        return self._draw(self.measurement, WARMUP, draws)
 
     def extend(self, draws: int) -> certify.Certificate:
         """Judge the parameters, which have not moved since, by ``draws`` more sweeps beside those
         of the last `measure`."""
-        return self._judge(0, draws)
+        assert self.measurement is not None
+        return self._draw(self.measurement, 0, draws)
 
-    def _judge(self, warmup: int, draws: int) -> certify.Certificate:
-        parametrisation, estimated, look, outputs = self.measured
+    def _draw(self, measurement: Measurement, warmup: int, draws: int) -> certify.Certificate:
         parts = self._parts(np.zeros(warmup + draws))
         warmed_up = (np.arange(len(parts) * self.chunk) >= warmup).reshape(len(parts), -1)
         for part, measured in zip(parts, warmed_up, strict=True):
-            plan = Plan(part, measured, np.float32(0.0), parametrisation)
-            output = self._call("draws", plan, look)
-            if measured.any():
-                outputs.append(output | {"score": output["score"][measured]})
-        found = [k for k in outputs[0] if k.startswith("watched")]
-        self.watched = {k[7:]: np.concatenate([o[k] for o in outputs]) for k in found}
-        score = np.concatenate([o["score"] for o in outputs])
-        information = sum(o["information"].sum(0) for o in outputs) / len(score)
-        return certify.certify(
-            self.design, self.layout, self.parameters, score, information, estimated
-        )
-
-    @property
-    def draws(self) -> int:
-        """Sweeps since the last `measure` began that are measured."""
-        return sum(len(output["score"]) for output in self.measured.outputs)
+            plan = Plan(part, measured, np.float32(0.0), measurement.parametrisation)
+            measurement.add(self._call("draws", plan), measured)
+        return measurement.judge(self.design, self.layout, self.parameters)
 
     def _parts(self, gains: np.ndarray) -> list[np.ndarray]:
         """Gains by chunk, the last one repeated to fill up; refused if too many are left over."""
@@ -200,9 +171,9 @@ class Engine:
         filled = np.pad(gains, (0, chunks * self.chunk - len(gains)), mode="edge")
         return np.split(filled.astype(np.float32), chunks)
 
-    def _call(self, phase: str, plan: Plan, look: Look | None = None) -> checkpoint.Entry:
+    def _call(self, phase: str, plan: Plan) -> checkpoint.Entry:
         """One chunk, on the device or from the checkpoint; what it gave back."""
-        entry = self.journal.recall(lambda: self._sweeps(plan, look))
+        entry = self.journal.recall(lambda: self._sweeps(plan))
         flat = [entry[f"parameters{i}"] for i in range(len(tf.nest.flatten(self.parameters)))]
         parameters = tf.nest.pack_sequence_as(self.parameters, flat)
         last = tf.nest.map_structure(lambda x: tf.constant(x[-1]), parameters)
@@ -222,24 +193,20 @@ class Engine:
             state = checkpoint.to_disk(self.state, self.placement)
             self.journal.save(state | self.kept.to_disk())
 
-    def _sweeps(self, plan: Plan, look: Look | None) -> checkpoint.Entry:
+    def _sweeps(self, plan: Plan) -> checkpoint.Entry:
         """One chunk on the device."""
-        measure, seed = plan.measured, tfp.random.sanitize_seed([self.seed, self.calls])
+        measured, seed = plan.measured, tfp.random.sanitize_seed([self.seed, self.calls])
         plan = tf.nest.map_structure(tf.constant, plan)
         self.state, output = self.program(self.arrays, self.state, plan, seed)
-        if measure.any():
-            self.kept.add(output.effects, measure)
         flat = tf.nest.flatten(output.parameters)
         small = {f"parameters{i}": x.numpy() for i, x in enumerate(flat)}
-        if measure.any():
-            small |= {"score": output.score.numpy(), "information": output.information.numpy()}
-        if measure.any() and look:
-            # Some of the draws where there are many rows to go through.
-            looks = max(1, WATCHED // (self.design.rows * self.chains))
-            some = np.flatnonzero(measure)[:: -(-measure.sum() // looks)]
-            found = look([u.numpy()[some] for u in output.effects])
-            small |= {f"watched{name}": x for name, x in found.items()}
-        return small | {"acceptance": output.acceptance.numpy()}
+        small["acceptance"] = output.acceptance.numpy()
+        if self.measurement is None or not measured.any():
+            return small
+        self.kept.add(output.effects, measured)
+        small |= {"score": output.score.numpy(), "information": output.information.numpy()}
+        rows = self.design.rows * self.chains
+        return small | self.measurement.look_at(output.effects, measured, rows)
 
     def _note(self, phase: str, parameters: Parameters, acceptance: np.ndarray) -> None:
         """One row a sweep: parameters, acceptance and phase, in both coordinates."""

@@ -12,7 +12,7 @@ from lmmbook.engine.settle import NO_GAIN
 from lmmbook.families.gaussian import Gaussian
 from lmmbook.formula import covariance
 from lmmbook.formula.existence import LOST
-from lmmbook.results.fit import ALLOWED, CONVERGED_WITHIN
+from lmmbook.results.fit import CONVERGED_WITHIN
 
 
 def missing(driver: Driver) -> str:
@@ -63,9 +63,10 @@ def furthest(found: certify.Certificate) -> str:
     if found.converged:  # of where it was then; since, it has moved
         return "a last look at where it has come to was still to be taken; try a larger max_sweeps"
     errors = found.table["std_error"]
-    steps, noise = found.table["step"].abs() / errors, ALLOWED * found.table["mcse"] / errors
+    steps = found.table["step"].abs() / errors
+    noise = certify.ALLOWED * found.table["mcse"] / errors
     name = str((steps + noise).idxmax())
-    known = f"within {noise[name]:.2g} ({ALLOWED} Monte Carlo standard errors)"
+    known = f"within {noise[name]:.2g} ({certify.ALLOWED} Monte Carlo standard errors)"
     if found.far:
         return (
             f"the maximum is {steps[name]:.2g} standard errors away in {name!r}, {known}. Try a "

@@ -20,8 +20,6 @@ import numpy as np
 import pandas as pd
 
 CONVERGED_WITHIN = 0.2  # standard errors from the maximum, Monte Carlo error included: converged
-ALLOWED = 2.5  # Monte Carlo standard errors, for that
-NEAR = 0.3  # standard errors; of what a longer step misses nothing is said
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class Fit(Criticism):
         root of its diagonal. It gives the error of a difference, or of any other combination.
     converged
         Whether every parameter is known to be within 0.2 standard errors of the maximum: 2.5 Monte
-        Carlo standard errors, and what the last step may have missed (`left_over`).
+        Carlo standard errors, and what the last step may have missed.
     distance
         The length of that last, short step to the maximum, of the parameter that it moved most, in
         its standard errors. Where a fit has not converged, the step that was not taken.
@@ -136,20 +134,15 @@ class Fit(Criticism):
     def _estimates(self) -> pd.Series:
         return self.parameters["estimate"]
 
-    def _how_far(self) -> str:
-        known = f"(within {CONVERGED_WITHIN} standard errors counts as converged)."
-        if not self.converged:
-            return f"the maximum was found {self.distance:.2g} standard errors away\n{known}"
-        within = sum(left_over(self.parameters, self.distance))
-        return (
-            f"the last step, of {self.distance:.2g} standard errors, led to within {within:.2g} "
-            f"of the maximum\n{known}"
-        )
-
     def __str__(self) -> str:
         levels = ", ".join(f"{f.name} {f.levels:,}" for f in self.design.factors)
         modelled = f"\n  {self.design.family.note}" if self.design.family.note else ""
-        verdict = "Converged" if self.converged else "NOT CONVERGED"
+        verdict = (
+            f"Converged: the last step was {self.distance:.2g} standard errors long, and led to\n"
+            f"within {CONVERGED_WITHIN} standard errors of the maximum, Monte Carlo error included."
+            if self.converged
+            else f"NOT CONVERGED: the maximum was found {self.distance:.2g} standard errors away."
+        )
         scales = {"sd": "an sd are those of its logarithm", "cor": "a cor those of its Fisher z"}
         kinds = {p.kind for factor in self.design.factors for p in specs_of(factor)}
         notes = [note for kind, note in scales.items() if kind in kinds]
@@ -160,24 +153,9 @@ class Fit(Criticism):
             f"  {len(self.trace):,} sweeps, {self.chains} chains. {describe_device()}\n\n"
             f"{self.parameters.to_string(float_format='{:.4f}'.format)}\n\n"
             + (f"std_error and mcse of {', of '.join(notes)}.\n" if notes else "")
-            + f"{verdict}: {self._how_far()}\n"
+            + f"{verdict}\n"
             "Next: .effects, .predict(data), .draws(data, n, seed), .log_score(data), .trace"
         )
-
-
-def left_over(table: pd.DataFrame, distance: float) -> tuple[float, float]:
-    """What the last step leaves, in standard errors: `ALLOWED` times its Monte Carlo error, and
-    what a Newton step of this ``distance`` may miss.
-
-    For many levels alike the log-likelihood in the log of their sd, of standard error s, is such
-    that a step of d standard errors misses ``d^2 s``. Here it is twice that, of the largest s among
-    log sds and Fisher z's; for fixed effects it is less. Infinite if the step is longer than
-    `NEAR`. ``table`` has ``std_error`` and ``mcse``.
-    """
-    noise = (table["mcse"] / table["std_error"]).max()
-    bent = table["std_error"][table.index.str.match(r"(sd|cor)\(")].max()
-    missed = 2.0 * float(np.nan_to_num(bent)) * distance**2 if distance <= NEAR else np.inf
-    return ALLOWED * float(np.nan_to_num(noise)), missed
 
 
 def load(path: str | os.PathLike[str], functions: Functions | None = None) -> Fit:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 import lmmbook
 from lmmbook import exact
@@ -300,6 +301,7 @@ def test_the_warning_names_the_parameter_and_what_is_missing():
     far = verdict.furthest(judged(step=1.0, mcse=0.01))
     assert "0.5 standard errors away in 'sd(g)'" in far
     assert "Monte Carlo error:" not in far
+    assert "a last look" in verdict.furthest(replace(judged(step=0.1, mcse=0.01), converged=True))
     unsure = verdict.furthest(judged(step=0.3, mcse=0.1))
     assert "'sd(g)' is 0.15 standard errors away, within 0.1" in unsure
     assert "That is Monte Carlo error" in unsure

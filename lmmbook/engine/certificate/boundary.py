@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+from lmmbook._numerics import covariance_of_mean
 from lmmbook.engine.arrays import Parameters
 from lmmbook.families.gaussian import Gaussian
 from lmmbook.formula.design import Design
@@ -131,14 +132,9 @@ def slope(candidates: list[np.ndarray], along: np.ndarray) -> Slope:
     """The same, averaged: along the best combination of the directions, by the estimate with the
     least noise."""
     best = np.linalg.eigh(candidates[0].mean((0, 1)))[1][:, -1]
-    each = [_mean_and_error(np.einsum("dcij,i,j->dc", x, best, best)) for x in candidates]
+    along_best = [np.einsum("dcij,i,j->dc", x, best, best)[..., np.newaxis] for x in candidates]
+    each = [(float(x.mean()), covariance_of_mean(x).item() ** 0.5) for x in along_best]
     return Slope(*min(each, key=lambda pair: pair[1]), along @ best)
-
-
-def _mean_and_error(values: np.ndarray) -> tuple[float, float]:
-    """Of ``[draws, chains]``: the chains are independent, draws of one are nearly so."""
-    batches = np.array([part.mean(0) for part in np.array_split(values, 5)]).ravel()
-    return float(values.mean()), float(batches.std(ddof=1) / np.sqrt(len(batches)))
 
 
 def _by_residuals(

@@ -13,11 +13,10 @@ from dataclasses import dataclass, replace
 from lmmbook import _numerics
 from lmmbook._tensorflow.quiet import quiet_log
 from lmmbook.engine.arrays import Layout, Parameters
-from lmmbook.engine.certificate import louis
+from lmmbook.engine.certificate import local, louis
 from lmmbook.formula import covariance
 from lmmbook.formula.design import Design
-from lmmbook.formula.invariances import coordinates, directions
-from lmmbook.results.fit import ALLOWED, CONVERGED_WITHIN, NEAR, left_over
+from lmmbook.results.fit import CONVERGED_WITHIN
 
 import numpy as np
 import pandas as pd
@@ -29,7 +28,9 @@ SINGULAR = 0.01  # smallest eigenvalue of observed / complete information that w
 BELIEVED = 3.0  # Monte Carlo standard errors of that eigenvalue, before it is believed
 MIN_MISSING = 1e-4  # missing / complete information, of which no diagnosis is made
 SHARE = 0.3  # of the largest one, in a direction of which next to nothing is known
-BATCHES = 5  # of each chain, for Monte Carlo standard errors
+ALLOWED = 2.5  # Monte Carlo standard errors of a step that are allowed for
+NEAR = 0.3  # standard errors; of what a longer step misses nothing is said
+BENT = 3.0  # times distance^2 s, that a step may miss: see `Certificate.missed`
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,13 @@ class Certificate:
         The largest \\|step\\| / std_error; infinite if the information is not definite.
     within
         How far from the maximum the point after the step may still be, in standard errors: 2.5 mcse
-        of that parameter of which the step is known least, and ``missed``, what a Newton step of
-        this length may miss (`results.fit.left_over`). Infinite if the information is not definite.
+        of that parameter of which the step is known least, and what the step may have missed.
+        Infinite if the information is not definite.
+    missed
+        What a Newton step of this length may miss: ``3 distance^2 s``, with s the largest standard
+        error of a log sd or a Fisher z; infinite if it is longer than `NEAR`. Where m like levels
+        tell 2 m k^2 about the log of their sd, with k the share of an effect's variance that the
+        ratings explain, a step of d standard errors misses ``|3 - 4 k| d^2 s``, to that order.
     converged
         Whether that is at most 0.2.
     definite, indefinite
@@ -138,15 +144,15 @@ def certify(
     # Relative to the complete data's, in directions where that is one.
     known, along = eigen(observed, complete)
     apart = score - flat.mean(0)
-    noise = BELIEVED * np.sqrt(mean_noise((apart @ along[:, :1]) ** 2).item())
+    noise = BELIEVED * np.sqrt(_numerics.covariance_of_mean((apart @ along[:, :1]) ** 2).item())
     definite, indefinite = known[0] > max(SINGULAR, noise), known[0] < -noise
     inverse = along / np.maximum(known, max(SINGULAR, noise)) @ along.T
     step = inverse @ flat.mean(0)
     # What each draw adds to the step, to first order: by its score, and by what its score does to
     # Louis' variance, which matters the more, the longer the step is.
-    errors = mean_noise(score + apart * (apart @ step)[..., np.newaxis])
+    errors = _numerics.covariance_of_mean(score + apart * (apart @ step)[..., np.newaxis])
     names = covariance.parameter_names(design)
-    jac = jacobian(design, layout, parameters) @ estimated
+    jac = local.jacobian(design, layout, parameters) @ estimated
     error_covariance = jac @ inverse @ jac.T
     table = pd.DataFrame(
         {
@@ -181,8 +187,10 @@ def certify(
             weakly_identified=bool(known[0] < noise / 2),
         )
     distance = float((size / table["std_error"]).max())
-    error, missed = left_over(table, distance)
-    within = error + missed
+    log_sds = [p.kind in ("sd", "cor") for p in covariance.specs(design)]
+    bent = BENT * float(np.nan_to_num(table["std_error"][log_sds].max()))
+    missed = bent * distance**2 if distance <= NEAR else np.inf
+    within = ALLOWED * float((table["mcse"] / table["std_error"]).max()) + missed
     return replace(
         found,
         distance=distance,
@@ -191,13 +199,6 @@ def certify(
         far=found.far or (missed > CONVERGED_WITHIN / 2 and bool(no_noise.any())),
         converged=within <= CONVERGED_WITHIN,
     )
-
-
-def mean_noise(values: np.ndarray) -> np.ndarray:
-    """``[columns, columns]``, the Monte Carlo covariance of the mean of ``[draws, chains,
-    columns]``: by the means of batches, in which draws that follow each other are together."""
-    batches = np.concatenate([batch.mean(0) for batch in np.array_split(values, BATCHES)])
-    return np.cov(batches.T).reshape(2 * values.shape[2:]) / len(batches)
 
 
 def eigen(observed: np.ndarray, complete: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -232,36 +233,3 @@ def diagnose(score: np.ndarray) -> tuple[float, float]:
         ess = tfp.mcmc.effective_sample_size(states, cross_chain_dims=1)
     r_hat = tfp.mcmc.potential_scale_reduction(states, split_chains=True)
     return float(tf.reduce_min(ess)), float(tf.reduce_max(r_hat))
-
-
-def jacobian(design: Design, layout: Layout, parameters: Parameters) -> np.ndarray:
-    """``[parameters, coordinates]``, for the delta method: derivatives of the named parameters (sds
-    as logs, correlations as Fisher's z) by local coordinates, by central differences."""
-    # In a fixed effect all are linear: a long step loses no digits beside a large intercept.
-    steps = np.where(np.arange(louis.coordinates(layout)) < layout.fixed, 1.0, 1e-4)
-    return _numerics.jacobian(
-        lambda step: coordinates.on_their_scales(design, *move(design, layout, parameters, step)),
-        steps,
-    )
-
-
-def move(
-    design: Design, layout: Layout, parameters: Parameters, step: np.ndarray
-) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
-    """``(beta, covariances, auxiliary)`` after a step in local coordinates, in float64.
-
-    ``Σ <- exp(S) Σ exp(S)'``, with S the step in tangent coordinates (`louis`): to first order
-    I + S, and Σ stays a covariance however long the step.
-    """
-    begins = louis.offsets(layout)
-    units = [directions.units(factor) for factor in design.factors]
-    covariances = []
-    for k, (factor_layout, scale) in enumerate(zip(layout.factors, parameters.scales, strict=True)):
-        own = step[begins[k] : begins[k + 1]]
-        tangent = np.tensordot(own, factor_layout.tangent_basis, 1)
-        values, vectors = np.linalg.eigh(tangent)
-        by = units[k] @ (vectors * np.exp(values)) @ vectors.T @ np.linalg.inv(units[k])
-        root = by @ np.asarray(scale, float)
-        covariances.append(root @ root.T)
-    beta = np.asarray(parameters.beta, float) + step[: layout.fixed]
-    return beta, covariances, np.asarray(parameters.auxiliary, float) + step[begins[-1] :]
