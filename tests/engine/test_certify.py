@@ -205,6 +205,18 @@ def test_converged_counts_the_error_of_the_step_and_what_it_misses(shift, draws,
     assert found.converged == converged == (found.within <= CONVERGED_WITHIN)
 
 
+@pytest.mark.parametrize(("shift", "converged"), [(0.2, True), (0.5, False)])
+def test_a_long_step_is_looked_at_again_however_well_it_is_known(shift, converged):
+    """A hundred times the information: an sd known to 3%, of which half a standard error is a step
+    so short that it misses next to nothing. But the draws are those of half an error away."""
+    design, layout, parameters, score, complete = made_up(shift, draws=1000)
+    found = certify.certify(design, layout, parameters, 10 * score, 100 * complete, np.eye(3))
+    assert found.distance == pytest.approx(shift, abs=0.05)
+    assert certify.ALLOWED * (found.table["mcse"] / found.table["std_error"]).max() < 0.1
+    assert certify.BENT * found.distance**2 * found.table["std_error"].iloc[1] < 0.03
+    assert found.converged == converged
+
+
 @pytest.mark.parametrize(("shift", "draws", "far"), [(0.5, 200, True), (0.5, 5, False)])
 def test_a_long_step_is_one_that_is_not_noise(shift, draws, far):
     """Errors of 0.03 and 0.19 standard errors, of which 2.5 are less than 0.5 or about as much."""

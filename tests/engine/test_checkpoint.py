@@ -11,7 +11,7 @@ from pathlib import Path
 
 import lmmbook as lmm
 from lmmbook.data import simulate
-from lmmbook.engine import checkpoint, runner
+from lmmbook.engine import checkpoint, program, runner
 from lmmbook.formula import build_design
 
 import numpy as np
@@ -119,6 +119,19 @@ def half_done(tmp_path, chunks) -> Path:
         lmm.fit(formula, data, seed=3, chains=4, checkpoint=tmp_path)
     chunks.most = np.inf
     return tmp_path
+
+
+def test_a_checkpoint_of_other_entries_is_refused(half_done, monkeypatch):
+    """Of chunks of another length, or of a version that did not say all that is asked now."""
+    formula, data = crossed("gaussian")
+    identity_of = checkpoint.identity_of
+    with monkeypatch.context() as patch:
+        patch.setattr(program, "MOST_SWEEPS", 8)
+        with pytest.raises(ValueError, match=r"with {'sweeps a chunk': 20}, got {.*: 8}"):
+            lmm.fit(formula, data, seed=3, chains=4, checkpoint=half_done)
+    monkeypatch.setattr(checkpoint, "identity_of", lambda *of: identity_of(*of) | {"new": 1})
+    with pytest.raises(ValueError, match=r"with {'new': None}, got {'new': 1}"):
+        lmm.fit(formula, data, seed=3, chains=4, checkpoint=half_done)
 
 
 def test_a_checkpoint_that_was_not_written_to_its_end_is_passed_over(half_done, chunks):
