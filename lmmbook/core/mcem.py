@@ -18,7 +18,7 @@ import tensorflow as tf
 
 GAINS = np.concatenate([np.ones(20), np.arange(1.0, 61.0) ** -0.7])
 AVERAGED = 40  # of the last iterates
-WARMUP, FIRST_DRAWS, KEPT = 20, 80, 1000  # sweeps to settle, of a first look; draws to keep
+WARMUP, FIRST_DRAWS, KEPT = 20, 100, 1000  # sweeps to settle, of a first look; draws to keep
 MAX_LOG_SD_STEP = 0.5  # of any log sigma, in a Newton step
 TRUST_RADIUS = 1.0  # standard errors; from further away a Newton step is only a direction
 

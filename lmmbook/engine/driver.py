@@ -19,7 +19,7 @@ from scipy import linalg
 
 APPROACH = np.ones(20)  # gains of the M-steps
 AVERAGE = np.arange(1.0, 61.0) ** -0.7
-FIRST_DRAWS = 80  # sweeps of the first certificate
+FIRST_DRAWS = 100  # sweeps of the first certificate: of InstEval few seeds need another look
 FEWEST_SWEEPS = 240  # that is what these need, with what settles and fills up chunks
 MANY_DRAWS = 400  # of which it is no bad luck that they do not show the information to be definite
 SURPLUS = 1.1  # times the draws that seem to be needed: how many that are is an estimate

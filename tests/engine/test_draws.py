@@ -195,7 +195,7 @@ def test_errors_of_fits_that_stopped_by_the_rule_are_what_they_say():
             away[is_sd] = np.log(ratio)
             z.append(away / found.parameters["mcse"])
             error.append(away / truth["std_error"])
-            looks += len(found.trace) > 180
+            looks += len(found.trace) > 200
     assert looks > 50
     assert np.all((np.std(z, axis=0) > 0.8) & (np.std(z, axis=0) < 1.25)), np.std(z, axis=0)
     assert np.all(np.abs(np.mean(z, axis=0)) < 0.35)
