@@ -9,18 +9,15 @@ See NOTICE, and `COPYING` beside the files.
 
 from __future__ import annotations
 
-import gzip
-import hashlib
-import io
 import os
 import re
-import zlib
 from pathlib import Path
+
+from lmmbook.data.bundled import DATASETS, read_published, with_categories
 
 import numpy as np
 import pandas as pd
 
-DATASETS = Path(__file__).parents[1] / "datasets"
 BUNDLED_PATH = DATASETS / "InstEval.csv.gz"
 VERBAGG_PATH = DATASETS / "VerbAgg.csv.gz"  # chapter 9's, as a CSV
 BUNDLED_SHA256 = "78dbe99f11bc6b9108f2785823cf2ae86aad35314f2f8a0ae3041873782399c7"  # the CSV
@@ -85,20 +82,10 @@ def load_insteval(path: str | os.PathLike[str] | None = None) -> pd.DataFrame:
     1128
     """
     source = BUNDLED_PATH if path is None else Path(path)
-    content = source.read_bytes()
-    try:
-        csv = gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
-    except (EOFError, OSError, zlib.error) as error:
-        raise ValueError(f"{source}: expected a whole gzip file, got: {error}") from None
-    received = hashlib.sha256(csv).hexdigest()
-    if received not in (BUNDLED_SHA256, UPSTREAM_SHA256):
-        raise ValueError(
-            f"{source} is not InstEval as published: expected a CSV with sha256 {BUNDLED_SHA256} "
-            f"(bundled) or {UPSTREAM_SHA256} (upstream), got {len(csv):,} bytes with {received}"
-        )
-    data = pd.read_csv(io.BytesIO(csv)).rename(columns=_RENAMED)
+    checksums = {"bundled": BUNDLED_SHA256, "upstream": UPSTREAM_SHA256}
+    data = read_published(source, "InstEval", checksums).rename(columns=_RENAMED)
     data = data[list(COLUMNS)]  # drops the row names, which only the upstream file has
-    return data.assign(**{name: pd.Categorical(data[name]) for name in _FACTORS})
+    return with_categories(data, _FACTORS)
 
 
 def train_test_split(
