@@ -10,7 +10,14 @@ from lmmbook.book import checks, figures
 from lmmbook.book.checks import check, exercise, say, versions
 from lmmbook.book.figures import show, use_style
 from lmmbook.core.model import LinearMixedEffectModel
-from lmmbook.data import COLUMNS, download_insteval, load_insteval, simulate, train_test_split
+from lmmbook.data import (
+    COLUMNS,
+    download_insteval,
+    load_flights,
+    load_insteval,
+    simulate,
+    train_test_split,
+)
 from lmmbook.engine.fit import fit
 from lmmbook.engine.parallel import workers
 from lmmbook.formula import design, factors
@@ -41,6 +48,7 @@ __all__ = [
     "figures",
     "fit",
     "load",
+    "load_flights",
     "load_insteval",
     "say",
     "show",
