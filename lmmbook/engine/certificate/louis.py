@@ -2,32 +2,26 @@
 
 Chapter 04. Fisher's identity: the gradient of log p(ratings) is the mean, over draws of the random
 effects, of the gradient of log p(ratings, effects). Louis (1982): its negative Hessian is the mean
-of the complete data's, minus the covariance of the gradients.
-
-Both hold under any *parametrisation* of the effects (Papaspiliopoulos, Roberts & Sköld 2007), and
-the noise is least where the complete data know least about a parameter. So every parameter has its
-own:
-
-- a fixed effect stands in the likelihood (*non-centred*), or it is the mean of a factor's effects
-  instead (*centred*), to the extent that a mean of theirs does to the ratings what the fixed effect
-  does;
-- a covariance stands in the prior of its effects (*centred*), or scales standardised effects in the
-  likelihood (*non-centred*, ``standardised``), or in part the one, in part the other (*partially
-  non-centred*). Non-centred is for small variances, of which the prior knows too much.
-
-For one factor with an intercept beta, a scale L, LL' = Σ, and v ~ Normal(0, I):
-
-    centred  u ~ Normal(beta, Σ), y ~ u;    non-centred  y ~ beta + L v.
+of the complete data's, minus the covariance of the gradients. Both hold in any `parametrisation` of
+the effects.
 
 Parameters are counted off in local coordinates: the fixed effects; for each factor the *tangent
-coordinates* of its covariance, sigma, which are the entries of a matrix S; the family's auxiliary
+coordinates* of its covariance, which are the entries of a matrix S; the family's auxiliary
 parameters. The covariance is a point on a surface, and S a direction along it:
 
     Σ <- (I + S) Σ (I + S)'    or exp(S) Σ exp(S)', the same to first order.
 
-(Where a part of S is in the likelihood and a part in the prior, I + S is the product of theirs, in
-this order.) S is symmetric where effects are measured in `FactorArrays.units`. For a lone intercept
-it is the change of log sd. A covariance that is singular stays so, and can still be turned.
+S is symmetric where effects are measured in `FactorArrays.units`. For a lone intercept it is the
+change of log sd. A covariance that is singular stays so, and can still be turned.
+
+With effects ``u = L x``, L the Cholesky factor of Σ, and ``G = L^-1 S L``, a change by S leaves
+``x - G x`` of effects that stay where they are. They may move besides, by a *flow* that is linear
+in x: x becomes ``x + Tx + t``. With g the rows' derivatives by the linear predictor, a coordinate's
+score is
+
+    (T x + t)'(L'Z'g - x) + tr T    of the flow,    x'G x - tr G    of a covariance,
+
+and what the ratings say of fixed effects and auxiliary parameters themselves.
 """
 
 from __future__ import annotations
@@ -40,57 +34,24 @@ from lmmbook.engine.arrays import (
     FactorLayout,
     Layout,
     State,
-    inverse,
     one_hot,
+    standardise,
 )
+from lmmbook.engine.certificate.parametrisation import (
+    Parametrisation,
+    begins,
+    coarse_factors,
+    flat,
+)
+from lmmbook.engine.linear_predictor import to_levels, to_rows
 from lmmbook.engine.placement import SINGLE_DEVICE, Placement
-from lmmbook.engine.row_sums import LevelSums, TangentSums, join, level_sums, likelihood_sums
-from lmmbook.families.derivatives import RegressionSums
+from lmmbook.engine.row_sums import in_blocks
+from lmmbook.families.derivatives import derivatives_at, no_sums, total, zeros
 
 import numpy as np
 import tensorflow as tf
 
-
-class Parametrisation(NamedTuple):
-    """A centred, non-centred or partially non-centred parametrisation of each parameter.
-
-    Numbers, so that a program serves all choices.
-
-    ``means``, per factor ``[expanded + columns, fixed]``: what a fixed effect of one adds to the
-    mean of its effects, as coefficients of the covariates that the factor can take over, and of a
-    constant for each column (see `means_of`). What this does to the ratings is taken away from the
-    fixed effect's column in the likelihood. ``standardised``, per factor ``[tangents,
-    tangents]``: the part of S that is in the likelihood, zeros for none and the identity for all.
-    """
-
-    means: list[tf.Tensor]
-    standardised: list[tf.Tensor]
-
-
-def as_written(layout: Layout) -> Parametrisation:
-    """As the formula is written: fixed effects in the likelihood (non-centred), covariances in the
-    prior (centred)."""
-    return Parametrisation(
-        [tf.zeros([len(mean_columns(factor)), layout.fixed]) for factor in layout.factors],
-        [tf.zeros(2 * [len(factor.pairs)]) for factor in layout.factors],
-    )
-
-
-def mean_columns(layout: FactorLayout) -> tuple[int, ...]:
-    """``[expanded + columns]``: which column of a factor each coefficient of the `means` is of."""
-    return (*layout.expanded_columns, *range(layout.columns))
-
-
-def mean_weights(arrays: FactorArrays) -> tf.Tensor:
-    """``[levels, expanded + columns]``: what it is multiplied by in each level."""
-    levels, columns = arrays.cross.shape[:2]
-    return tf.concat([arrays.weights, tf.ones([levels, columns])], axis=1)
-
-
-def means_of(layout: FactorLayout, arrays: FactorArrays, means: tf.Tensor) -> tf.Tensor:
-    """``[levels, fixed, columns]``: the mean of effects, for a fixed effect of one."""
-    place = one_hot(mean_columns(layout), layout.columns)
-    return tf.einsum("lm,mf,mj->lfj", mean_weights(arrays), means, place)
+FEW = 2  # chains of whose draws the information is taken: it varies little from draw to draw
 
 
 def tangents(layout: FactorLayout, arrays: FactorArrays) -> tf.Tensor:
@@ -99,6 +60,18 @@ def tangents(layout: FactorLayout, arrays: FactorArrays) -> tf.Tensor:
     identity = tf.eye(layout.columns, dtype=tf.float64)
     inverse = tf.linalg.triangular_solve(arrays.units, identity, lower=False)
     return arrays.units @ tf.constant(layout.tangent_basis, tf.float64) @ inverse
+
+
+def turns(layout: FactorLayout, arrays: FactorArrays, scale: tf.Tensor) -> tf.Tensor:
+    """G of each tangent, ``[tangents, columns, columns]`` float64."""
+    scale = tf.cast(scale, tf.float64)
+    lower_inverse = tf.linalg.triangular_solve(scale, tf.eye(layout.columns, dtype=tf.float64))
+    return tf.einsum("ij,ajk,km->aim", lower_inverse, tangents(layout, arrays), scale)
+
+
+def symmetric(matrices: tf.Tensor) -> tf.Tensor:
+    """Their symmetric part."""
+    return (matrices + tf.linalg.matrix_transpose(matrices)) / 2
 
 
 def offsets(layout: Layout) -> list[int]:
@@ -121,98 +94,364 @@ def score_and_information(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Gradient ``[chains, coordinates]`` and mean negative Hessian ``[coordinates, coordinates]``.
 
-    Of log p(ratings, effects), in this ``parametrisation``, at each chain's draw. float64.
+    Of log p(ratings, effects), in this ``parametrisation``, at each chain's draw; the negative
+    Hessian at the draws of the first `FEW` chains. float64.
     """
-    _, (regression, tangent) = placement.rows(
-        in_likelihood, (layout,), arrays, state, parametrisation
+    return (
+        _score(layout, arrays, state, parametrisation, placement),
+        _information(layout, arrays, of_few(layout, state), parametrisation, placement),
     )
-    begins, size = offsets(layout), coordinates(layout)
-    by_fixed, by_auxiliary = tf.split(
-        regression.gradient, [layout.fixed, layout.family.auxiliary], 1
-    )
-    part = tf.linalg.LinearOperatorBlockDiag(
-        [
-            tf.linalg.LinearOperatorFullMatrix(tf.cast(s, tf.float64))
-            for s in parametrisation.standardised
-        ]
-    ).to_dense()
-    score = tf.concat([by_fixed, tangent.gradient @ part, by_auxiliary], axis=1)
-    sigma_auxiliary, sigma_sigma = (
-        tf.matmul(part, x, transpose_a=True) for x in (tangent.sigma_auxiliary, tangent.sigma_sigma)
-    )
-    with_auxiliary = tf.concat([regression.beta_auxiliary, sigma_auxiliary], axis=0)
-    of_both = join(regression.beta_beta, tangent.beta_sigma @ part, sigma_sigma @ part)
-    information = join(of_both, with_auxiliary, regression.auxiliary_auxiliary)
-    for k, (factor_layout, factor_arrays, scale) in enumerate(
-        zip(layout.factors, arrays.factors, state.parameters.scales, strict=True)
-    ):
-        u = state.effects[k]
-        _, sums = placement.levels(k, _sums_with_means, (), factor_arrays, scale, u)
-        own = parametrisation.means[k], parametrisation.standardised[k]
-        s, h = _prior(factor_layout, factor_arrays, scale, sums, *own)
-        positions = [*range(layout.fixed), *range(begins[k], begins[k + 1])]
-        place = tf.cast(one_hot(positions, size), tf.float64)
-        score += tf.matmul(s, place)
-        information += tf.matmul(tf.matmul(place, h, transpose_a=True), place)
-    return score, information
 
 
-def in_likelihood(
+# The score
+
+
+class LevelScores(NamedTuple):
+    """Of a factor that is not coarse, sums over its levels, float64, with x standardised effects, b
+    their centre and ``d = L'Z'g - x`` the log density's slopes in them: ``shift`` [chains, fixed +
+    auxiliary], of d times the shifts; ``second`` [chains, columns, columns], of x x'; ``inner``, of
+    the inverse times d, times (x + b)'; ``stretch`` [chains], of d (x - b); ``answer`` [effects,
+    chains], of the answers times d; and ``inverse`` [columns, columns]."""
+
+    shift: tf.Tensor
+    second: tf.Tensor
+    inner: tf.Tensor
+    stretch: tf.Tensor
+    answer: tf.Tensor
+    inverse: tf.Tensor
+
+
+def _score(
     layout: Layout,
     arrays: Arrays,
     state: State,
     parametrisation: Parametrisation,
-) -> tuple[None, tuple[RegressionSums, TangentSums]]:
-    """The part of log p(ratings given effects), as `row_sums.likelihood_sums`."""
-    of_each = list(zip(layout.factors, arrays.factors, strict=True))
-    means = [means_of(*both, m) for both, m in zip(of_each, parametrisation.means, strict=True)]
-    basis = [tangents(*both) for both in of_each]
-    asked = [tf.cast(tf.reduce_any(part != 0), tf.float32) for part in parametrisation.standardised]
-    return likelihood_sums(layout, arrays, state, means, basis, asked)
+    placement: Placement,
+) -> tf.Tensor:
+    stay, (found, by_fixed, by_auxiliary) = placement.rows(
+        slopes, (layout, placement.shared), arrays, state
+    )
+    found = [stay if k == placement.shared else found[k] for k in range(len(layout.factors))]
+    coarse, scales = coarse_factors(layout), state.parameters.scales
+    sums = []
+    for k, pull in enumerate(found):
+        given = (x[k] for x in parametrisation[:4])
+        _, own = placement.levels(k, level_scores, (), scales[k], state.effects[k], pull, *given)
+        sums.append(own)
+    shift = tf.add_n([s.shift for s in sums])
+    flows = coarse_flows(layout, arrays, state, parametrisation)  # [effects, chains, coordinates]
+    answered = [s.answer for k, s in enumerate(sums) if k not in coarse]
+    if coarse:
+        own = [flat(_slopes_of_x(scales[k], state.effects[k], found[k])[1]) for k in coarse]
+        answered.append(tf.cast(tf.concat(own, axis=0), tf.float64))
+    by_flow = tf.einsum("mce,mc->ce", tf.cast(flows, tf.float64), tf.add_n(answered))
+    traces = _traces(layout, arrays, state, parametrisation, [s.inverse for s in sums])
+    by_tangent = []
+    for k, (own_layout, own_arrays) in enumerate(zip(layout.factors, arrays.factors, strict=True)):
+        turn = turns(own_layout, own_arrays, scales[k])
+        away = sums[k].second - own_layout.levels * tf.eye(own_layout.columns, dtype=tf.float64)
+        by_tangent.append(tf.einsum("aij,cij->ca", turn, away))
+        by_tangent[k] += tf.einsum("aij,cij->ca", symmetric(turn), sums[k].inner)
+    by_auxiliary += shift[:, layout.fixed :]
+    if layout.gaussian:
+        follow = tf.cast(parametrisation.follow, tf.float64)
+        stretched = follow * tf.add_n([s.stretch for s in sums])
+        inner = tf.add_n([tf.linalg.trace(s.inner) for s in sums])
+        by_auxiliary += (stretched - inner)[:, tf.newaxis]
+    by_fixed += shift[:, : layout.fixed]
+    return tf.concat([by_fixed, *by_tangent, by_auxiliary], axis=1) + by_flow + traces
 
 
-def _sums_with_means(
-    arrays: FactorArrays, scale: tf.Tensor, u: tf.Tensor
-) -> tuple[None, LevelSums]:  # fmt: skip
-    return level_sums(arrays._replace(weights=mean_weights(arrays)), scale, u)
+def slopes(
+    layout: Layout, shared: int | None, arrays: Arrays, state: State
+) -> tuple[tf.Tensor, tuple[dict[int, tf.Tensor], tf.Tensor, tf.Tensor]]:
+    """First derivatives by the linear predictor, and by the auxiliary parameters, summed: for each
+    factor Z'g ``[levels, chains, columns]``; X'g ``[chains, fixed]`` and ``[chains, auxiliary]``,
+    float64."""
+    if layout.gaussian:
+        variance = tf.square(state.parameters.residual_sd)
+        residual = state.rows[0] - state.predictor
+        slope = residual / variance
+        square = total(tf.square(residual), 0) / tf.cast(variance, tf.float64)
+        by_auxiliary = (square - float(residual.shape[0]))[:, tf.newaxis]
+        by_fixed = [total(x[:, tf.newaxis] * slope, 0) for x in tf.unstack(arrays.fixed, axis=1)]
+        gradient = tf.concat([tf.stack(by_fixed, axis=1), by_auxiliary], axis=1)
+    else:
+        flat = tf.reshape(state.predictor, [-1])
+        own = state.parameters.auxiliary
+        slope = layout.family.value_and_slope(state.rows, flat, own)[1]
+        slope = tf.reshape(slope, state.predictor.shape)
+        gradient = in_blocks(
+            arrays, state, no_sums(layout.chains, layout.fixed, layout.family.auxiliary),
+            lambda a, rows, at, counted: layout.family.summed(rows, at, own, a.fixed, counted),
+        ).gradient  # fmt: skip
+    found = {k: to_levels(factor, slope) for k, factor in enumerate(arrays.factors)}
+    by_fixed, by_auxiliary = tf.split(gradient, [layout.fixed, layout.family.auxiliary], 1)
+    return (None if shared is None else found.pop(shared)), (found, by_fixed, by_auxiliary)
 
 
-def _prior(
-    layout: FactorLayout,
+def _slopes_of_x(scale: tf.Tensor, u: tf.Tensor, pull: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """x and the log density's slopes in it, ``[levels, chains, columns]``."""
+    x = standardise(scale, u)
+    return x, tf.einsum("ji,lcj->lci", scale, pull) - x
+
+
+def level_scores(
+    scale: tf.Tensor, u: tf.Tensor, pull: tf.Tensor,
+    shift: tf.Tensor, centre: tf.Tensor, inverse: tf.Tensor, answer: tf.Tensor,
+) -> tuple[None, LevelScores]:  # fmt: skip
+    """`LevelScores` of a factor; of a coarse one, whose effects have no inverse each, zeros for
+    what these give."""
+    x, d = (tf.cast(v, tf.float64) for v in _slopes_of_x(scale, u, pull))
+    shift, centre, inverse, answer = (
+        tf.cast(v, tf.float64) for v in (shift, centre[:, tf.newaxis], inverse, answer)
+    )
+    columns, own = u.shape[2], slice(inverse.shape[0])  # all levels, or none
+    through = tf.einsum("lij,lci->lcj", inverse, d[own])
+    return None, LevelScores(
+        tf.einsum("lsi,lci->cs", shift, d),
+        tf.einsum("lci,lcj->cij", x, x),
+        tf.einsum("lci,lcj->cij", through, (x + centre)[own]),
+        tf.einsum("lci,lci->c", d, x - centre),
+        tf.einsum("lmi,lci->mc", answer, d[own]),
+        tf.reduce_sum(inverse, axis=0) if inverse.shape[0] else zeros(columns, columns),
+    )
+
+
+def coarse_flows(
+    layout: Layout, arrays: Arrays, state: State, parametrisation: Parametrisation
+) -> tf.Tensor:
+    """``[effects, chains, coordinates]``: where coarse effects go."""
+    chains, size = state.effects[0].shape[1], begins(layout)[-1]
+    offset = offsets(layout)
+    flows = [tf.zeros([size, chains, layout.fixed])]
+    both, place = [], dict(zip(coarse_factors(layout), begins(layout), strict=False))
+    for k, own in enumerate(layout.factors):
+        if k not in place:
+            flows.append(tf.zeros([size, chains, offset[k + 1] - offset[k]]))
+            continue
+        scale = state.parameters.scales[k]
+        x = standardise(scale, state.effects[k]) + parametrisation.centre[k][:, tf.newaxis]
+        turn = tf.cast(symmetric(turns(own, arrays.factors[k], scale)), tf.float32)
+        turned = tf.einsum("aij,lcj->lica", turn, x)
+        turned = tf.reshape(turned, [own.levels * own.columns, chains, len(own.pairs)])
+        block = parametrisation.coarse[:, place[k] : place[k] + own.levels * own.columns]
+        flows.append(tf.einsum("mn,nca->mca", block, turned))
+        both.append(flat(x))
+    last = tf.zeros([size, chains, layout.family.auxiliary])
+    if layout.gaussian and both:
+        last -= tf.matmul(parametrisation.coarse, tf.concat(both, axis=0))[..., tf.newaxis]
+    return tf.concat([*flows, last], axis=2)
+
+
+def _own_turns(
+    layout: Layout, arrays: Arrays, state: State, parametrisation: Parametrisation
+) -> tf.Tensor:
+    """``[coordinates, effects, effects]`` float64: T of the coarse effects, as a matrix."""
+    size, offset = begins(layout)[-1], offsets(layout)
+    coarse = tf.cast(parametrisation.coarse, tf.float64)
+    place = dict(zip(coarse_factors(layout), begins(layout), strict=False))
+    found = [zeros(layout.fixed, size, size)]
+    for k, own in enumerate(layout.factors):
+        if k not in place:
+            found.append(zeros(offset[k + 1] - offset[k], size, size))
+            continue
+        turn = symmetric(turns(own, arrays.factors[k], state.parameters.scales[k]))
+        n = own.levels * own.columns
+        one = tf.eye(own.levels, dtype=tf.float64)
+        each = tf.reshape(tf.einsum("lm,aij->alimj", one, turn), [-1, n, n])
+        columns = tf.einsum("mn,anp->amp", coarse[:, place[k] : place[k] + n], each)
+        found.append(tf.pad(columns, [[0, 0], [0, 0], [place[k], size - place[k] - n]]))
+    last = zeros(layout.family.auxiliary, size, size)
+    if layout.gaussian:
+        follow = tf.cast(parametrisation.follow, tf.float64)
+        last += follow * tf.eye(size, dtype=tf.float64) - coarse
+    return tf.concat([*found, last], axis=0)
+
+
+def _traces(
+    layout: Layout,
+    arrays: Arrays,
+    state: State,
+    parametrisation: Parametrisation,
+    inverses: list[tf.Tensor],
+) -> tf.Tensor:
+    """``[coordinates]``: tr T of each flow; ``inverses`` are the sums of a factor's."""
+    by_tangent = []
+    last = zeros(layout.family.auxiliary)
+    follow = tf.cast(parametrisation.follow, tf.float64)
+    for k, (own, inverse) in enumerate(zip(layout.factors, inverses, strict=True)):
+        turn = turns(own, arrays.factors[k], state.parameters.scales[k])
+        by_tangent.append(tf.einsum("aij,ji->a", symmetric(turn), inverse))
+        if layout.gaussian and k not in coarse_factors(layout):
+            last += follow * own.levels * own.columns - tf.linalg.trace(inverse)
+    of_levels = tf.concat([zeros(layout.fixed), *by_tangent, last], axis=0)
+    return of_levels + tf.linalg.trace(_own_turns(layout, arrays, state, parametrisation))
+
+
+# The information
+
+
+def of_few(layout: Layout, state: State) -> State:
+    """The state of the first `FEW` chains."""
+    few, chains = min(FEW, layout.chains), layout.chains
+
+    def cut(row: tf.Tensor) -> tf.Tensor:  # [rows * chains], Gaussian ratings are [rows, 1]
+        if row.shape.rank == 2:
+            return row
+        return tf.reshape(tf.reshape(row, [-1, chains])[:, :few], [-1])
+
+    return state._replace(
+        effects=[u[:, :few] for u in state.effects],
+        rows=tuple(cut(row) for row in state.rows),
+        predictor=state.predictor[:, :few],
+    )
+
+
+def flows_of(
+    layout: Layout,
+    k: int,
     arrays: FactorArrays,
     scale: tf.Tensor,
-    sums: LevelSums,
-    means: tf.Tensor,
-    standardised: tf.Tensor,
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """The part of log p(effects) of one factor, in the coordinates ``[fixed, then tangent]``.
+    u: tf.Tensor,
+    coarse: tf.Tensor,
+    follow: tf.Tensor,
+    shift: tf.Tensor, centre: tf.Tensor, inverse: tf.Tensor, answer: tf.Tensor,
+) -> tf.Tensor:  # fmt: skip
+    """``[levels, chains, coordinates, columns]``, where factor k's standardised effects go for each
+    coordinate; ``coarse`` as from `coarse_flows`."""
+    own, offset, size = layout.factors[k], offsets(layout), coordinates(layout)
+    x, centre = standardise(scale, u), centre[:, tf.newaxis]
 
-    With x = scale^-1 u and G = scale^-1 S scale, u changes no more than x' (I + G + ...) x does:
-    d log p = tr(G (xx' - I)), and so on to second order.
+    def at(part: tf.Tensor, begin: int) -> tf.Tensor:  # [levels, chains, some, columns]
+        around = [begin, size - begin - part.shape[2]]
+        return tf.pad(part, [[0, 0], [0, 0], around, [0, 0]])
+
+    shift = at(shift[:, tf.newaxis, : layout.fixed], 0) + at(
+        shift[:, tf.newaxis, layout.fixed :], offset[-1]
+    )
+    if inverse.shape[0]:
+        turn = tf.cast(symmetric(turns(own, arrays, scale)), tf.float32)
+        flow = tf.einsum("lmi,mce->lcei", answer, coarse)
+        flow += at(tf.einsum("lij,ajm,lcm->lcai", inverse, turn, x + centre), offset[k])
+        if layout.gaussian:
+            flow -= at(tf.einsum("lij,lcj->lci", inverse, x + centre)[:, :, tf.newaxis], size - 1)
+    else:
+        begin = begins(layout)[coarse_factors(layout).index(k)]
+        part = coarse[begin : begin + own.levels * own.columns]
+        flow = tf.reshape(part, [own.levels, own.columns, *part.shape[1:]])
+        flow = tf.transpose(flow, [0, 2, 3, 1])
+    if layout.gaussian:
+        flow += at(follow * (x - centre)[:, :, tf.newaxis], size - 1)
+    return flow + shift
+
+
+def _information(
+    layout: Layout,
+    arrays: Arrays,
+    state: State,
+    parametrisation: Parametrisation,
+    placement: Placement,
+) -> tf.Tensor:
+    coarse = coarse_flows(layout, arrays, state, parametrisation)
+    given = coarse, parametrisation.follow
+    _, found = placement.rows(row_information, (layout,), arrays, state, parametrisation, coarse)
+    for k, scale in enumerate(state.parameters.scales):
+        own = (x[k] for x in parametrisation[:4])
+        _, of_levels = placement.levels(
+            k, level_information, (layout, k), arrays.factors[k], scale, state.effects[k],
+            *given, *own,
+        )  # fmt: skip
+        found += of_levels
+    turned = _own_turns(layout, arrays, state, parametrisation)
+    return found + tf.einsum("aij,bji->ab", turned, turned)
+
+
+def row_information(
+    layout: Layout,
+    arrays: Arrays,
+    state: State,
+    parametrisation: Parametrisation,
+    coarse: tf.Tensor,
+) -> tuple[None, tf.Tensor]:
+    """The part of log p(ratings given effects), ``[coordinates, coordinates]``."""
+    family, own = layout.family, state.parameters.auxiliary
+    size, chains = coordinates(layout), state.predictor.shape[1]
+    moves = []  # of effects, [levels, chains * coordinates, columns]
+    for k, (factor_arrays, scale, u) in enumerate(
+        zip(arrays.factors, state.parameters.scales, state.effects, strict=True)
+    ):
+        given = (x[k] for x in parametrisation[:4])
+        flow = flows_of(layout, k, factor_arrays, scale, u, coarse, parametrisation.follow, *given)
+        move = tf.einsum("ij,lcej->lcei", scale, flow)
+        moves.append(tf.reshape(move, [-1, chains * size, flow.shape[3]]))
+
+    def of_block(
+        block: Arrays, given: tuple[tf.Tensor, ...], at: tf.Tensor, counted: tf.Tensor
+    ) -> tf.Tensor:
+        pairs = zip(block.factors, moves, strict=True)
+        moved = tf.add_n([to_rows(factor, move) for factor, move in pairs])
+        alone = tf.pad(block.fixed, [[0, 0], [0, size - layout.fixed]])
+        moved = tf.reshape(moved, [-1, chains, size]) + alone[:, tf.newaxis]
+        _, second = derivatives_at(family, given, at, own)
+        second = tf.nest.map_structure(lambda h: h * counted[:, tf.newaxis], second)
+        auxiliary = family.auxiliary
+
+        def product(left: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
+            flat = (tf.reshape(x, [-1, x.shape[2]]) for x in (left, right))
+            return tf.cast(tf.matmul(*flat, transpose_a=True), tf.float64)
+
+        found = -product(moved, moved * second[0][0][..., tf.newaxis])
+        if auxiliary:
+            across = -product(moved, tf.stack(second[0][1:], axis=2))
+            across = tf.pad(across, [[0, 0], [size - auxiliary, 0]])
+            twice = tf.stack([tf.stack([-total(h) for h in row[1:]]) for row in second[1:]])
+            found += across + tf.transpose(across) + tf.pad(twice, 2 * [[size - auxiliary, 0]])
+        return found / chains
+
+    return None, in_blocks(arrays, state, zeros(size, size), of_block)
+
+
+def level_information(
+    layout: Layout,
+    k: int,
+    arrays: FactorArrays,
+    scale: tf.Tensor,
+    u: tf.Tensor,
+    coarse: tf.Tensor,
+    follow: tf.Tensor,
+    shift: tf.Tensor, centre: tf.Tensor, inverse: tf.Tensor, answer: tf.Tensor,
+) -> tuple[None, tf.Tensor]:  # fmt: skip
+    """The part of log p(effects) of one factor, and of its levels' flows' Jacobians.
+
+    To second order, x becomes ``x + f - G x + G G x - G f``, with f the flow; and the logarithm of
+    a determinant is ``tr T - tr T T / 2``.
     """
-    scale, means, standardised = (tf.cast(x, tf.float64) for x in (scale, means, standardised))
-    tangent = tangents(layout, arrays)
-    identity = tf.eye(layout.columns, dtype=tf.float64)
-    lower_inverse = tf.linalg.triangular_solve(scale, identity)
-    g = tf.einsum("ij,ajk,km->aim", lower_inverse, tangent, scale)  # G
-    score_sigma = tf.einsum("aij,cji->ca", g, sums.second - sums.levels * identity)
-    mean_second = tf.reduce_mean(sums.second, axis=0)
-    sigma_sigma = tf.einsum("aji,bjk,ki->ab", g, g, mean_second)
-    surplus = mean_second - sums.levels / 2 * identity
-    sigma_sigma += 2.0 * tf.einsum("aij,bjk,ki->ab", g, g, surplus)
-    sigma_sigma = (sigma_sigma + tf.transpose(sigma_sigma)) / 2
-
-    precision = inverse(scale)
-    place = tf.cast(one_hot(mean_columns(layout), layout.columns), tf.float64)  # [means, columns]
-    pulled = tf.matmul(place, lower_inverse, transpose_b=True)  # scale^-1 place, [means, columns]
-    score_beta = tf.einsum("cmj,mj,mf->cf", sums.weighted, pulled, means)
-    beta_beta = sums.gram * tf.matmul(tf.matmul(place, precision), place, transpose_b=True)
-    beta_beta = tf.matmul(means, tf.matmul(beta_beta, means), transpose_a=True)
-    both = g + tf.linalg.matrix_transpose(g)
-    beta_sigma = tf.einsum("aij,mj,mi->ma", both, tf.reduce_mean(sums.weighted, axis=0), pulled)
-    beta_sigma = tf.matmul(means, beta_sigma, transpose_a=True)
-
-    keep = tf.eye(len(layout.pairs), dtype=tf.float64) - standardised
-    score = tf.concat([score_beta, score_sigma @ keep], axis=1)
-    sigma_sigma = tf.matmul(keep, sigma_sigma @ keep, transpose_a=True)
-    return score, join(beta_beta, beta_sigma @ keep, sigma_sigma)
+    given = arrays, scale, u, coarse, follow, shift, centre, inverse, answer
+    flow = tf.cast(flows_of(layout, k, *given), tf.float64)
+    own, offset, size = layout.factors[k], offsets(layout), coordinates(layout)
+    x, chains = tf.cast(standardise(scale, u), tf.float64), u.shape[1]
+    turn = turns(own, arrays, scale)
+    around = [offset[k], size - offset[k + 1]]
+    turned = tf.pad(tf.einsum("aij,lcj->lcai", turn, x), [[0, 0], [0, 0], around, [0, 0]])
+    back = tf.pad(tf.einsum("aji,lcj->lcai", turn, x), [[0, 0], [0, 0], around, [0, 0]])
+    left = flow - turned
+    # back a . turned b is x' G_a G_b x
+    across = tf.einsum("lcai,lcbi->ab", back, turned - flow)
+    found = tf.einsum("lcai,lcbi->ab", left, left) + across + tf.transpose(across)
+    found /= chains
+    square = tf.einsum("aij,bji->ab", turn, turn)
+    found -= tf.pad(float(u.shape[0]) * square, [around, around])
+    if inverse.shape[0]:
+        inverse = tf.cast(inverse, tf.float64)
+        of_turns = tf.einsum("lij,ajm->laim", inverse, symmetric(turn))
+        positions = [*range(offset[k], offset[k + 1])]
+        if layout.gaussian:
+            identity = tf.eye(own.columns, dtype=tf.float64)
+            stretched = (tf.cast(follow, tf.float64) * identity - inverse)[:, tf.newaxis]
+            of_turns = tf.concat([of_turns, stretched], axis=1)
+            positions.append(size - 1)
+        place = tf.cast(one_hot(positions, size), tf.float64)
+        square = tf.einsum("laij,lbji->ab", of_turns, of_turns)
+        found += tf.matmul(place, square @ place, transpose_a=True)
+    return None, found
