@@ -196,7 +196,8 @@ class Engine:
         measured, seed = plan.measured, tfp.random.sanitize_seed([self.seed, self.calls])
         if self.measurement is not None and measured.any():
             plan = plan._replace(parametrisation=self._parametrisation(self.measurement))
-        plan = Plan(*(tf.constant(x) for x in plan[:3]), plan.parametrisation)
+        gain, taken, step_gain = (tf.constant(x) for x in plan[:3])
+        plan = Plan(gain, taken, step_gain, plan.parametrisation)
         self.state, output = self.program(self.arrays, self.state, plan, seed)
         flat = tf.nest.flatten(output.parameters)
         small = {f"parameters{i}": x.numpy() for i, x in enumerate(flat)}

@@ -32,7 +32,7 @@ import numpy as np
 import tensorflow as tf
 
 NEWTON_STEPS = 6
-LONGEST = 2.0  # step of a linear predictor, that is not Gaussian
+LONGEST = 2.0  # of one, for what a level adds to a linear predictor (root mean square of its rows)
 STEPS = 12  # of conjugate gradients
 SMALL, ROUGH = 1e-4, 1e-2  # squared residual, relative to what it was, that is left
 
@@ -100,6 +100,21 @@ def blocks(
     return (None if shared is None else found.pop(shared)), found
 
 
+def mean_squares(
+    layout: Layout, shared: int | None, arrays: Arrays, scales: list[tf.Tensor]
+) -> tuple[tf.Tensor, dict[int, tf.Tensor]]:
+    """L'Z'ZL of each level, for one of its rows, ``[levels, columns, columns]`` a factor."""
+    ones = tf.ones_like(arrays.fixed[:, :1])
+    stay, found = blocks(layout, shared, arrays, scales, ones)
+    for k, factor in enumerate(arrays.factors):
+        rows = tf.maximum(sum_by_level(ones, factor.codes, factor.cross.shape[0]), 1.0)
+        if k == shared:
+            stay /= rows[:, :, tf.newaxis]
+        else:
+            found[k] /= rows[:, :, tf.newaxis]
+    return stay, found
+
+
 class Laplace:
     """The approximation at given parameters: `mode` [levels, 1, columns] a factor, and what solves
     linear systems there.
@@ -116,11 +131,14 @@ class Laplace:
             placement.levels(k, _zeros, (1, f.columns), arrays.factors[k].cross)[0]
             for k, f in enumerate(layout.factors)
         ]
+        sizes = self._of_levels(mean_squares, (), parameters.scales)
         for _ in range(1 if layout.gaussian else NEWTON_STEPS):
             self._work()
             right = self._of_levels(pulled, (), parameters.scales, self.working.slope)
             right = [self._each(k, _less, right[k], self.mode[k]) for k in self.factors]
             step = self.solve(right, [*self.factors], SMALL if layout.gaussian else ROUGH)
+            if not layout.gaussian:
+                step = [self._each(k, _damped, step[k], size) for k, size in enumerate(sizes)]
             self.mode = [self._each(k, _plus, self.mode[k], step[k]) for k in self.factors]
         if not layout.gaussian:
             self._work()
@@ -264,6 +282,11 @@ def _less(x: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, None]:
 
 def _further(x: tf.Tensor, y: tf.Tensor, by: tf.Tensor) -> tuple[tf.Tensor, None]:
     return x + by[:, tf.newaxis] * y, None
+
+
+def _damped(step: tf.Tensor, size: tf.Tensor) -> tuple[tf.Tensor, None]:
+    length = tf.sqrt(tf.einsum("lni,lij,lnj->ln", step, size, step))[..., tf.newaxis]
+    return step / tf.maximum(length / LONGEST, 1.0), None
 
 
 def _times(inverse: tf.Tensor, x: tf.Tensor) -> tuple[tf.Tensor, None]:

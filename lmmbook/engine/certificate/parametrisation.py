@@ -71,13 +71,14 @@ def as_written(
     layout: Layout, arrays: Arrays, placement: Placement = SINGLE_DEVICE
 ) -> Parametrisation:
     """As the formula is written: effects stay where they are."""
-    coarse, size = coarse_factors(layout), begins(layout)[-1]
+    some, size = coarse_factors(layout), begins(layout)[-1]
     parts = [
-        placement.levels(k, _still, (layout, size, k in coarse), factor.cross)[0]
+        placement.levels(k, _still, (layout, size, k in some), factor.cross)[0]
         for k, factor in enumerate(arrays.factors)
     ]
-    of_factors = [list(part) for part in zip(*parts, strict=True)]
-    return Parametrisation(*of_factors, tf.zeros([size, size]), tf.constant(0.0))
+    shift, centre, inverse, answer = (list(part) for part in zip(*parts, strict=True))
+    coarse = tf.zeros([size, size])
+    return Parametrisation(shift, centre, inverse, answer, coarse, tf.constant(0.0))
 
 
 def _still(
