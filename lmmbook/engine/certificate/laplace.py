@@ -34,6 +34,7 @@ import tensorflow as tf
 NEWTON_STEPS = 6
 LONGEST = 2.0  # of one, for what a level adds to a linear predictor (root mean square of its rows)
 STEPS = 12  # of conjugate gradients
+FEW_ROWS = 20_000  # that are not worth compiling for
 SMALL, ROUGH = 1e-4, 1e-2  # squared residual, relative to what it was, that is left
 
 Effects = list[tf.Tensor]  # [levels, n, columns] a factor: of n right-hand sides
@@ -152,6 +153,8 @@ class Laplace:
     def _rows(self, function: Callable, static: tuple, *tensors: Any) -> tuple[Any, Any]:
         """By way of all rows, compiled."""
         static, tensors = (self.layout, *static), (self.arrays, *tensors)
+        if self.placement.shared is None and self.layout.rows < FEW_ROWS:
+            return function(*static, *tensors)
         if self.placement.shared is None:
             return _compiled(function, static)(*tensors)
         return self.placement.rows(function, static, *tensors)

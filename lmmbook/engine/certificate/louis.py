@@ -64,6 +64,8 @@ def tangents(layout: FactorLayout, arrays: FactorArrays) -> tf.Tensor:
 
 def turns(layout: FactorLayout, arrays: FactorArrays, scale: tf.Tensor) -> tf.Tensor:
     """G of each tangent, ``[tangents, columns, columns]`` float64."""
+    if layout.columns == 1:
+        return tf.constant(np.ones((1, 1, 1)))
     scale = tf.cast(scale, tf.float64)
     lower_inverse = tf.linalg.triangular_solve(scale, tf.eye(layout.columns, dtype=tf.float64))
     return tf.einsum("ij,ajk,km->aim", lower_inverse, tangents(layout, arrays), scale)
@@ -97,9 +99,11 @@ def score_and_information(
     Of log p(ratings, effects), in this ``parametrisation``, at each chain's draw; the negative
     Hessian at the draws of the first `FEW` chains. float64.
     """
+    given = zip(layout.factors, arrays.factors, state.parameters.scales, strict=True)
+    turn = [turns(*of_factor) for of_factor in given]
     return (
-        _score(layout, arrays, state, parametrisation, placement),
-        _information(layout, arrays, of_few(layout, state), parametrisation, placement),
+        _score(layout, arrays, state, parametrisation, turn, placement),
+        _information(layout, arrays, of_few(layout, state), parametrisation, turn, placement),
     )
 
 
@@ -126,6 +130,7 @@ def _score(
     arrays: Arrays,
     state: State,
     parametrisation: Parametrisation,
+    turn: list[tf.Tensor],
     placement: Placement,
 ) -> tf.Tensor:
     stay, (found, by_fixed, by_auxiliary) = placement.rows(
@@ -139,19 +144,18 @@ def _score(
         _, own = placement.levels(k, level_scores, (), scales[k], state.effects[k], pull, *given)
         sums.append(own)
     shift = tf.add_n([s.shift for s in sums])
-    flows = coarse_flows(layout, arrays, state, parametrisation)  # [effects, chains, coordinates]
+    flows = coarse_flows(layout, state, parametrisation, turn)  # [effects, chains, coordinates]
     answered = [s.answer for k, s in enumerate(sums) if k not in coarse]
     if coarse:
         own = [flat(_slopes_of_x(scales[k], state.effects[k], found[k])[1]) for k in coarse]
         answered.append(tf.cast(tf.concat(own, axis=0), tf.float64))
     by_flow = tf.einsum("mce,mc->ce", tf.cast(flows, tf.float64), tf.add_n(answered))
-    traces = _traces(layout, arrays, state, parametrisation, [s.inverse for s in sums])
+    traces = _traces(layout, parametrisation, turn, [s.inverse for s in sums])
     by_tangent = []
-    for k, (own_layout, own_arrays) in enumerate(zip(layout.factors, arrays.factors, strict=True)):
-        turn = turns(own_layout, own_arrays, scales[k])
+    for k, own_layout in enumerate(layout.factors):
         away = sums[k].second - own_layout.levels * tf.eye(own_layout.columns, dtype=tf.float64)
-        by_tangent.append(tf.einsum("aij,cij->ca", turn, away))
-        by_tangent[k] += tf.einsum("aij,cij->ca", symmetric(turn), sums[k].inner)
+        by_tangent.append(tf.einsum("aij,cij->ca", turn[k], away))
+        by_tangent[k] += tf.einsum("aij,cij->ca", symmetric(turn[k]), sums[k].inner)
     by_auxiliary += shift[:, layout.fixed :]
     if layout.gaussian:
         follow = tf.cast(parametrisation.follow, tf.float64)
@@ -219,7 +223,7 @@ def level_scores(
 
 
 def coarse_flows(
-    layout: Layout, arrays: Arrays, state: State, parametrisation: Parametrisation
+    layout: Layout, state: State, parametrisation: Parametrisation, turn: list[tf.Tensor]
 ) -> tf.Tensor:
     """``[effects, chains, coordinates]``: where coarse effects go."""
     chains, size = state.effects[0].shape[1], begins(layout)[-1]
@@ -232,8 +236,7 @@ def coarse_flows(
             continue
         scale = state.parameters.scales[k]
         x = standardise(scale, state.effects[k]) + parametrisation.centre[k][:, tf.newaxis]
-        turn = tf.cast(symmetric(turns(own, arrays.factors[k], scale)), tf.float32)
-        turned = tf.einsum("aij,lcj->lica", turn, x)
+        turned = tf.einsum("aij,lcj->lica", tf.cast(symmetric(turn[k]), tf.float32), x)
         turned = tf.reshape(turned, [own.levels * own.columns, chains, len(own.pairs)])
         block = parametrisation.coarse[:, place[k] : place[k] + own.levels * own.columns]
         flows.append(tf.einsum("mn,nca->mca", block, turned))
@@ -245,7 +248,7 @@ def coarse_flows(
 
 
 def _own_turns(
-    layout: Layout, arrays: Arrays, state: State, parametrisation: Parametrisation
+    layout: Layout, parametrisation: Parametrisation, turn: list[tf.Tensor]
 ) -> tf.Tensor:
     """``[coordinates, effects, effects]`` float64: T of the coarse effects, as a matrix."""
     size, offset = begins(layout)[-1], offsets(layout)
@@ -256,10 +259,8 @@ def _own_turns(
         if k not in place:
             found.append(zeros(offset[k + 1] - offset[k], size, size))
             continue
-        turn = symmetric(turns(own, arrays.factors[k], state.parameters.scales[k]))
-        n = own.levels * own.columns
-        one = tf.eye(own.levels, dtype=tf.float64)
-        each = tf.reshape(tf.einsum("lm,aij->alimj", one, turn), [-1, n, n])
+        n, one = own.levels * own.columns, tf.eye(own.levels, dtype=tf.float64)
+        each = tf.reshape(tf.einsum("lm,aij->alimj", one, symmetric(turn[k])), [-1, n, n])
         columns = tf.einsum("mn,anp->amp", coarse[:, place[k] : place[k] + n], each)
         found.append(tf.pad(columns, [[0, 0], [0, 0], [place[k], size - place[k] - n]]))
     last = zeros(layout.family.auxiliary, size, size)
@@ -271,9 +272,8 @@ def _own_turns(
 
 def _traces(
     layout: Layout,
-    arrays: Arrays,
-    state: State,
     parametrisation: Parametrisation,
+    turn: list[tf.Tensor],
     inverses: list[tf.Tensor],
 ) -> tf.Tensor:
     """``[coordinates]``: tr T of each flow; ``inverses`` are the sums of a factor's."""
@@ -281,12 +281,11 @@ def _traces(
     last = zeros(layout.family.auxiliary)
     follow = tf.cast(parametrisation.follow, tf.float64)
     for k, (own, inverse) in enumerate(zip(layout.factors, inverses, strict=True)):
-        turn = turns(own, arrays.factors[k], state.parameters.scales[k])
-        by_tangent.append(tf.einsum("aij,ji->a", symmetric(turn), inverse))
+        by_tangent.append(tf.einsum("aij,ji->a", symmetric(turn[k]), inverse))
         if layout.gaussian and k not in coarse_factors(layout):
             last += follow * own.levels * own.columns - tf.linalg.trace(inverse)
     of_levels = tf.concat([zeros(layout.fixed), *by_tangent, last], axis=0)
-    return of_levels + tf.linalg.trace(_own_turns(layout, arrays, state, parametrisation))
+    return of_levels + tf.linalg.trace(_own_turns(layout, parametrisation, turn))
 
 
 # The information
@@ -311,7 +310,7 @@ def of_few(layout: Layout, state: State) -> State:
 def flows_of(
     layout: Layout,
     k: int,
-    arrays: FactorArrays,
+    turn: tf.Tensor,
     scale: tf.Tensor,
     u: tf.Tensor,
     coarse: tf.Tensor,
@@ -331,7 +330,7 @@ def flows_of(
         shift[:, tf.newaxis, layout.fixed :], offset[-1]
     )
     if inverse.shape[0]:
-        turn = tf.cast(symmetric(turns(own, arrays, scale)), tf.float32)
+        turn = tf.cast(symmetric(turn), tf.float32)
         flow = tf.einsum("lmi,mce->lcei", answer, coarse)
         flow += at(tf.einsum("lij,ajm,lcm->lcai", inverse, turn, x + centre), offset[k])
         if layout.gaussian:
@@ -351,19 +350,20 @@ def _information(
     arrays: Arrays,
     state: State,
     parametrisation: Parametrisation,
+    turn: list[tf.Tensor],
     placement: Placement,
 ) -> tf.Tensor:
-    coarse = coarse_flows(layout, arrays, state, parametrisation)
+    coarse = coarse_flows(layout, state, parametrisation, turn)
     given = coarse, parametrisation.follow
-    _, found = placement.rows(row_information, (layout,), arrays, state, parametrisation, coarse)
+    every = arrays, state, parametrisation, turn, coarse
+    _, found = placement.rows(row_information, (layout,), *every)
     for k, scale in enumerate(state.parameters.scales):
         own = (x[k] for x in parametrisation[:4])
         _, of_levels = placement.levels(
-            k, level_information, (layout, k), arrays.factors[k], scale, state.effects[k],
-            *given, *own,
+            k, level_information, (layout, k), turn[k], scale, state.effects[k], *given, *own,
         )  # fmt: skip
         found += of_levels
-    turned = _own_turns(layout, arrays, state, parametrisation)
+    turned = _own_turns(layout, parametrisation, turn)
     return found + tf.einsum("aij,bji->ab", turned, turned)
 
 
@@ -372,17 +372,16 @@ def row_information(
     arrays: Arrays,
     state: State,
     parametrisation: Parametrisation,
+    turn: list[tf.Tensor],
     coarse: tf.Tensor,
 ) -> tuple[None, tf.Tensor]:
     """The part of log p(ratings given effects), ``[coordinates, coordinates]``."""
     family, own = layout.family, state.parameters.auxiliary
     size, chains = coordinates(layout), state.predictor.shape[1]
     moves = []  # of effects, [levels, chains * coordinates, columns]
-    for k, (factor_arrays, scale, u) in enumerate(
-        zip(arrays.factors, state.parameters.scales, state.effects, strict=True)
-    ):
+    for k, (scale, u) in enumerate(zip(state.parameters.scales, state.effects, strict=True)):
         given = (x[k] for x in parametrisation[:4])
-        flow = flows_of(layout, k, factor_arrays, scale, u, coarse, parametrisation.follow, *given)
+        flow = flows_of(layout, k, turn[k], scale, u, coarse, parametrisation.follow, *given)
         move = tf.einsum("ij,lcej->lcei", scale, flow)
         moves.append(tf.reshape(move, [-1, chains * size, flow.shape[3]]))
 
@@ -415,7 +414,7 @@ def row_information(
 def level_information(
     layout: Layout,
     k: int,
-    arrays: FactorArrays,
+    turn: tf.Tensor,
     scale: tf.Tensor,
     u: tf.Tensor,
     coarse: tf.Tensor,
@@ -427,11 +426,10 @@ def level_information(
     To second order, x becomes ``x + f - G x + G G x - G f``, with f the flow; and the logarithm of
     a determinant is ``tr T - tr T T / 2``.
     """
-    given = arrays, scale, u, coarse, follow, shift, centre, inverse, answer
+    given = turn, scale, u, coarse, follow, shift, centre, inverse, answer
     flow = tf.cast(flows_of(layout, k, *given), tf.float64)
     own, offset, size = layout.factors[k], offsets(layout), coordinates(layout)
     x, chains = tf.cast(standardise(scale, u), tf.float64), u.shape[1]
-    turn = turns(own, arrays, scale)
     around = [offset[k], size - offset[k + 1]]
     turned = tf.pad(tf.einsum("aij,lcj->lcai", turn, x), [[0, 0], [0, 0], around, [0, 0]])
     back = tf.pad(tf.einsum("aji,lcj->lcai", turn, x), [[0, 0], [0, 0], around, [0, 0]])
