@@ -75,8 +75,9 @@ class Driver:
                 found = self.improve(found)
             elif block := self.doubtful():  # what was found out elsewhere does not hold here
                 found = settle.settle(self, block, self.singular[block])
-            elif self.draws < KEPT_SWEEPS:
-                found = self.extend(KEPT_SWEEPS - self.draws)
+            elif self.draws < KEPT_SWEEPS:  # a first look: from nearer, a longer one
+                self.take(found.step)
+                found = self.measure(KEPT_SWEEPS)
             else:
                 break
         self.take(found.step)  # it is short: what is left is Monte Carlo error

@@ -269,8 +269,9 @@ SCORED += [(case, held) for case in CASES[2:4] + CASES[-1:] for held in list(HEL
 
 @pytest.mark.parametrize(("case", "held"), SCORED)
 def test_scores_and_informations(case, held, monkeypatch):
-    """In the same parametrisation. The engine's coordinate is 1 + s where ours is exp(s), so our
-    negative Hessian is its, less the score on the diagonal of the sigmas."""
+    """In the same parametrisation. To second order the paths differ: the engine's coordinate is
+    1 + s where ours is exp(s), and it stretches the effects' mean with them. What that adds to a
+    negative Hessian are scores."""
     monkeypatch.setattr(louis, "FEW", CHAINS)
     b, (share, a) = both(*case), HELD[held]
     C = [tf.constant(share * b.data.W[0]), tf.zeros_like(b.data.W[1])]
@@ -280,25 +281,28 @@ def test_scores_and_informations(case, held, monkeypatch):
         tf.pad(-c / s, [[0, 0], [0, b.layout.family.auxiliary]])[..., tf.newaxis]
         for c, s in zip(C, sigma, strict=True)
     ]
-    theirs, information = louis.score_and_information(
-        b.layout,
-        b.array,
-        b.state,
-        still._replace(
+
+    def engine(shift: list[tf.Tensor], a: float) -> tuple[np.ndarray, np.ndarray]:
+        moving = still._replace(
             shift=shift,
-            inverse=[tf.fill(x.shape, a) for x in still.inverse],
-            coarse=a * tf.eye(len(still.coarse)),
+            shrinkage=[(1 - a) * x for x in still.shrinkage],
+            coarse=(1 - a) * still.coarse,
             follow=tf.constant(a),
-        ),
-    )
+        )
+        found = louis.score_and_information(b.layout, b.array, b.state, moving)
+        return tuple(x.numpy() for x in found)
+
+    theirs, information = engine(shift, a)
     ours, J = certificate.score_and_information(
         b.data, b.theta, b.u, certificate.Parametrisation(C, tf.fill([2], a))
     )
-    information, J = information.numpy(), J.numpy()
-    fixed = b.layout.fixed
+    J, fixed = J.numpy(), b.layout.fixed
     for k in (fixed, fixed + 1):
-        information[k, k] -= theirs.numpy().mean(0)[k]
+        information[k, k] -= theirs.mean(0)[k]
+    mean = a * (engine(shift, 0.0)[0] - engine(still.shift, 0.0)[0]).mean(0)[:fixed]
+    information[:fixed, fixed] += mean
+    information[fixed, :fixed] += mean
     # Of the complete data: what one standard error is of. A score is about as large as its root.
-    unit = np.sqrt(np.maximum(np.abs(np.diag(information)), 1.0))
+    unit = np.sqrt(np.maximum(np.abs(np.diag(J)), 1.0))
     close(ours, theirs, unit=unit, tolerance=1e-3)
     close(J, information, unit=np.outer(unit, unit), tolerance=1e-3)

@@ -149,6 +149,9 @@ class Laplace:
         self.working = self._rows(working, (), *given)[0]
         found = self._of_levels(blocks, (), self.parameters.scales, self.working.weight)
         self.inverse = [self._each(k, _inverse, found[k]) for k in self.factors]
+        self.shrinkage = [
+            self._each(k, _shrinkage, self.inverse[k], found[k]) for k in self.factors
+        ]
 
     def _rows(self, function: Callable, static: tuple, *tensors: Any) -> tuple[Any, Any]:
         """By way of all rows, compiled."""
@@ -212,13 +215,14 @@ class Laplace:
         solved = self.solve(right, self.fine)
         back = self.product(solved, self.fine)
         shifts = [self._each(k, _after, solved[k], tf.constant(size)) for k in self.factors]
-        inverse = tf.zeros([size, size])
+        shrinkage = tf.zeros([size, size])
         if size:
             own = tf.concat([flat(right[k] - back[k]) for k in self.coarse], axis=0)
-            precision = tf.cast(own[:, :size], tf.float64) + tf.eye(size, dtype=tf.float64)
-            precise = tf.linalg.inv((precision + tf.transpose(precision)) / 2)
-            inverse = tf.cast(precise, tf.float32)
-            moved = tf.matmul(inverse, own[:, size:])
+            own = tf.cast(own, tf.float64)
+            told = (own[:, :size] + tf.transpose(own[:, :size])) / 2
+            inverse = tf.linalg.inv(told + tf.eye(size, dtype=tf.float64))
+            shrinkage = tf.cast(tf.matmul(inverse, told), tf.float32)
+            moved = tf.cast(tf.matmul(inverse, own[:, size:]), tf.float32)
             for k in self.fine:
                 shifts[k] = self._each(k, _answered, solved[k], moved)
             for k, begin in zip(self.coarse, begins(layout), strict=False):
@@ -230,12 +234,12 @@ class Laplace:
         return Parametrisation(
             shift,
             [self._each(k, _centre, x) for k, x in enumerate(self.mode)],
-            [x[:0] if none else x for x, none in zip(self.inverse, empty, strict=True)],
+            [x[:0] if none else x for x, none in zip(self.shrinkage, empty, strict=True)],
             [
                 s[:0, :size] if none else self._each(k, _answer, s, tf.zeros([size]))
                 for k, (s, none) in enumerate(zip(solved, empty, strict=True))
             ],
-            inverse,
+            shrinkage,
             tf.constant(1.0),
         )
 
@@ -305,6 +309,10 @@ def _inverse(information: tf.Tensor) -> tuple[tf.Tensor, None]:
     if columns == 1:
         return 1.0 / (1.0 + information), None
     return tf.linalg.inv(information + tf.eye(columns)), None
+
+
+def _shrinkage(inverse: tf.Tensor, information: tf.Tensor) -> tuple[tf.Tensor, None]:
+    return tf.matmul(inverse, information), None
 
 
 def _answered(solved: tf.Tensor, moved: tf.Tensor) -> tuple[tf.Tensor, None]:

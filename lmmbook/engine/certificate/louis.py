@@ -42,6 +42,7 @@ from lmmbook.engine.certificate.parametrisation import (
     begins,
     coarse_factors,
     flat,
+    shaped,
 )
 from lmmbook.engine.linear_predictor import to_levels, to_rows
 from lmmbook.engine.placement import SINGLE_DEVICE, Placement
@@ -71,11 +72,6 @@ def turns(layout: FactorLayout, arrays: FactorArrays, scale: tf.Tensor) -> tf.Te
     return tf.einsum("ij,ajk,km->aim", lower_inverse, tangents(layout, arrays), scale)
 
 
-def symmetric(matrices: tf.Tensor) -> tf.Tensor:
-    """Their symmetric part."""
-    return (matrices + tf.linalg.matrix_transpose(matrices)) / 2
-
-
 def offsets(layout: Layout) -> list[int]:
     """Where each factor's tangent coordinates begin; last, where the auxiliary do."""
     sizes = [len(factor.pairs) for factor in layout.factors]
@@ -101,9 +97,12 @@ def score_and_information(
     """
     given = zip(layout.factors, arrays.factors, state.parameters.scales, strict=True)
     turn = [turns(*of_factor) for of_factor in given]
+    stay, (pulls, *by_rows) = placement.rows(slopes, (layout, placement.shared), arrays, state)
+    pulls = [stay if k == placement.shared else pulls[k] for k in range(len(layout.factors))]
+    few = of_few(layout, state)
     return (
-        _score(layout, arrays, state, parametrisation, turn, placement),
-        _information(layout, arrays, of_few(layout, state), parametrisation, turn, placement),
+        _score(layout, state, parametrisation, turn, pulls, by_rows, placement),
+        _information(layout, arrays, few, parametrisation, turn, pulls, placement),
     )
 
 
@@ -113,13 +112,14 @@ def score_and_information(
 class LevelScores(NamedTuple):
     """Of a factor that is not coarse, sums over its levels, float64, with x standardised effects, b
     their centre and ``d = L'Z'g - x`` the log density's slopes in them: ``shift`` [chains, fixed +
-    auxiliary], of d times the shifts; ``second`` [chains, columns, columns], of x x'; ``inner``, of
-    the inverse times d, times (x + b)'; ``stretch`` [chains], of d (x - b); ``answer`` [effects,
-    chains], of the answers times d; and ``inverse`` [columns, columns]."""
+    auxiliary], of d times the shifts; ``second`` [chains, columns, columns], of x x'; ``inner`` and
+    ``centred``, of the inverse times d, times x' or b'; ``stretch`` [chains], of d (x - b);
+    ``answer`` [effects, chains], of the answers times d; and ``inverse`` [columns, columns]."""
 
     shift: tf.Tensor
     second: tf.Tensor
     inner: tf.Tensor
+    centred: tf.Tensor
     stretch: tf.Tensor
     answer: tf.Tensor
     inverse: tf.Tensor
@@ -127,19 +127,17 @@ class LevelScores(NamedTuple):
 
 def _score(
     layout: Layout,
-    arrays: Arrays,
     state: State,
     parametrisation: Parametrisation,
     turn: list[tf.Tensor],
+    pulls: list[tf.Tensor],
+    by_rows: list[tf.Tensor],
     placement: Placement,
 ) -> tf.Tensor:
-    stay, (found, by_fixed, by_auxiliary) = placement.rows(
-        slopes, (layout, placement.shared), arrays, state
-    )
-    found = [stay if k == placement.shared else found[k] for k in range(len(layout.factors))]
+    by_fixed, by_auxiliary = by_rows
     coarse, scales = coarse_factors(layout), state.parameters.scales
     sums = []
-    for k, pull in enumerate(found):
+    for k, pull in enumerate(pulls):
         given = (x[k] for x in parametrisation[:4])
         _, own = placement.levels(k, level_scores, (), scales[k], state.effects[k], pull, *given)
         sums.append(own)
@@ -147,20 +145,21 @@ def _score(
     flows = coarse_flows(layout, state, parametrisation, turn)  # [effects, chains, coordinates]
     answered = [s.answer for k, s in enumerate(sums) if k not in coarse]
     if coarse:
-        own = [flat(_slopes_of_x(scales[k], state.effects[k], found[k])[1]) for k in coarse]
+        own = [flat(_slopes_of_x(scales[k], state.effects[k], pulls[k])[1]) for k in coarse]
         answered.append(tf.cast(tf.concat(own, axis=0), tf.float64))
-    by_flow = tf.einsum("mce,mc->ce", tf.cast(flows, tf.float64), tf.add_n(answered))
+    by_flow = tf.einsum("mce,mc->ce", flows, tf.add_n(answered))
     traces = _traces(layout, parametrisation, turn, [s.inverse for s in sums])
     by_tangent = []
     for k, own_layout in enumerate(layout.factors):
         away = sums[k].second - own_layout.levels * tf.eye(own_layout.columns, dtype=tf.float64)
         by_tangent.append(tf.einsum("aij,cij->ca", turn[k], away))
-        by_tangent[k] += tf.einsum("aij,cij->ca", symmetric(turn[k]), sums[k].inner)
+        by_tangent[k] += tf.einsum("aij,cij->ca", turn[k], sums[k].inner)
+        by_tangent[k] += tf.einsum("aji,cij->ca", turn[k], sums[k].centred)
     by_auxiliary += shift[:, layout.fixed :]
     if layout.gaussian:
         follow = tf.cast(parametrisation.follow, tf.float64)
         stretched = follow * tf.add_n([s.stretch for s in sums])
-        inner = tf.add_n([tf.linalg.trace(s.inner) for s in sums])
+        inner = tf.add_n([tf.linalg.trace(s.inner + s.centred) for s in sums])
         by_auxiliary += (stretched - inner)[:, tf.newaxis]
     by_fixed += shift[:, : layout.fixed]
     return tf.concat([by_fixed, *by_tangent, by_auxiliary], axis=1) + by_flow + traces
@@ -202,57 +201,75 @@ def _slopes_of_x(scale: tf.Tensor, u: tf.Tensor, pull: tf.Tensor) -> tuple[tf.Te
 
 def level_scores(
     scale: tf.Tensor, u: tf.Tensor, pull: tf.Tensor,
-    shift: tf.Tensor, centre: tf.Tensor, inverse: tf.Tensor, answer: tf.Tensor,
+    shift: tf.Tensor, centre: tf.Tensor, shrinkage: tf.Tensor, answer: tf.Tensor,
 ) -> tuple[None, LevelScores]:  # fmt: skip
     """`LevelScores` of a factor; of a coarse one, whose effects have no inverse each, zeros for
     what these give."""
     x, d = (tf.cast(v, tf.float64) for v in _slopes_of_x(scale, u, pull))
-    shift, centre, inverse, answer = (
-        tf.cast(v, tf.float64) for v in (shift, centre[:, tf.newaxis], inverse, answer)
+    shift, centre, shrinkage, answer = (
+        tf.cast(v, tf.float64) for v in (shift, centre[:, tf.newaxis], shrinkage, answer)
     )
-    columns, own = u.shape[2], slice(inverse.shape[0])  # all levels, or none
+    inverse, own = _inverse(shrinkage), slice(shrinkage.shape[0])  # all levels, or none
     through = tf.einsum("lij,lci->lcj", inverse, d[own])
     return None, LevelScores(
         tf.einsum("lsi,lci->cs", shift, d),
         tf.einsum("lci,lcj->cij", x, x),
-        tf.einsum("lci,lcj->cij", through, (x + centre)[own]),
+        tf.einsum("lci,lcj->cij", through, x[own]),
+        tf.einsum("lci,lej->cij", through, centre[own]),
         tf.einsum("lci,lci->c", d, x - centre),
         tf.einsum("lmi,lci->mc", answer, d[own]),
-        tf.reduce_sum(inverse, axis=0) if inverse.shape[0] else zeros(columns, columns),
+        tf.reduce_sum(inverse, axis=0) if inverse.shape[0] else zeros(*inverse.shape[1:]),
     )
 
 
+def _inverse(shrinkage: tf.Tensor) -> tf.Tensor:
+    """P^-1 of Q = I - P^-1, which keeps the digits where that is nearly the identity."""
+    return tf.eye(shrinkage.shape[-1], dtype=shrinkage.dtype) - shrinkage
+
+
 def coarse_flows(
-    layout: Layout, state: State, parametrisation: Parametrisation, turn: list[tf.Tensor]
+    layout: Layout,
+    state: State,
+    parametrisation: Parametrisation,
+    turn: list[tf.Tensor],
+    away: bool = False,
 ) -> tf.Tensor:
-    """``[effects, chains, coordinates]``: where coarse effects go."""
+    """``[effects, chains, coordinates]`` float64: where coarse effects go; less G x, where they
+    would be left behind, if ``away``. (What follows the residual sd is left out.)"""
     chains, size = state.effects[0].shape[1], begins(layout)[-1]
-    offset = offsets(layout)
-    flows = [tf.zeros([size, chains, layout.fixed])]
+    shrinkage, offset = tf.cast(parametrisation.coarse, tf.float64), offsets(layout)
+    inverse = _inverse(shrinkage)
+    flows = [tf.zeros([size, chains, layout.fixed], tf.float64)]
     both, place = [], dict(zip(coarse_factors(layout), begins(layout), strict=False))
     for k, own in enumerate(layout.factors):
         if k not in place:
-            flows.append(tf.zeros([size, chains, offset[k + 1] - offset[k]]))
+            flows.append(tf.zeros([size, chains, offset[k + 1] - offset[k]], tf.float64))
             continue
-        scale = state.parameters.scales[k]
-        x = standardise(scale, state.effects[k]) + parametrisation.centre[k][:, tf.newaxis]
-        turned = tf.einsum("aij,lcj->lica", tf.cast(symmetric(turn[k]), tf.float32), x)
-        turned = tf.reshape(turned, [own.levels * own.columns, chains, len(own.pairs)])
-        block = parametrisation.coarse[:, place[k] : place[k] + own.levels * own.columns]
-        flows.append(tf.einsum("mn,nca->mca", block, turned))
-        both.append(flat(x))
-    last = tf.zeros([size, chains, layout.family.auxiliary])
+        x = tf.cast(standardise(state.parameters.scales[k], state.effects[k]), tf.float64)
+        centre = tf.cast(parametrisation.centre[k][:, tf.newaxis], tf.float64)
+        centre = tf.repeat(centre, chains, axis=1)
+        wide = [own.levels * own.columns, chains, len(own.pairs)]
+        ahead = tf.reshape(tf.einsum("aij,lcj->lica", turn[k], x), wide)
+        back = tf.reshape(tf.einsum("aji,lcj->lica", turn[k], centre), wide)
+        columns = slice(place[k], place[k] + wide[0])
+        by = -shrinkage if away else inverse
+        flow = tf.einsum("mn,nca->mca", by[:, columns], ahead)
+        flows.append(flow + tf.einsum("mn,nca->mca", inverse[:, columns], back))
+        both.append(flat(x + centre))
+    last = tf.zeros([size, chains, layout.family.auxiliary], tf.float64)
     if layout.gaussian and both:
-        last -= tf.matmul(parametrisation.coarse, tf.concat(both, axis=0))[..., tf.newaxis]
+        last -= tf.matmul(inverse, tf.concat(both, axis=0))[..., tf.newaxis]
     return tf.concat([*flows, last], axis=2)
 
 
 def _own_turns(
-    layout: Layout, parametrisation: Parametrisation, turn: list[tf.Tensor]
+    layout: Layout, parametrisation: Parametrisation, turn: list[tf.Tensor], away: bool = False
 ) -> tf.Tensor:
-    """``[coordinates, effects, effects]`` float64: T of the coarse effects, as a matrix."""
+    """``[coordinates, effects, effects]`` float64: T of the coarse effects, as a matrix; less G, if
+    ``away``."""
     size, offset = begins(layout)[-1], offsets(layout)
-    coarse = tf.cast(parametrisation.coarse, tf.float64)
+    shrinkage = tf.cast(parametrisation.coarse, tf.float64)
+    by = -shrinkage if away else _inverse(shrinkage)
     place = dict(zip(coarse_factors(layout), begins(layout), strict=False))
     found = [zeros(layout.fixed, size, size)]
     for k, own in enumerate(layout.factors):
@@ -260,13 +277,13 @@ def _own_turns(
             found.append(zeros(offset[k + 1] - offset[k], size, size))
             continue
         n, one = own.levels * own.columns, tf.eye(own.levels, dtype=tf.float64)
-        each = tf.reshape(tf.einsum("lm,aij->alimj", one, symmetric(turn[k])), [-1, n, n])
-        columns = tf.einsum("mn,anp->amp", coarse[:, place[k] : place[k] + n], each)
+        each = tf.reshape(tf.einsum("lm,aij->alimj", one, turn[k]), [-1, n, n])
+        columns = tf.einsum("mn,anp->amp", by[:, place[k] : place[k] + n], each)
         found.append(tf.pad(columns, [[0, 0], [0, 0], [place[k], size - place[k] - n]]))
     last = zeros(layout.family.auxiliary, size, size)
     if layout.gaussian:
         follow = tf.cast(parametrisation.follow, tf.float64)
-        last += follow * tf.eye(size, dtype=tf.float64) - coarse
+        last += follow * tf.eye(size, dtype=tf.float64) - _inverse(shrinkage)
     return tf.concat([*found, last], axis=0)
 
 
@@ -281,7 +298,7 @@ def _traces(
     last = zeros(layout.family.auxiliary)
     follow = tf.cast(parametrisation.follow, tf.float64)
     for k, (own, inverse) in enumerate(zip(layout.factors, inverses, strict=True)):
-        by_tangent.append(tf.einsum("aij,ji->a", symmetric(turn[k]), inverse))
+        by_tangent.append(tf.einsum("aij,ji->a", turn[k], inverse))
         if layout.gaussian and k not in coarse_factors(layout):
             last += follow * own.levels * own.columns - tf.linalg.trace(inverse)
     of_levels = tf.concat([zeros(layout.fixed), *by_tangent, last], axis=0)
@@ -308,19 +325,19 @@ def of_few(layout: Layout, state: State) -> State:
 
 
 def flows_of(
-    layout: Layout,
-    k: int,
-    turn: tf.Tensor,
-    scale: tf.Tensor,
-    u: tf.Tensor,
-    coarse: tf.Tensor,
-    follow: tf.Tensor,
-    shift: tf.Tensor, centre: tf.Tensor, inverse: tf.Tensor, answer: tf.Tensor,
+    layout: Layout, k: int, turn: tf.Tensor, scale: tf.Tensor, u: tf.Tensor,
+    coarse: tf.Tensor, follow: tf.Tensor,
+    shift: tf.Tensor, centre: tf.Tensor, shrinkage: tf.Tensor, answer: tf.Tensor,
+    away: bool = False,
 ) -> tf.Tensor:  # fmt: skip
-    """``[levels, chains, coordinates, columns]``, where factor k's standardised effects go for each
-    coordinate; ``coarse`` as from `coarse_flows`."""
+    """``[levels, chains, coordinates, columns]`` float64, where factor k's standardised effects go
+    for each coordinate; less G x if ``away``. ``coarse`` as from `coarse_flows`; if ``away`` so for
+    a coarse factor, else not."""
     own, offset, size = layout.factors[k], offsets(layout), coordinates(layout)
-    x, centre = standardise(scale, u), centre[:, tf.newaxis]
+    x, centre, shift, shrinkage, answer = (
+        tf.cast(v, tf.float64)
+        for v in (standardise(scale, u), centre[:, tf.newaxis], shift, shrinkage, answer)
+    )
 
     def at(part: tf.Tensor, begin: int) -> tf.Tensor:  # [levels, chains, some, columns]
         around = [begin, size - begin - part.shape[2]]
@@ -329,10 +346,13 @@ def flows_of(
     shift = at(shift[:, tf.newaxis, : layout.fixed], 0) + at(
         shift[:, tf.newaxis, layout.fixed :], offset[-1]
     )
-    if inverse.shape[0]:
-        turn = tf.cast(symmetric(turn), tf.float32)
+    if shrinkage.shape[0]:
+        inverse = _inverse(shrinkage)
         flow = tf.einsum("lmi,mce->lcei", answer, coarse)
-        flow += at(tf.einsum("lij,ajm,lcm->lcai", inverse, turn, x + centre), offset[k])
+        by = -shrinkage if away else inverse
+        ahead = tf.einsum("lij,lcaj->lcai", by, tf.einsum("ajm,lcm->lcaj", turn, x))
+        back = tf.einsum("lij,lcaj->lcai", inverse, tf.einsum("amj,lcm->lcaj", turn, centre))
+        flow += at(ahead + back, offset[k])
         if layout.gaussian:
             flow -= at(tf.einsum("lij,lcj->lci", inverse, x + centre)[:, :, tf.newaxis], size - 1)
     else:
@@ -341,7 +361,8 @@ def flows_of(
         flow = tf.reshape(part, [own.levels, own.columns, *part.shape[1:]])
         flow = tf.transpose(flow, [0, 2, 3, 1])
     if layout.gaussian:
-        flow += at(follow * (x - centre)[:, :, tf.newaxis], size - 1)
+        stretched = tf.cast(follow, tf.float64) * (x - centre)
+        flow += at(stretched[:, :, tf.newaxis], size - 1)
     return flow + shift
 
 
@@ -351,20 +372,52 @@ def _information(
     state: State,
     parametrisation: Parametrisation,
     turn: list[tf.Tensor],
+    pulls: list[tf.Tensor],
     placement: Placement,
 ) -> tf.Tensor:
     coarse = coarse_flows(layout, state, parametrisation, turn)
-    given = coarse, parametrisation.follow
+    behind = coarse_flows(layout, state, parametrisation, turn, away=True)
     every = arrays, state, parametrisation, turn, coarse
     _, found = placement.rows(row_information, (layout,), *every)
+    bends = _coarse_bends(layout, state, parametrisation, pulls)
     for k, scale in enumerate(state.parameters.scales):
         own = (x[k] for x in parametrisation[:4])
         _, of_levels = placement.levels(
-            k, level_information, (layout, k), turn[k], scale, state.effects[k], *given, *own,
+            k, level_information, (layout, k), turn[k], scale, state.effects[k], pulls[k],
+            behind if k in bends else coarse, bends.get(k), parametrisation.follow, *own,
         )  # fmt: skip
         found += of_levels
-    turned = _own_turns(layout, parametrisation, turn)
-    return found + tf.einsum("aij,bji->ab", turned, turned)
+    turned = _own_turns(layout, parametrisation, turn, away=True)
+    return found + tf.einsum("aij,bji->ab", turned, turned) * _signs(layout)
+
+
+def _signs(layout: Layout) -> np.ndarray:
+    """``[coordinates, coordinates]``, of ``tr (T - G)_a (T - G)_b``, with what bends the path."""
+    offset, size = offsets(layout), coordinates(layout)
+    covariance = np.zeros(size)
+    covariance[offset[0] : offset[-1]] = 1.0
+    return 1.0 - covariance - covariance[:, np.newaxis]
+
+
+def _coarse_bends(
+    layout: Layout, state: State, parametrisation: Parametrisation, pulls: list[tf.Tensor]
+) -> dict[int, tf.Tensor]:
+    """`level_information`'s ``bend`` of each coarse factor, ``[levels, chains, columns]``."""
+    coarse, chains = coarse_factors(layout), state.effects[0].shape[1]
+    if not coarse:
+        return {}
+    shrinkage, both = tf.cast(parametrisation.coarse, tf.float64), []
+    for k in coarse:
+        scale = state.parameters.scales[k]
+        x, d = _slopes_of_x(scale, state.effects[k], pulls[k][:, :chains])
+        both.append([flat(tf.cast(v, tf.float64)) for v in (x, x + d)])
+    x, pull = (tf.concat(of_each, axis=0) for of_each in zip(*both, strict=True))
+    bend = tf.matmul(_inverse(shrinkage), pull) + tf.matmul(shrinkage, x)
+    cuts = [layout.factors[k].levels * layout.factors[k].columns for k in coarse]
+    parts = tf.split(bend, cuts)
+    return {
+        k: shaped(part, layout.factors[k].columns) for k, part in zip(coarse, parts, strict=True)
+    }
 
 
 def row_information(
@@ -382,7 +435,7 @@ def row_information(
     for k, (scale, u) in enumerate(zip(state.parameters.scales, state.effects, strict=True)):
         given = (x[k] for x in parametrisation[:4])
         flow = flows_of(layout, k, turn[k], scale, u, coarse, parametrisation.follow, *given)
-        move = tf.einsum("ij,lcej->lcei", scale, flow)
+        move = tf.cast(tf.einsum("ij,lcej->lcei", tf.cast(scale, tf.float64), flow), tf.float32)
         moves.append(tf.reshape(move, [-1, chains * size, flow.shape[3]]))
 
     def of_block(
@@ -412,44 +465,40 @@ def row_information(
 
 
 def level_information(
-    layout: Layout,
-    k: int,
-    turn: tf.Tensor,
-    scale: tf.Tensor,
-    u: tf.Tensor,
-    coarse: tf.Tensor,
-    follow: tf.Tensor,
-    shift: tf.Tensor, centre: tf.Tensor, inverse: tf.Tensor, answer: tf.Tensor,
+    layout: Layout, k: int, turn: tf.Tensor, scale: tf.Tensor, u: tf.Tensor, pull: tf.Tensor,
+    coarse: tf.Tensor, bend: tf.Tensor | None, follow: tf.Tensor,
+    shift: tf.Tensor, centre: tf.Tensor, shrinkage: tf.Tensor, answer: tf.Tensor,
 ) -> tuple[None, tf.Tensor]:  # fmt: skip
     """The part of log p(effects) of one factor, and of its levels' flows' Jacobians.
 
-    To second order, x becomes ``x + f - G x + G G x - G f``, with f the flow; and the logarithm of
-    a determinant is ``tr T - tr T T / 2``.
+    With f the flow and ``q = f - G x``, the path of x is ``x + q - Q G q`` to second order, where Q
+    is the shrinkage. So that of L x is ``L (x + f + (I - Q) G q)``: nearly a line in u for levels
+    that their ratings know well, and a line in x for those of which they know nothing, even if the
+    covariance is singular. ``bend`` is the log density's slope in what is of second order:
+    ``(I - Q) L'Z'g + Q x``. With ``M = T - G``, the logarithm of the path's determinant is ``tr M``
+    and, to second order, ``tr M_a M_b`` for two covariances, less that for two others, and nothing
+    for a covariance and another (`_signs`).
     """
-    given = turn, scale, u, coarse, follow, shift, centre, inverse, answer
-    flow = tf.cast(flows_of(layout, k, *given), tf.float64)
+    given = turn, scale, u, coarse, follow, shift, centre, shrinkage, answer
+    left = flows_of(layout, k, *given, away=True)  # q, [levels, chains, coordinates, columns]
     own, offset, size = layout.factors[k], offsets(layout), coordinates(layout)
-    x, chains = tf.cast(standardise(scale, u), tf.float64), u.shape[1]
-    around = [offset[k], size - offset[k + 1]]
-    turned = tf.pad(tf.einsum("aij,lcj->lcai", turn, x), [[0, 0], [0, 0], around, [0, 0]])
-    back = tf.pad(tf.einsum("aji,lcj->lcai", turn, x), [[0, 0], [0, 0], around, [0, 0]])
-    left = flow - turned
-    # back a . turned b is x' G_a G_b x
-    across = tf.einsum("lcai,lcbi->ab", back, turned - flow)
-    found = tf.einsum("lcai,lcbi->ab", left, left) + across + tf.transpose(across)
-    found /= chains
-    square = tf.einsum("aij,bji->ab", turn, turn)
-    found -= tf.pad(float(u.shape[0]) * square, [around, around])
-    if inverse.shape[0]:
-        inverse = tf.cast(inverse, tf.float64)
-        of_turns = tf.einsum("lij,ajm->laim", inverse, symmetric(turn))
+    chains, around = u.shape[1], [offset[k], size - offset[k + 1]]
+    shrinkage = tf.cast(shrinkage, tf.float64)
+    if bend is None:
+        x, d = (tf.cast(v, tf.float64) for v in _slopes_of_x(scale, u, pull[:, :chains]))
+        bend = x + tf.einsum("lij,lcj->lci", _inverse(shrinkage), d)
+    bent = tf.einsum("lcai,lcbi->ab", tf.einsum("aji,lcj->lcai", turn, bend), left)
+    bent = tf.pad(bent, [around, [0, 0]])
+    found = (tf.einsum("lcai,lcbi->ab", left, left) - bent - tf.transpose(bent)) / chains
+    if shrinkage.shape[0]:
+        of_turns = -tf.einsum("lij,ajm->laim", shrinkage, turn)  # T - G
         positions = [*range(offset[k], offset[k + 1])]
         if layout.gaussian:
             identity = tf.eye(own.columns, dtype=tf.float64)
-            stretched = (tf.cast(follow, tf.float64) * identity - inverse)[:, tf.newaxis]
-            of_turns = tf.concat([of_turns, stretched], axis=1)
+            stretched = tf.cast(follow, tf.float64) * identity - _inverse(shrinkage)
+            of_turns = tf.concat([of_turns, stretched[:, tf.newaxis]], axis=1)
             positions.append(size - 1)
         place = tf.cast(one_hot(positions, size), tf.float64)
         square = tf.einsum("laij,lbji->ab", of_turns, of_turns)
-        found += tf.matmul(place, square @ place, transpose_a=True)
+        found += tf.matmul(place, square @ place, transpose_a=True) * _signs(layout)
     return None, found

@@ -7,15 +7,17 @@ better they follow their own conditional distribution, the less the complete dat
 ratings, and the less noise is in the mean of their scores.
 
 If that distribution is normal, with precision P and mean b, the best is known. With every effect
-divided by its sd, ``u = L x``, b that of x, and S what multiplies x' x in a score:
+divided by its sd, ``u = L x``, and b the mean of x:
 
     a fixed effect with column z        moves x by  -P^-1 L'Z'W z
-    a covariance whose score has x'S x          by   P^-1 S (x + b)
+    a covariance whose score has x'G x          by   P^-1 (G x + G'b)
     the log of the residual sd                  by   (x - b) - P^-1 (x + b)
 
-and no noise is left. P has all effects on its sides. So it is inverted where that is cheap: among
-the effects of *coarse* factors, of few levels, and what others do to compensate for them; of each
-other level on its own (then this is Rao-Blackwell's theorem, given all other levels).
+and no noise is left. (So it is with any other matrix that has G's symmetric part. But where a
+covariance is singular, G alone moves no effect far.) P has all effects on its sides. So it is
+inverted where that is cheap: among the effects of *coarse* factors, of few levels, and what others
+do to compensate for them; of each other level on its own (then this is Rao-Blackwell's theorem,
+given all other levels).
 """
 
 from __future__ import annotations
@@ -36,15 +38,16 @@ class Parametrisation(NamedTuple):
     program serves all choices.
 
     One a factor: ``shift`` [levels, fixed + auxiliary, columns], for these parameters; ``centre``
-    [levels, columns], b; ``inverse`` [levels, columns, columns], P^-1 of a level on its own;
-    ``answer`` [levels, effects, columns], what they do when a coarse effect moves by one. The last
-    two are empty for coarse factors, which have ``coarse`` [effects, effects], P^-1 of all of them
+    [levels, columns], b; ``shrinkage`` [levels, columns, columns], I - P^-1 of a level on its own,
+    which is how far its effects are from zero of how far its ratings would put them; ``answer``
+    [levels, effects, columns], what they do when a coarse effect moves by one. The last two are
+    empty for coarse factors, which have ``coarse`` [effects, effects], I - P^-1 of all of them
     together. ``follow`` is 1 if effects stretch with the residual sd, else 0.
     """
 
     shift: list[tf.Tensor]
     centre: list[tf.Tensor]
-    inverse: list[tf.Tensor]
+    shrinkage: list[tf.Tensor]
     answer: list[tf.Tensor]
     coarse: tf.Tensor
     follow: tf.Tensor
@@ -76,9 +79,8 @@ def as_written(
         placement.levels(k, _still, (layout, size, k in some), factor.cross)[0]
         for k, factor in enumerate(arrays.factors)
     ]
-    shift, centre, inverse, answer = (list(part) for part in zip(*parts, strict=True))
-    coarse = tf.zeros([size, size])
-    return Parametrisation(shift, centre, inverse, answer, coarse, tf.constant(0.0))
+    shift, centre, shrinkage, answer = (list(part) for part in zip(*parts, strict=True))
+    return Parametrisation(shift, centre, shrinkage, answer, tf.eye(size), tf.constant(0.0))
 
 
 def _still(
@@ -89,7 +91,7 @@ def _still(
     return [
         tf.zeros([levels, shifts, columns]),
         tf.zeros([levels, columns]),
-        tf.zeros([fine, columns, columns]),
+        tf.eye(columns, batch_shape=[fine]),
         tf.zeros([fine, size, columns]),
     ], None
 
