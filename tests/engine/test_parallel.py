@@ -136,6 +136,9 @@ for k in range(2):
     for a, b in zip(of_one[:4], of_two[:4], strict=True):
         b = tf.concat(placement.parts(b[k]), axis=0) if k == 0 else b[k]
         np.testing.assert_allclose(b, a[k], atol=1e-3 * max(1.0, np.abs(a[k]).max(initial=0)))
+# Whatever the last digits of that are, with the same one all is the same.
+shared = [placement.whole([x[0][a:b] for a, b in zip(cuts[:-1], cuts[1:])]) for x in of_one[:4]]
+of_two = type(of_one)(*([x, *y[1:]] for x, y in zip(shared, of_one[:4])), *of_one[4:])
 two = tf.function(both, autograph=False)(shares, [own, *effects[1:]], of_two)
 two = two[0], [tf.concat(placement.parts(x), axis=0) for x in two[1]]
 assert len(layout.group_moves) >= 4

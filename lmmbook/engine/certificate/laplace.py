@@ -128,10 +128,7 @@ class Laplace:
         self.factors = range(len(layout.factors))
         self.coarse = coarse_factors(layout)
         self.fine = [k for k in self.factors if k not in self.coarse]
-        self.mode = [
-            placement.levels(k, _zeros, (1, f.columns), arrays.factors[k].cross)[0]
-            for k, f in enumerate(layout.factors)
-        ]
+        self.mode = [self._each(k, _zeros, factor.cross) for k, factor in enumerate(arrays.factors)]
         sizes = self._of_levels(mean_squares, (), parameters.scales)
         for _ in range(1 if layout.gaussian else NEWTON_STEPS):
             self._work()
@@ -160,7 +157,7 @@ class Laplace:
             return function(*static, *tensors)
         if self.placement.shared is None:
             return _compiled(function, static)(*tensors)
-        return self.placement.rows(function, static, *tensors)
+        return _graph(self.placement, None, function, static)(*tensors)
 
     def _of_levels(self, function: Callable, static: tuple, *tensors: Any) -> Effects:
         """What a function of rows finds for the levels of each factor."""
@@ -170,7 +167,12 @@ class Laplace:
 
     def _each(self, k: int, function: Callable, *tensors: Any) -> Any:
         """What a function of a factor's levels leaves there."""
-        return self.placement.levels(k, function, (), *tensors)[0]
+        return self._levels(k, function, *tensors)[0]
+
+    def _levels(self, k: int, function: Callable, *tensors: Any) -> tuple[Any, Any]:
+        if k == self.placement.shared:
+            return _graph(self.placement, k, function, ())(*tensors)
+        return function(*tensors)
 
     def product(self, x: Effects, some: list[int]) -> Effects:
         """L'Z'WZL x, of ``some`` factors' x only; for all factors."""
@@ -185,7 +187,7 @@ class Laplace:
         first = None
         for _ in range(STEPS):
             scaled = {k: self._each(k, _times, self.inverse[k], residual[k]) for k in some}
-            now = sum(self.placement.levels(k, _dot, (), residual[k], scaled[k])[1] for k in some)
+            now = sum(self._levels(k, _dot, residual[k], scaled[k])[1] for k in some)
             first = now if first is None else first
             if bool(tf.reduce_all(now <= left * first)):
                 break
@@ -199,7 +201,7 @@ class Laplace:
             image = self.product(direction, some)
             for k in some:
                 image[k] = self._each(k, _plus, image[k], direction[k])
-            along = sum(self.placement.levels(k, _dot, (), direction[k], image[k])[1] for k in some)
+            along = sum(self._levels(k, _dot, direction[k], image[k])[1] for k in some)
             length = tf.math.divide_no_nan(now, along)
             for k in some:
                 x[k] = self._each(k, _further, x[k], direction[k], length)
@@ -264,6 +266,13 @@ def _columns(
 
 
 @cache
+def _graph(placement: Placement, k: int | None, function: Callable, static: tuple) -> Callable:
+    """On several devices: of all rows, or of factor k's levels."""
+    go = placement.rows if k is None else partial(placement.levels, k)
+    return tf.function(partial(go, function, static), autograph=False)
+
+
+@cache
 def _compiled(function: Callable, static: tuple) -> Callable:
     return tf.function(partial(function, *static), jit_compile=True, autograph=False)
 
@@ -271,8 +280,8 @@ def _compiled(function: Callable, static: tuple) -> Callable:
 # Of one factor's levels
 
 
-def _zeros(n: int, columns: int, cross: tf.Tensor) -> tuple[tf.Tensor, None]:
-    return tf.zeros([cross.shape[0], n, columns]), None
+def _zeros(cross: tf.Tensor) -> tuple[tf.Tensor, None]:
+    return tf.zeros_like(cross[:, :1]), None
 
 
 def _nothing(x: tf.Tensor) -> tuple[tf.Tensor, None]:

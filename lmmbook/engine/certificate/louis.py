@@ -99,10 +99,9 @@ def score_and_information(
     turn = [turns(*of_factor) for of_factor in given]
     stay, (pulls, *by_rows) = placement.rows(slopes, (layout, placement.shared), arrays, state)
     pulls = [stay if k == placement.shared else pulls[k] for k in range(len(layout.factors))]
-    few = of_few(layout, state)
     return (
         _score(layout, state, parametrisation, turn, pulls, by_rows, placement),
-        _information(layout, arrays, few, parametrisation, turn, pulls, placement),
+        _information(layout, arrays, state, parametrisation, turn, pulls, placement),
     )
 
 
@@ -142,7 +141,7 @@ def _score(
         _, own = placement.levels(k, level_scores, (), scales[k], state.effects[k], pull, *given)
         sums.append(own)
     shift = tf.add_n([s.shift for s in sums])
-    flows = coarse_flows(layout, state, parametrisation, turn)  # [effects, chains, coordinates]
+    flows = coarse_flows(layout, state, parametrisation, turn, layout.chains)
     answered = [s.answer for k, s in enumerate(sums) if k not in coarse]
     if coarse:
         own = [flat(_slopes_of_x(scales[k], state.effects[k], pulls[k])[1]) for k in coarse]
@@ -232,12 +231,14 @@ def coarse_flows(
     state: State,
     parametrisation: Parametrisation,
     turn: list[tf.Tensor],
+    chains: int,
     away: bool = False,
 ) -> tf.Tensor:
-    """``[effects, chains, coordinates]`` float64: where coarse effects go; less G x, where they
-    would be left behind, if ``away``. (What follows the residual sd is left out.)"""
-    chains, size = state.effects[0].shape[1], begins(layout)[-1]
-    shrinkage, offset = tf.cast(parametrisation.coarse, tf.float64), offsets(layout)
+    """``[effects, chains, coordinates]`` float64, of the first ``chains``: where coarse effects go;
+    less G x, where they would be left behind, if ``away``. (What follows the residual sd is left
+    out.)"""
+    size, offset = begins(layout)[-1], offsets(layout)
+    shrinkage = tf.cast(parametrisation.coarse, tf.float64)
     inverse = _inverse(shrinkage)
     flows = [tf.zeros([size, chains, layout.fixed], tf.float64)]
     both, place = [], dict(zip(coarse_factors(layout), begins(layout), strict=False))
@@ -245,7 +246,8 @@ def coarse_flows(
         if k not in place:
             flows.append(tf.zeros([size, chains, offset[k + 1] - offset[k]], tf.float64))
             continue
-        x = tf.cast(standardise(state.parameters.scales[k], state.effects[k]), tf.float64)
+        u = state.effects[k][:, :chains]
+        x = tf.cast(standardise(state.parameters.scales[k], u), tf.float64)
         centre = tf.cast(parametrisation.centre[k][:, tf.newaxis], tf.float64)
         centre = tf.repeat(centre, chains, axis=1)
         wide = [own.levels * own.columns, chains, len(own.pairs)]
@@ -308,9 +310,14 @@ def _traces(
 # The information
 
 
+def few_of(layout: Layout) -> int:
+    """`FEW`, or as many chains as there are."""
+    return min(FEW, layout.chains)
+
+
 def of_few(layout: Layout, state: State) -> State:
-    """The state of the first `FEW` chains."""
-    few, chains = min(FEW, layout.chains), layout.chains
+    """The state of the first `few_of` chains."""
+    few, chains = few_of(layout), layout.chains
 
     def cut(row: tf.Tensor) -> tf.Tensor:  # [rows * chains], Gaussian ratings are [rows, 1]
         if row.shape.rank == 2:
@@ -375,8 +382,8 @@ def _information(
     pulls: list[tf.Tensor],
     placement: Placement,
 ) -> tf.Tensor:
-    coarse = coarse_flows(layout, state, parametrisation, turn)
-    behind = coarse_flows(layout, state, parametrisation, turn, away=True)
+    given = layout, state, parametrisation, turn, few_of(layout)
+    coarse, behind = coarse_flows(*given), coarse_flows(*given, away=True)
     every = arrays, state, parametrisation, turn, coarse
     _, found = placement.rows(row_information, (layout,), *every)
     bends = _coarse_bends(layout, state, parametrisation, pulls)
@@ -403,13 +410,13 @@ def _coarse_bends(
     layout: Layout, state: State, parametrisation: Parametrisation, pulls: list[tf.Tensor]
 ) -> dict[int, tf.Tensor]:
     """`level_information`'s ``bend`` of each coarse factor, ``[levels, chains, columns]``."""
-    coarse, chains = coarse_factors(layout), state.effects[0].shape[1]
+    coarse, chains = coarse_factors(layout), few_of(layout)
     if not coarse:
         return {}
     shrinkage, both = tf.cast(parametrisation.coarse, tf.float64), []
     for k in coarse:
         scale = state.parameters.scales[k]
-        x, d = _slopes_of_x(scale, state.effects[k], pulls[k][:, :chains])
+        x, d = _slopes_of_x(scale, state.effects[k][:, :chains], pulls[k][:, :chains])
         both.append([flat(tf.cast(v, tf.float64)) for v in (x, x + d)])
     x, pull = (tf.concat(of_each, axis=0) for of_each in zip(*both, strict=True))
     bend = tf.matmul(_inverse(shrinkage), pull) + tf.matmul(shrinkage, x)
@@ -429,6 +436,7 @@ def row_information(
     coarse: tf.Tensor,
 ) -> tuple[None, tf.Tensor]:
     """The part of log p(ratings given effects), ``[coordinates, coordinates]``."""
+    state = of_few(layout, state)
     family, own = layout.family, state.parameters.auxiliary
     size, chains = coordinates(layout), state.predictor.shape[1]
     moves = []  # of effects, [levels, chains * coordinates, columns]
@@ -479,6 +487,7 @@ def level_information(
     and, to second order, ``tr M_a M_b`` for two covariances, less that for two others, and nothing
     for a covariance and another (`_signs`).
     """
+    u = u[:, : few_of(layout)]
     given = turn, scale, u, coarse, follow, shift, centre, shrinkage, answer
     left = flows_of(layout, k, *given, away=True)  # q, [levels, chains, coordinates, columns]
     own, offset, size = layout.factors[k], offsets(layout), coordinates(layout)
