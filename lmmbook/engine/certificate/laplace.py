@@ -16,7 +16,7 @@ from collections.abc import Callable
 from functools import cache, partial
 from typing import Any, NamedTuple
 
-from lmmbook.engine.arrays import Arrays, Layout, Parameters
+from lmmbook.engine.arrays import Arrays, Layout, Parameters, State
 from lmmbook.engine.certificate.parametrisation import (
     Parametrisation,
     begins,
@@ -26,7 +26,8 @@ from lmmbook.engine.certificate.parametrisation import (
 )
 from lmmbook.engine.linear_predictor import linear_predictor, sum_by_level, to_levels, to_rows
 from lmmbook.engine.placement import SINGLE_DEVICE, Placement
-from lmmbook.families.derivatives import derivatives_at
+from lmmbook.engine.row_sums import in_blocks
+from lmmbook.families.derivatives import Rows, derivatives_at
 
 import numpy as np
 import tensorflow as tf
@@ -81,10 +82,34 @@ def weighted(
     arrays: Arrays, scales: list[tf.Tensor], weight: tf.Tensor, x: Effects,
 ) -> tuple[tf.Tensor, dict[int, tf.Tensor]]:  # fmt: skip
     """L'Z'WZL x, of ``some`` factors' x only; for all factors."""
-    at_rows = tf.add_n(
-        [to_rows(arrays.factors[k], tf.einsum("ij,lnj->lni", scales[k], x[k])) for k in some]
-    )
-    return pulled(layout, shared, arrays, scales, weight * at_rows)
+    moves = {k: tf.einsum("ij,lnj->lni", scales[k], x[k]) for k in some}
+
+    def of_block(block: Arrays, given: Rows) -> tf.Tensor:
+        return given[0] * tf.add_n([to_rows(block.factors[k], moves[k]) for k in some])
+
+    return _by_block(shared, arrays, scales, (weight,), x[some[0]].shape[1], of_block)
+
+
+def _by_block(
+    shared: int | None,
+    arrays: Arrays,
+    scales: list[tf.Tensor],
+    given: Rows,
+    n: int,
+    function: Callable[..., tf.Tensor],
+) -> tuple[tf.Tensor, dict[int, tf.Tensor]]:
+    """L'Z' of what a function of rows gives, ``[rows, n]``, some rows at a time: of all of them it
+    would be the largest thing in memory."""
+    state = State(Parameters((), [], ()), [], rows=given, predictor=given[0][:, :1])
+
+    def of_block(block: Arrays, given: Rows, at: tf.Tensor, counted: tf.Tensor) -> list[tf.Tensor]:
+        values = function(block, given) * counted[:, tf.newaxis]
+        return [to_levels(factor, values) for factor in block.factors]
+
+    nothing = [tf.zeros([f.cross.shape[0], n, f.cross.shape[1]]) for f in arrays.factors]
+    sums = in_blocks(arrays, state, nothing, of_block)
+    found = {k: tf.einsum("ji,lnj->lni", scales[k], own) for k, own in enumerate(sums)}
+    return (None if shared is None else found.pop(shared)), found
 
 
 def blocks(
@@ -212,8 +237,7 @@ class Laplace:
         """The one with the least noise."""
         layout, factors = self.layout, self.layout.factors
         size = begins(layout)[-1]
-        values = self._rows(_columns, (), self.parameters.scales, self.working)[0]
-        right = self._of_levels(pulled, (), self.parameters.scales, values)
+        right = self._of_levels(right_sides, (), self.parameters.scales, self.working)
         solved = self.solve(right, self.fine)
         back = self.product(solved, self.fine)
         shifts = [self._each(k, _after, solved[k], tf.constant(size)) for k in self.factors]
@@ -246,23 +270,29 @@ class Laplace:
         )
 
 
-def _columns(
-    layout: Layout, arrays: Arrays, scales: list[tf.Tensor], working: Working
-) -> tuple[tf.Tensor, None]:
-    """``[rows, n]``: W times what each coarse effect adds to the predictor, and times the fixed
-    effects' columns; and what auxiliary parameters take from the slopes."""
-    size = begins(layout)[-1]
-    columns = [arrays.fixed]
+def right_sides(
+    layout: Layout, shared: int | None, arrays: Arrays, scales: list[tf.Tensor], working: Working
+) -> tuple[tf.Tensor, dict[int, tf.Tensor]]:
+    """L'Z' of W times what each coarse effect adds to the predictor, and times the fixed effects'
+    columns; and of what auxiliary parameters take from the slopes."""
+    size, moves = begins(layout)[-1], {}
     for k, begin in zip(coarse_factors(layout), begins(layout), strict=False):
-        factor, levels = layout.factors[k], layout.factors[k].levels
-        one = np.eye(size, dtype=np.float32)[begin : begin + levels * factor.columns]
-        each = tf.einsum("ij,lnj->lni", scales[k], shaped(tf.constant(one), factor.columns))
-        columns.insert(-1, to_rows(arrays.factors[k], each))
-    coarse = [tf.add_n(columns[:-1])] if size else []
-    found = [working.weight * tf.concat([*coarse, columns[-1]], axis=1)]
-    if not layout.gaussian:  # whose residual sd has a flow of its own
-        found.append(-working.by_auxiliary)
-    return tf.concat(found, axis=1), None
+        columns = layout.factors[k].columns
+        one = np.eye(size, dtype=np.float32)[begin : begin + layout.factors[k].levels * columns]
+        moves[k] = tf.einsum("ij,lnj->lni", scales[k], shaped(tf.constant(one), columns))
+
+    def of_block(block: Arrays, given: Rows) -> tf.Tensor:
+        weight, by_auxiliary = given
+        columns = [to_rows(block.factors[k], move) for k, move in moves.items()]
+        coarse = [tf.add_n(columns)] if columns else []
+        found = [weight * tf.concat([*coarse, block.fixed], axis=1)]
+        if not layout.gaussian:  # whose residual sd has a flow of its own
+            found.append(-by_auxiliary)
+        return tf.concat(found, axis=1)
+
+    n = size + layout.fixed + (0 if layout.gaussian else layout.family.auxiliary)
+    given = working.weight, working.by_auxiliary
+    return _by_block(shared, arrays, scales, given, n, of_block)
 
 
 @cache
