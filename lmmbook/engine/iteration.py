@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from lmmbook.engine.arrays import Arrays, Layout, Parameters, State
 from lmmbook.engine.certificate import louis
+from lmmbook.engine.certificate.parametrisation import Parametrisation
 from lmmbook.engine.e_step import adaptation, block_hmc
 from lmmbook.engine.linear_predictor import at, curvatures
 from lmmbook.engine.m_step import closed_form
@@ -24,13 +25,13 @@ class Plan(NamedTuple):
 
     ``gain`` of the M-step, 0 for none: the parameters are frozen. ``measured``, whether the
     certificate's statistics are taken of the draw. Both ``[sweeps]``, or of one sweep.
-    ``step_gain`` is the gain of the step sizes, ``parametrisation`` as in `louis`.
+    ``step_gain`` is the gain of the step sizes, ``parametrisation`` is the certificate's.
     """
 
     gain: tf.Tensor
     measured: tf.Tensor
     step_gain: tf.Tensor
-    parametrisation: louis.Parametrisation
+    parametrisation: Parametrisation
 
 
 class Output(NamedTuple):

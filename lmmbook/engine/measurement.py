@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from lmmbook.engine.arrays import Layout, Parameters
 from lmmbook.engine.certificate import certify
-from lmmbook.engine.certificate.louis import Parametrisation
+from lmmbook.engine.certificate.parametrisation import Parametrisation
 from lmmbook.engine.checkpoint import Entry
 from lmmbook.formula.design import Design
 
@@ -29,18 +29,15 @@ class Measurement:
 
     Parameters
     ----------
-    parametrisation
-        In which scores are taken, as in `louis`.
     estimated
         ``[coordinates, free]``, the directions to be judged, as for `certify.certify`.
     look
         What else to look for in the draws, if anything.
     """
 
-    def __init__(
-        self, parametrisation: Parametrisation, estimated: np.ndarray, look: Look | None
-    ) -> None:
-        self.parametrisation, self.estimated, self.look = parametrisation, estimated, look
+    def __init__(self, estimated: np.ndarray, look: Look | None) -> None:
+        self.estimated, self.look = estimated, look
+        self.parametrisation: Parametrisation | None = None  # until the first draw
         self.entries: list[Entry] = []  # one a chunk
 
     def look_at(self, effects: list[tf.Tensor], measured: np.ndarray, rows: int) -> Entry:

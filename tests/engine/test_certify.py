@@ -9,7 +9,10 @@ from itertools import product
 from lmmbook import exact, families
 from lmmbook.data import simulate
 from lmmbook.engine import arrays
+from lmmbook.engine.arrays import Arrays, Layout, Parameters
 from lmmbook.engine.certificate import boundary, certify, louis
+from lmmbook.engine.certificate.laplace import Laplace
+from lmmbook.engine.certificate.parametrisation import Parametrisation, as_written
 from lmmbook.engine.driver import Driver
 from lmmbook.engine.fit import fit
 from lmmbook.engine.linear_predictor import at
@@ -43,69 +46,44 @@ def sloped() -> tuple[str, pd.DataFrame, dict[str, float]]:
     )
 
 
-# Which fixed effects (Intercept, x, age) live in the mean of a factor's effects, and to what extent
-# (the rest is in the likelihood); which factors are standardised.
-PARAMETRISATIONS = {
-    "as written": ([0, 0, 0], [0], [0, 0]),
-    "fixed effects in the effects": ([0, 1, 1], [1], [0, 0]),
-    "all in one factor": ([1, 1, 1], [0], [0, 0]),
-    "in part here, in part there": ([0.6, 0.3, 0.9], [0.3], [0, 0]),
-    "slopes standardised": ([0, 0, 0], [1], [1, 0]),
-    "both standardised": ([0, 0, 0], [0], [1, 1]),
-    "standardised, with means": ([0.6, 0.3, 0.9], [0.3], [1, 1]),
-    "any": (None, None, [1, 0]),
-    "any, and a part of each tangent": (None, None, None),
-}
+def parametrisation_of(name: str, layout: Layout, array: Arrays, at: Parameters) -> Parametrisation:
+    """As written; with the least noise; anything near it; anything at all."""
+    if name == "as written":
+        return as_written(layout, array)
+    rng, best = np.random.default_rng(0), Laplace(layout, array, at).parametrisation()
+    share, noise = {"least noise": (1, 0), "near it": (0.8, 0.1), "any": (0, 0.3)}[name]
+
+    def changed(x: tf.Tensor) -> tf.Tensor:
+        return tf.constant(share * x.numpy() + rng.normal(0, noise, x.shape), tf.float32)
+
+    return tf.nest.map_structure(changed, best)
 
 
-def parametrisation_of(name: str) -> louis.Parametrisation:
-    first, second, standardised = PARAMETRISATIONS[name]
-    means = [np.zeros((5, 3)), np.zeros((2, 3))]  # [expanded + columns, fixed]
-    if first is None:
-        rng = np.random.default_rng(0)
-        means = [rng.normal(0, 0.3, m.shape) for m in means]
-    else:
-        means[0][:3], means[1][0, 0] = np.diag(first), second[0]
-    sizes = 3, 1  # tangents
-    if standardised is None:
-        parts = [np.random.default_rng(1).normal(0.5, 0.3, (size, size)) for size in sizes]
-    else:
-        parts = [s * np.eye(size) for s, size in zip(standardised, sizes, strict=True)]
-    return louis.Parametrisation(
-        *([tf.constant(x, tf.float32) for x in of_each] for of_each in (means, parts))
-    )
-
-
-def moved_by(layout, parameters, units, parametrisation, step):
+def moved_by(layout, parameters, units, step):
     """Covariances moved by I + S: what `louis` takes the derivatives of."""
     begins = louis.offsets(layout)
     covariances = []
     for k, scale in enumerate(parameters.scales):
-        own, part = (
-            step[begins[k] : begins[k + 1]],
-            parametrisation.standardised[k].numpy().astype(float),
-        )
-        root = scale.numpy()
-        for entries in (own - part @ own, part @ own):  # in the prior, then in the likelihood
-            tangent = np.tensordot(entries, layout.factors[k].tangent_basis, 1)
-            root = root + units[k] @ tangent @ np.linalg.solve(units[k], root)
+        tangent = np.tensordot(step[begins[k] : begins[k + 1]], layout.factors[k].tangent_basis, 1)
+        root = scale.numpy().astype(float)
+        root = root + units[k] @ tangent @ np.linalg.solve(units[k], root)
         covariances.append(root @ root.T)
     beta = parameters.beta.numpy() + step[: layout.fixed]
     return beta, covariances, float(parameters.residual_sd) * np.exp(step[-1])
 
 
-# Where a correlation is near 1, the complete data know too much about the prior: not centred.
-CASES = [(name, 0.5) for name in PARAMETRISATIONS] + [
-    (name, 0.999) for name, (*_, part) in PARAMETRISATIONS.items() if part and part[0] == 1
-]  # fmt: skip
+# Where a correlation is near 1, effects that stay where they are know too much about the prior.
+CASES = [(name, 0.5) for name in ("as written", "least noise", "near it", "any")]
+CASES += [("least noise", 0.999)]
 
 
 @pytest.mark.parametrize(("name", "correlation"), CASES)
-def test_fishers_and_louis_identities_hold_in_every_parametrisation(name, correlation):
+def test_fishers_and_louis_identities_hold_in_every_parametrisation(name, correlation, monkeypatch):
     """Exact draws: mean score and information against differences of the exact log-likelihood.
 
-    Scores within 5 Monte Carlo standard errors. The information within 5 times sqrt(2 / chains) of
-    the complete data's, which is what its noise is in units of."""
+    Scores within 5 Monte Carlo standard errors. The information within 5 times its own, and
+    sqrt(2 / chains) of the complete data's."""
+    monkeypatch.setattr(louis, "FEW", CHAINS)
     formula, data, values = sloped()
     values["cor(Intercept,x|g)"] = correlation
     design = build_design(formula, data)
@@ -113,20 +91,20 @@ def test_fishers_and_louis_identities_hold_in_every_parametrisation(name, correl
     parameters = arrays.to_parameters(design, values)
     effects = [tf.constant(u) for u in conditional_draws(design, values, CHAINS, seed=1)]
     state = at(layout, array, arrays.State(parameters, effects))
-    score, information = louis.score_and_information(layout, array, state, parametrisation_of(name))
+    parametrisation = parametrisation_of(name, layout, array, parameters)
+    score, information = louis.score_and_information(layout, array, state, parametrisation)
     score = score.numpy().astype(float)
     size, marginal = score.shape[1], Marginal(design)
     units = [factor_arrays.units.numpy() for factor_arrays in array.factors]
 
     def log_likelihood(step: np.ndarray) -> float:
-        return marginal.evaluate(
-            *moved_by(layout, parameters, units, parametrisation_of(name), step)
-        ).value
+        return marginal.evaluate(*moved_by(layout, parameters, units, step)).value
 
     h = 1e-3 * np.eye(size)
     truth = np.array([(log_likelihood(e) - log_likelihood(-e)) / 2e-3 for e in h])
     mcse = score.std(0, ddof=1) / np.sqrt(CHAINS)
-    assert np.all(np.abs(score.mean(0) - truth) < 5 * mcse + 1e-3 * np.abs(truth))
+    small = 1e-3 * np.sqrt(np.abs(np.diag(information)))
+    assert np.all(np.abs(score.mean(0) - truth) < 5 * mcse + 1e-3 * np.abs(truth) + small)
 
     observed = information.numpy() - np.cov(score.T)
     hessian = np.array(
@@ -139,9 +117,9 @@ def test_fishers_and_louis_identities_hold_in_every_parametrisation(name, correl
             for a in h
         ]
     )  # fmt: skip
-    complete = np.sqrt(np.diag(information))
-    off = (observed + hessian) / np.outer(complete, complete)
-    assert np.abs(off).max() < 5 * np.sqrt(2 / CHAINS)
+    complete, apart = np.sqrt(np.abs(np.diag(information))), score - score.mean(0)
+    noise = np.einsum("ci,cj->cij", apart, apart).std(0) + np.sqrt(2) * np.outer(complete, complete)
+    assert np.abs((observed + hessian) / noise).max() < 5 / np.sqrt(CHAINS)
 
 
 # certify, on scores made up
@@ -297,13 +275,13 @@ def test_what_is_left_does_not_depend_on_the_coordinates():
     assert np.all(certify.eigen(np.eye(2), np.diag([1.0, -1.0]))[0] == -np.inf)
 
 
-def test_thresholds_are_counted_from_where_little_information_is_lost():
+def test_wherever_thresholds_are_counted_from_as_much_is_known():
     """Few ratings lie below the first of nine thresholds. Counted from there, the next gap is the
-    level of nearly all ratings, of which most is lost; and so few draws could not tell how much."""
+    level of nearly all ratings, of which most is lost where effects stay where they are."""
     cuts = [-4.2, -3.4, -2.9, -2.1, -1.6, -0.5, 0.2, 1.6, 2.4]
     factors = {"user": (100, 0.45), "movie": (60, 0.55)}
     data, truth = simulate.crossed(20_000, factors, thresholds=cuts, seed=1)
-    definite = {}
+    errors = []
     for place in ("chosen", "first"):
         design = build_design("y ~ x + (1|user) + (1|movie)", data, families.Cumulative())
         if place == "first":
@@ -313,8 +291,9 @@ def test_thresholds_are_counted_from_where_little_information_is_lost():
         engine = Engine(design, 4, 10_000, 0)
         engine.set(truth)
         found = engine.measure(100, np.eye(louis.coordinates(engine.layout)))
-        definite[place] = found.definite
-    assert definite == {"chosen": True, "first": False}
+        assert found.definite
+        errors.append(found.table["std_error"])
+    np.testing.assert_allclose(errors[1], errors[0][errors[1].index], rtol=0.02)
 
 
 @pytest.mark.parametrize("born", [0, 1990])
@@ -491,7 +470,7 @@ def test_a_variance_whose_maximum_is_zero_is_reported_as_such():
 
 
 def test_the_mean_of_the_last_two_thirds_stays():
-    """Of 60 iterates that are counted from 0."""
+    """Of 20 iterates that are counted from 0."""
 
     class Counted:
         def em(self, phase: str, gains: np.ndarray) -> pd.DataFrame:
@@ -504,7 +483,7 @@ def test_the_mean_of_the_last_two_thirds_stays():
     driver = Driver.__new__(Driver)
     driver.engine = Counted()
     driver.saem()
-    assert driver.engine.values["a"] == pytest.approx(np.arange(20, 60).mean())
+    assert driver.engine.values["a"] == pytest.approx(np.arange(6, 20).mean())
 
 
 # Singular covariances of slopes
@@ -581,7 +560,7 @@ def test_a_singular_covariance_can_be_turned():
         driver.singular[0, (0, 1)] = 1
         driver.engine.set(wrong)
         found = driver.measure(200)
-        assert found.distance > 1
+        assert not found.converged
         while not found.converged:  # its budget is finite
             found = driver.improve(found)
         driver.take(found.step)  # the last, short one, as in a fit
