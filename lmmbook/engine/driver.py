@@ -9,7 +9,7 @@ import math
 from itertools import combinations_with_replacement
 
 from lmmbook.engine import checkpoint, settle
-from lmmbook.engine.certificate import boundary, certify, local, louis
+from lmmbook.engine.certificate import boundary, certify, local
 from lmmbook.engine.certificate.boundary import Block, Slope
 from lmmbook.engine.runner import Engine
 from lmmbook.formula import covariance
@@ -152,8 +152,8 @@ class Driver:
     def estimated(self) -> np.ndarray:
         """``[coordinates, free]``: the directions that are neither fixed nor at a boundary."""
         layout = self.engine.layout
-        begins = louis.offsets(layout)
-        free = np.eye(louis.coordinates(layout))
+        begins = local.offsets(layout)
+        free = np.eye(local.dimension(layout))
         columns = [free[:, : layout.fixed]]
         for k in range(len(layout.factors)):
             # A tangent S = n n' along a direction n without variance changes nothing.

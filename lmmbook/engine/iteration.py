@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from lmmbook.engine.arrays import Arrays, Layout, Parameters, State
-from lmmbook.engine.certificate import louis
+from lmmbook.engine.certificate import local, louis
 from lmmbook.engine.certificate.parametrisation import Parametrisation
 from lmmbook.engine.e_step import adaptation, block_hmc
 from lmmbook.engine.linear_predictor import at, curvatures
@@ -80,7 +80,7 @@ def one_sweep(
 
 def no_score(layout: Layout) -> tuple[tf.Tensor, tf.Tensor]:
     """Zeros in place of score and information."""
-    size = louis.coordinates(layout)
+    size = local.dimension(layout)
     return zeros(layout.chains, size), zeros(size, size)
 
 

@@ -10,7 +10,7 @@ from lmmbook import exact, families
 from lmmbook.data import simulate
 from lmmbook.engine import arrays
 from lmmbook.engine.arrays import Arrays, Layout, Parameters
-from lmmbook.engine.certificate import boundary, certify, louis
+from lmmbook.engine.certificate import boundary, certify, local, louis
 from lmmbook.engine.certificate.laplace import Laplace
 from lmmbook.engine.certificate.parametrisation import Parametrisation, as_written
 from lmmbook.engine.driver import Driver
@@ -60,8 +60,8 @@ def parametrisation_of(name: str, layout: Layout, array: Arrays, at: Parameters)
 
 
 def moved_by(layout, parameters, units, step):
-    """Covariances moved by I + S: what `louis` takes the derivatives of."""
-    begins = louis.offsets(layout)
+    """Covariances moved by I + S: what the certificate takes the derivatives of."""
+    begins = local.offsets(layout)
     covariances = []
     for k, scale in enumerate(parameters.scales):
         tangent = np.tensordot(step[begins[k] : begins[k + 1]], layout.factors[k].tangent_basis, 1)
@@ -83,7 +83,7 @@ def test_fishers_and_louis_identities_hold_in_every_parametrisation(name, correl
 
     Scores within 5 Monte Carlo standard errors. The information within 5 times its own, and
     sqrt(2 / chains) of the complete data's."""
-    monkeypatch.setattr(louis, "FEW", CHAINS)
+    monkeypatch.setattr("lmmbook.engine.certificate.information.FEW", CHAINS)
     formula, data, values = sloped()
     values["cor(Intercept,x|g)"] = correlation
     design = build_design(formula, data)
@@ -290,7 +290,7 @@ def test_wherever_thresholds_are_counted_from_as_much_is_known():
             assert design.family.anchor in (5, 6)
         engine = Engine(design, 4, 10_000, 0)
         engine.set(truth)
-        found = engine.measure(100, np.eye(louis.coordinates(engine.layout)))
+        found = engine.measure(100, np.eye(local.dimension(engine.layout)))
         assert found.definite
         errors.append(found.table["std_error"])
     np.testing.assert_allclose(errors[1], errors[0][errors[1].index], rtol=0.02)

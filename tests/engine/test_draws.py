@@ -8,7 +8,7 @@ from lmmbook import exact
 from lmmbook.data import simulate
 from lmmbook.engine import driver, kept
 from lmmbook.engine.arrays import on_device
-from lmmbook.engine.certificate import certify, louis
+from lmmbook.engine.certificate import certify, local
 from lmmbook.engine.driver import Driver
 from lmmbook.engine.fit import fit
 from lmmbook.engine.kept import Kept
@@ -29,7 +29,7 @@ def test_more_draws_are_as_if_they_had_been_asked_for_at_once(tiny):
     for parts in ([160], [80, 60, 20]):
         engine = Engine(build_design(tiny.formula, tiny.data), 8, 10_000, seed=3)
         engine.set(tiny.truth)
-        free = np.eye(louis.coordinates(engine.layout))
+        free = np.eye(local.dimension(engine.layout))
         certificate = engine.measure(parts[0], free, lambda u: {"mean": u[0].mean((1, 2, 3))})
         for more in parts[1:]:
             certificate = engine.extend(more)

@@ -56,7 +56,7 @@ HARD = {
 def test_what_the_data_know_is_not_lost_to_the_coordinates(formula, monkeypatch):
     """At the exact maximum, from 2,000 exact draws: the information is known to be definite, and
     its standard errors are those of the exact likelihood, to five times what their noise is."""
-    monkeypatch.setattr(louis, "FEW", 2000)
+    monkeypatch.setattr("lmmbook.engine.certificate.information.FEW", 2000)
     data = ten_groups(HARD[formula])
     design, truth = build_design(formula, data), exact.fit(formula, data).parameters
     assert not truth["at_boundary"].any()

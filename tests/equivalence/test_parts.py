@@ -272,7 +272,7 @@ def test_scores_and_informations(case, held, monkeypatch):
     """In the same parametrisation. To second order the paths differ: the engine's coordinate is
     1 + s where ours is exp(s), and it stretches the effects' mean with them. What that adds to a
     negative Hessian are scores."""
-    monkeypatch.setattr(louis, "FEW", CHAINS)
+    monkeypatch.setattr("lmmbook.engine.certificate.information.FEW", CHAINS)
     b, (share, a) = both(*case), HELD[held]
     C = [tf.constant(share * b.data.W[0]), tf.zeros_like(b.data.W[1])]
     still = parametrisation.as_written(b.layout, b.array)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from lmmbook import _numerics
 from lmmbook._tensorflow.quiet import quiet_log
 from lmmbook.engine.arrays import Layout, Parameters
-from lmmbook.engine.certificate import local, louis
+from lmmbook.engine.certificate import local
 from lmmbook.formula import covariance
 from lmmbook.formula.design import Design
 from lmmbook.results.fit import CONVERGED_WITHIN
@@ -73,7 +73,7 @@ class Certificate:
     r_hat, ess
         Split R-hat and effective sample size of the worst of the scores.
     step
-        The Newton step in local coordinates (`louis`). In directions where the information is not
+        The Newton step in local coordinates (`local`). In directions where the information is not
         known to be positive it is shorter than Newton's: as if it were `noise`.
     far
         Whether some step is `NEAR` standard errors or longer, or may miss half of what is allowed,
@@ -109,7 +109,7 @@ def nothing_known(design: Design, layout: Layout) -> Certificate:
     names = covariance.parameter_names(design)
     table = pd.DataFrame(np.nan, names, ["step", "std_error", "mcse"])
     together = pd.DataFrame(np.nan, names, names)
-    return Certificate(table, together, np.zeros(louis.coordinates(layout)))
+    return Certificate(table, together, np.zeros(local.dimension(layout)))
 
 
 def certify(
