@@ -24,12 +24,14 @@ class Plan(NamedTuple):
     """What sweeps are for.
 
     ``gain`` of the M-step, 0 for none: the parameters are frozen. ``measured``, whether the
-    certificate's statistics are taken of the draw. Both ``[sweeps]``, or of one sweep.
+    score is taken of the draw; ``informed``, whether the information is too, which varies less and
+    costs more. All ``[sweeps]``, or of one sweep.
     ``step_gain`` is the gain of the step sizes, ``parametrisation`` is the certificate's.
     """
 
     gain: tf.Tensor
     measured: tf.Tensor
+    informed: tf.Tensor
     step_gain: tf.Tensor
     parametrisation: Parametrisation
 
@@ -39,7 +41,7 @@ class Output(NamedTuple):
 
     ``parameters``; ``acceptance`` [sweeps]; ``effects`` [sweeps, levels, chains, columns];
     ``score`` [sweeps, chains, coordinates] and ``information`` [sweeps, coordinates, coordinates],
-    zeros where nothing was measured.
+    zeros where there is none.
     """
 
     parameters: Parameters
@@ -64,7 +66,9 @@ def one_sweep(
     drawn = state
     score, information = either(
         plan.measured,
-        lambda: louis.score_and_information(layout, arrays, drawn, plan.parametrisation, placement),
+        lambda: louis.score_and_information(
+            layout, arrays, drawn, plan.parametrisation, placement, plan.informed
+        ),
         lambda: no_score(layout),
     )
     state = either(

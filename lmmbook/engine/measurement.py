@@ -50,10 +50,12 @@ class Measurement:
         found = self.look([u.numpy()[some] for u in effects])
         return {PREFIX + name: x for name, x in found.items()}
 
-    def add(self, entry: Entry, measured: np.ndarray) -> None:
-        """What a chunk gave back, of which some sweeps are ``measured`` ``[sweeps]``."""
+    def add(self, entry: Entry, measured: np.ndarray, informed: np.ndarray) -> None:
+        """What a chunk gave back, of which some sweeps are ``measured``, and some of these
+        ``informed``, ``[sweeps]`` (`iteration.Plan`)."""
         if measured.any():
-            self.entries.append(entry | {"score": entry["score"][measured]})
+            taken = {"score": measured, "information": informed}
+            self.entries.append(entry | {name: entry[name][some] for name, some in taken.items()})
 
     @property
     def score(self) -> np.ndarray:
@@ -71,6 +73,5 @@ class Measurement:
 
     def judge(self, design: Design, layout: Layout, parameters: Parameters) -> certify.Certificate:
         """The certificate, by all draws so far."""
-        score = self.score
-        information = sum(entry["information"].sum(0) for entry in self.entries) / len(score)
-        return certify.certify(design, layout, parameters, score, information, self.estimated)
+        information = np.concatenate([entry["information"] for entry in self.entries])
+        return certify.certify(design, layout, parameters, self.score, information, self.estimated)

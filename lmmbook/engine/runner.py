@@ -34,6 +34,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 WARMUP = 20  # sweeps before draws are believed to belong to parameters that were just set
+INFORMED_EVERY = 4  # draws, of which the first has its information taken
 ADAPTATION = 0.1  # gain of the step sizes while the parameters move
 
 
@@ -135,7 +136,7 @@ class Engine:
         never = np.zeros(self.chunk, bool)
         before = len(self.iterates)
         for part in self._parts(gains):
-            self._call(phase, Plan(part, never, np.float32(ADAPTATION), self.unused))
+            self._call(phase, Plan(part, never, never, np.float32(ADAPTATION), self.unused))
         return pd.concat(self.iterates[before:], ignore_index=True)
 
     def measure(
@@ -155,10 +156,11 @@ class Engine:
 
     def _draw(self, measurement: Measurement, warmup: int, draws: int) -> certify.Certificate:
         parts = self._parts(np.zeros(warmup + draws))
-        warmed_up = (np.arange(len(parts) * self.chunk) >= warmup).reshape(len(parts), -1)
-        for part, measured in zip(parts, warmed_up, strict=True):
-            plan = Plan(part, measured, np.float32(0.0), self.unused)
-            measurement.add(self._call("draws", plan), measured)
+        number = np.arange(len(parts) * self.chunk) - warmup  # of each draw
+        for part, of_part in zip(parts, number.reshape(len(parts), -1), strict=True):
+            measured, informed = of_part >= 0, (of_part >= 0) & (of_part % INFORMED_EVERY == 0)
+            plan = Plan(part, measured, informed, np.float32(0.0), self.unused)
+            measurement.add(self._call("draws", plan), measured, informed)
         return measurement.judge(self.design, self.layout, self.parameters)
 
     def _parts(self, gains: np.ndarray) -> list[np.ndarray]:
@@ -196,8 +198,8 @@ class Engine:
         measured, seed = plan.measured, tfp.random.sanitize_seed([self.seed, self.calls])
         if self.measurement is not None and measured.any():
             plan = plan._replace(parametrisation=self._parametrisation(self.measurement))
-        gain, taken, step_gain = (tf.constant(x) for x in plan[:3])
-        plan = Plan(gain, taken, step_gain, plan.parametrisation)
+        gain, taken, informed, step_gain = (tf.constant(x) for x in plan[:4])
+        plan = Plan(gain, taken, informed, step_gain, plan.parametrisation)
         self.state, output = self.program(self.arrays, self.state, plan, seed)
         flat = tf.nest.flatten(output.parameters)
         small = {f"parameters{i}": x.numpy() for i, x in enumerate(flat)}

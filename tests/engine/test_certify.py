@@ -135,7 +135,7 @@ def made_up(shift: float, chains: int = 8, draws: int = 200, seed: int = 0):
     rng = np.random.default_rng(seed)
     noise = rng.normal(size=(draws, chains, 3)) * np.sqrt(np.diag(complete - observed))
     mean = observed @ (shift / np.sqrt(np.diag(observed)))  # `shift` standard errors in each
-    return design, layout, parameters, mean + noise, complete
+    return design, layout, parameters, mean + noise, complete[np.newaxis]
 
 
 def test_step_distance_and_errors_are_what_they_are_called():
@@ -217,6 +217,22 @@ def test_scores_without_noise_need_no_diagnosis():
     assert np.isfinite(found.ess)
 
 
+def test_the_noise_of_the_information_is_in_the_error_of_a_step():
+    """Scores without noise, half a standard error from the maximum, and twenty draws of the
+    information: the step errs by what these say of its noise. Of 200 such errors, in units of mcse,
+    the sd is one, give or take four times 1 / sqrt(400)."""
+    design, layout, parameters, _, _ = made_up(0.0)
+    true = np.array([10.0, 20.0, 50.0])
+    score = np.full((20, 8, 3), 0.5 * np.sqrt(true))
+    z = []
+    for seed in range(200):
+        drawn = np.random.default_rng(seed).normal(size=(20, 3, 3))
+        noisy = np.diag(true) + drawn + drawn.swapaxes(1, 2)
+        table = certify.certify(design, layout, parameters, score, noisy, np.eye(3)).table
+        z.append((table["step"] - 0.5 / np.sqrt(true)) / table["mcse"])
+    assert np.all(np.abs(np.std(z, axis=0) - 1) < 0.2)
+
+
 def uncorrelated(shape: tuple[int, int, int], seed: int) -> np.ndarray:
     """Draws whose mean is 0 and whose covariance is the identity, not only nearly."""
     draws = np.random.default_rng(seed).normal(size=(shape[0] * shape[1], shape[2]))
@@ -227,7 +243,7 @@ def uncorrelated(shape: tuple[int, int, int], seed: int) -> np.ndarray:
 def test_without_information_there_is_no_verdict():
     design, layout, parameters, score, _ = made_up(0.0)
     found = certify.certify(
-        design, layout, parameters, score, np.diag([6.0, 11.0, 25.1]), np.eye(3)
+        design, layout, parameters, score, np.diag([6.0, 11.0, 25.1])[np.newaxis], np.eye(3)
     )
     assert not found.definite
     assert not found.converged
@@ -240,7 +256,7 @@ def test_where_nothing_is_known_a_step_is_short():
     the noise allows, and no further; in the others Newton's step, half a standard error."""
     design, layout, parameters, _, complete = made_up(0.5)
     observed = np.array([0.1, 9.0, 25.0])
-    score = uncorrelated((200, 8, 3), 0) * np.sqrt(np.diag(complete) - observed)
+    score = uncorrelated((200, 8, 3), 0) * np.sqrt(np.diag(complete[0]) - observed)
     score += 0.5 * np.sqrt(observed)
     found = certify.certify(design, layout, parameters, score, complete, np.eye(3))
     assert not found.definite
@@ -256,7 +272,7 @@ def test_what_more_draws_would_show_is_not_given_up(left, weakly_identified):
     draws the first is known."""
     design, layout, parameters, _, complete = made_up(0.0)
     for draws, seed in product((100, 1600), range(5)):
-        variances = np.diag(complete) * [0.5, 1 - left, 0.5]
+        variances = np.diag(complete[0]) * [0.5, 1 - left, 0.5]
         score = uncorrelated((draws, 8, 3), seed) * np.sqrt(variances)
         found = certify.certify(design, layout, parameters, score, complete, np.eye(3))
         assert found.definite == (draws == 1600 and not weakly_identified)

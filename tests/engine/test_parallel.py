@@ -180,7 +180,8 @@ state = arrays.State(values, effects, [adaptation.longest(f.levels) for f in lay
 state = tf.function(partial(iteration.begin, layout), autograph=False)(whole, state, True)
 state = iteration.paused(state)
 parametrisation, seed = as_written(layout, whole), tf.constant([3, 4])
-plan = iteration.Plan(tf.zeros([4]), tf.fill([4], True), tf.constant(0.0), parametrisation)
+measured = tf.fill([4], True)
+plan = iteration.Plan(tf.zeros([4]), measured, measured, tf.constant(0.0), parametrisation)
 after, output = made(whole, state, plan, seed)
 alone = program.compiled(made.layout)
 information = []
@@ -217,7 +218,7 @@ close(one[1], [tf.gather(made.placement.gathered(u, axis=1), order, axis=1) for 
 
 # An EM iteration: chains that begin alike part, on one device as on two.
 same = state._replace(effects=[tf.repeat(u[:, :1], 4, axis=1) for u in effects])
-plan = iteration.Plan(tf.ones([4]), tf.fill([4], False), tf.constant(0.1), parametrisation)
+plan = iteration.Plan(tf.ones([4]), *2 * [tf.fill([4], False)], tf.constant(0.1), parametrisation)
 after, output = made(whole, same, plan, seed)
 for u in after.effects:
     left = (u - tf.reduce_mean(u, axis=1, keepdims=True)).numpy()[:, :, 0].T

@@ -65,7 +65,7 @@ def test_what_the_data_know_is_not_lost_to_the_coordinates(formula, monkeypatch)
     layout, _ = arrays.on_device(design, 2000)
     found = certify.certify(
         design, layout, arrays.to_parameters(design, values),
-        score.reshape(5, 400, -1), complete, np.eye(score.shape[1]),
+        score.reshape(5, 400, -1), complete[np.newaxis], np.eye(score.shape[1]),
     )  # fmt: skip
     assert found.definite
     share = certify.eigen(complete - np.cov(score.T), complete)[0][0]

@@ -23,7 +23,7 @@ from lmmbook.families.derivatives import derivatives_at, total, zeros
 import numpy as np
 import tensorflow as tf
 
-FEW = 2  # chains of whose draws the information is taken: it varies little from draw to draw
+FEW = 4  # chains of whose draws the information is taken: it varies little from draw to draw
 
 
 def few_of(layout: Layout) -> int:

@@ -14,10 +14,11 @@ from __future__ import annotations
 
 from lmmbook.engine.arrays import Arrays, Layout, State
 from lmmbook.engine.certificate.information import mean_information
-from lmmbook.engine.certificate.local import turns
+from lmmbook.engine.certificate.local import dimension, turns
 from lmmbook.engine.certificate.parametrisation import Parametrisation
 from lmmbook.engine.certificate.score import complete_score, slopes
-from lmmbook.engine.placement import SINGLE_DEVICE, Placement
+from lmmbook.engine.placement import SINGLE_DEVICE, Placement, either
+from lmmbook.families.derivatives import zeros
 
 import tensorflow as tf
 
@@ -28,8 +29,10 @@ def score_and_information(
     state: State,
     parametrisation: Parametrisation,
     placement: Placement = SINGLE_DEVICE,
+    informed: tf.Tensor | bool = True,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Gradient ``[chains, coordinates]`` and mean negative Hessian ``[coordinates, coordinates]``.
+    """Gradient ``[chains, coordinates]`` and mean negative Hessian ``[coordinates, coordinates]``,
+    or zeros if not ``informed``.
 
     Of log p(ratings, effects), in this ``parametrisation``, at each chain's draw; the negative
     Hessian at the draws of the first `FEW` chains. float64.
@@ -38,7 +41,10 @@ def score_and_information(
     turn = [turns(*of_factor) for of_factor in given]
     stay, (pulls, *by_rows) = placement.rows(slopes, (layout, placement.shared), arrays, state)
     pulls = [stay if k == placement.shared else pulls[k] for k in range(len(layout.factors))]
-    return (
-        complete_score(layout, state, parametrisation, turn, pulls, by_rows, placement),
-        mean_information(layout, arrays, state, parametrisation, turn, pulls, placement),
+    information = either(
+        informed,
+        lambda: mean_information(layout, arrays, state, parametrisation, turn, pulls, placement),
+        lambda: zeros(dimension(layout), dimension(layout)),
     )
+    score = complete_score(layout, state, parametrisation, turn, pulls, by_rows, placement)
+    return score, information
