@@ -127,18 +127,20 @@ def row_information(
         pairs = zip(block.factors, moves, strict=True)
         moved = tf.add_n([to_rows(factor, move) for factor, move in pairs])
         alone = tf.pad(block.fixed, [[0, 0], [0, size - layout.fixed]])
-        moved = tf.reshape(moved, [-1, chains, size]) + alone[:, tf.newaxis]
+        moved += tf.tile(alone, [1, chains])
         _, second = derivatives_at(family, given, at, own)
         second = tf.nest.map_structure(lambda h: h * counted[:, tf.newaxis], second)
         auxiliary = family.auxiliary
 
-        def product(left: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
-            flat = (tf.reshape(x, [-1, x.shape[2]]) for x in (left, right))
-            return tf.cast(tf.matmul(*flat, transpose_a=True), tf.float64)
+        def product(right: tf.Tensor) -> tf.Tensor:
+            # Of all chains with all, to keep those with themselves: arrays of three axes, or one
+            # product a chain, would take XLA four times as long.
+            both = tf.cast(tf.matmul(moved, right, transpose_a=True), tf.float64)
+            return tf.einsum("csct->st", tf.reshape(both, [chains, size, chains, -1]))
 
-        found = -product(moved, moved * second[0][0][..., tf.newaxis])
+        found = -product(moved * tf.repeat(second[0][0], size, axis=1))
         if auxiliary:
-            across = -product(moved, tf.stack(second[0][1:], axis=2))
+            across = tf.concat([-product(h) for h in second[0][1:]], axis=1)
             across = tf.pad(across, [[0, 0], [size - auxiliary, 0]])
             twice = tf.stack([tf.stack([-total(h) for h in row[1:]]) for row in second[1:]])
             found += across + tf.transpose(across) + tf.pad(twice, 2 * [[size - auxiliary, 0]])

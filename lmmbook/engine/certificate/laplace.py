@@ -37,8 +37,9 @@ from lmmbook.engine.placement import SINGLE_DEVICE, Placement
 
 import tensorflow as tf
 
-NEWTON_STEPS = 6
+NEWTON_STEPS = 6  # at most
 LONGEST = 2.0  # of one, for what a level adds to a linear predictor (root mean square of its rows)
+SHORT = 0.03  # of a step, for the mode: near enough for what only lowers noise
 STEPS = 12  # of conjugate gradients
 FEW_ROWS = 20_000  # that are not worth compiling for
 SMALL, ROUGH = 1e-4, 1e-2  # squared residual, relative to what it was, that is left
@@ -66,8 +67,14 @@ class Laplace:
             if not layout.gaussian:
                 step = [self._each(k, _damped, step[k], size) for k, size in enumerate(sizes)]
             self.mode = [self._each(k, _plus, self.mode[k], step[k]) for k in self.factors]
+            if self._square(step) < SHORT**2 * self._square(self.mode):
+                break
         if not layout.gaussian:
             self._work()
+
+    def _square(self, x: Effects) -> float:
+        """The sum of squares of all effects."""
+        return float(sum(self._levels(k, _dot, x[k], x[k])[1][0] for k in self.factors))
 
     def _work(self) -> None:
         given = self.parameters, self.mode
