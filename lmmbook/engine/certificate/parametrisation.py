@@ -2,9 +2,9 @@
 
 Chapter 04. Fisher's and Louis' identities (`louis`) hold whatever the effects do meanwhile, if it
 is the same rule for all draws: stay where they are (*centred*), stretch with their sd
-(*non-centred*), or anything else (Papaspiliopoulos, Roberts & Sköld 2007; Meng & van Dyk 1999). The
-better they follow their own conditional distribution, the less the complete data know beyond the
-ratings, and the less noise is in the mean of their scores.
+(*non-centred*), or anything else (Papaspiliopoulos, Roberts & Sköld 2007). The better they follow
+their own conditional distribution, the less the complete data know beyond the ratings, and the less
+noise is in the mean of their scores.
 
 If that distribution is normal, with precision P and mean b, the best is known. With every effect
 divided by its sd, ``u = L x``, and b the mean of x:
