@@ -9,7 +9,7 @@ import math
 from itertools import combinations_with_replacement
 
 from lmmbook.engine import checkpoint, settle
-from lmmbook.engine.certificate import boundary, certify, local
+from lmmbook.engine.certificate import boundary, certify, local, louis
 from lmmbook.engine.certificate.boundary import Block, Slope
 from lmmbook.engine.runner import Engine
 from lmmbook.formula import covariance
@@ -18,9 +18,8 @@ import numpy as np
 from scipy import linalg
 
 APPROACH = np.ones(20)  # gains of the M-steps
-AVERAGE = np.arange(1.0, 21.0) ** -0.7
-FIRST_DRAWS = 20  # sweeps of a first certificate
-KEPT_SWEEPS = 60  # of the last one, at least: its draws of the effects are kept
+AVERAGE = np.arange(1.0, 61.0) ** -0.7
+FIRST_DRAWS = 100  # sweeps of the first certificate: of InstEval few seeds need another look
 FEWEST_SWEEPS = 240  # that is what these need, with what settles and fills up chunks
 MANY_DRAWS = 400  # of which it is no bad luck that they do not show the information to be definite
 SURPLUS = 1.1  # times the draws that seem to be needed: how many that are is an estimate
@@ -75,9 +74,6 @@ class Driver:
                 found = self.improve(found)
             elif block := self.doubtful():  # what was found out elsewhere does not hold here
                 found = settle.settle(self, block, self.singular[block])
-            elif self.draws < KEPT_SWEEPS:  # a first look: from nearer, a longer one
-                self.take(found.step)
-                found = self.measure(KEPT_SWEEPS)
             else:
                 break
         self.take(found.step)  # it is short: what is left is Monte Carlo error
@@ -152,8 +148,8 @@ class Driver:
     def estimated(self) -> np.ndarray:
         """``[coordinates, free]``: the directions that are neither fixed nor at a boundary."""
         layout = self.engine.layout
-        begins = local.offsets(layout)
-        free = np.eye(local.dimension(layout))
+        begins = louis.offsets(layout)
+        free = np.eye(louis.coordinates(layout))
         columns = [free[:, : layout.fixed]]
         for k in range(len(layout.factors)):
             # A tangent S = n n' along a direction n without variance changes nothing.

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from lmmbook.engine.arrays import Layout, Parameters
 from lmmbook.engine.certificate import certify
-from lmmbook.engine.certificate.parametrisation import Parametrisation
+from lmmbook.engine.certificate.louis import Parametrisation
 from lmmbook.engine.checkpoint import Entry
 from lmmbook.formula.design import Design
 
@@ -29,15 +29,18 @@ class Measurement:
 
     Parameters
     ----------
+    parametrisation
+        In which scores are taken, as in `louis`.
     estimated
         ``[coordinates, free]``, the directions to be judged, as for `certify.certify`.
     look
         What else to look for in the draws, if anything.
     """
 
-    def __init__(self, estimated: np.ndarray, look: Look | None) -> None:
-        self.estimated, self.look = estimated, look
-        self.parametrisation: Parametrisation | None = None  # until the first draw
+    def __init__(
+        self, parametrisation: Parametrisation, estimated: np.ndarray, look: Look | None
+    ) -> None:
+        self.parametrisation, self.estimated, self.look = parametrisation, estimated, look
         self.entries: list[Entry] = []  # one a chunk
 
     def look_at(self, effects: list[tf.Tensor], measured: np.ndarray, rows: int) -> Entry:
@@ -50,12 +53,10 @@ class Measurement:
         found = self.look([u.numpy()[some] for u in effects])
         return {PREFIX + name: x for name, x in found.items()}
 
-    def add(self, entry: Entry, measured: np.ndarray, informed: np.ndarray) -> None:
-        """What a chunk gave back, of which some sweeps are ``measured``, and some of these
-        ``informed``, ``[sweeps]`` (`iteration.Plan`)."""
+    def add(self, entry: Entry, measured: np.ndarray) -> None:
+        """What a chunk gave back, of which some sweeps are ``measured`` ``[sweeps]``."""
         if measured.any():
-            taken = {"score": measured, "information": informed}
-            self.entries.append(entry | {name: entry[name][some] for name, some in taken.items()})
+            self.entries.append(entry | {"score": entry["score"][measured]})
 
     @property
     def score(self) -> np.ndarray:
@@ -73,5 +74,6 @@ class Measurement:
 
     def judge(self, design: Design, layout: Layout, parameters: Parameters) -> certify.Certificate:
         """The certificate, by all draws so far."""
-        information = np.concatenate([entry["information"] for entry in self.entries])
-        return certify.certify(design, layout, parameters, self.score, information, self.estimated)
+        score = self.score
+        information = sum(entry["information"].sum(0) for entry in self.entries) / len(score)
+        return certify.certify(design, layout, parameters, score, information, self.estimated)

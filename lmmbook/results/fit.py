@@ -31,10 +31,9 @@ class Fit(Criticism):
     parameters
         Index: parameter name. Columns ``estimate``; ``std_error``, how uncertain the data leave it,
         from the observed information, which is an estimate from draws, too (`ess` of them);
-        ``mcse``, the Monte Carlo standard error of the estimate, with what its last step may have
-        missed: how far another seed may be from it; ``at_boundary``. Errors of an sd are those of
-        its *logarithm*, errors of a correlation those of its Fisher z. NaN for what is fixed or at
-        its boundary.
+        ``mcse``, the Monte Carlo standard error of the estimate: how far another seed may be from
+        it; ``at_boundary``. Errors of an sd are those of its *logarithm*, errors
+        of a correlation those of its Fisher z. NaN for what is fixed or at its boundary.
     covariance
         ``[parameters, parameters]``, of the errors of all parameters together; ``std_error`` is the
         root of its diagonal. It gives the error of a difference, or of any other combination.

@@ -18,7 +18,7 @@ import resource
 import sys
 import lmmbook as lmm
 from lmmbook.data import simulate
-from lmmbook.engine.certificate import local
+from lmmbook.engine.certificate import louis
 from lmmbook.engine import runner
 from lmmbook.formula import build_design
 import numpy as np
@@ -31,7 +31,7 @@ data, _ = simulate.crossed(rows, factors, thresholds=thresholds, seed=0)
 design = build_design("y ~ x + (1|a) + (1|b) + (1|c)", data, lmm.families.resolve(family))
 engine = runner.Engine(design, chains, 1000, seed=0)
 engine.em("approach", np.ones(1))
-engine.measure(40, np.eye(local.dimension(engine.layout)))
+engine.measure(40, np.eye(louis.coordinates(engine.layout)))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """
 # So many that the data weigh more than the compiler does, whose peak varies from run to run.
