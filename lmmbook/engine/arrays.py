@@ -45,7 +45,7 @@ class FactorLayout(NamedTuple):
     @property
     def tangent_basis(self) -> np.ndarray:
         """A basis of symmetric matrices with these entries, ``[tangents, columns, columns]``: one
-        entry each, or a symmetric pair. `louis` says what the tangents are."""
+        entry each, or a symmetric pair. `local` says what the tangents are."""
         matrices = np.zeros((len(self.pairs), self.columns, self.columns), np.float32)
         for matrix, (a, b) in zip(matrices, self.pairs, strict=True):
             matrix[a, b] = matrix[b, a] = 1.0

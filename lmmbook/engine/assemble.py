@@ -6,7 +6,7 @@ Chapter 04. `driver` leaves parameters and draws on the device; a `Fit` holds wh
 from __future__ import annotations
 
 from lmmbook.engine.arrays import in_double
-from lmmbook.engine.certificate import boundary
+from lmmbook.engine.certificate import boundary, certify
 from lmmbook.engine.certificate.boundary import NUMBERS_AT_ONCE
 from lmmbook.engine.driver import Driver
 from lmmbook.formula import covariance
@@ -30,6 +30,9 @@ def assemble(driver: Driver, design: Design, converged: bool) -> Fit:
     values = coordinates.constrained(driver.design, beta, covariances, auxiliary)
     table = pd.DataFrame({"estimate": pd.Series(values, dtype=float)})
     table = table.join(found.table[["std_error", "mcse"]]).assign(at_boundary=False)
+    if found.converged:  # what the last step may have missed, on the scale where 2.5 are allowed
+        missed = found.missed / certify.ALLOWED * table["std_error"]
+        table["mcse"] = np.hypot(table["mcse"], missed)
     table.index.name = "parameter"
     # Draws are there from the first certificate on; before, the chains' present state is one each.
     kept = engine.kept.draws

@@ -9,7 +9,7 @@ import math
 from itertools import combinations_with_replacement
 
 from lmmbook.engine import checkpoint, settle
-from lmmbook.engine.certificate import boundary, certify, local, louis
+from lmmbook.engine.certificate import boundary, certify, local
 from lmmbook.engine.certificate.boundary import Block, Slope
 from lmmbook.engine.runner import Engine
 from lmmbook.formula import covariance
@@ -18,8 +18,9 @@ import numpy as np
 from scipy import linalg
 
 APPROACH = np.ones(20)  # gains of the M-steps
-AVERAGE = np.arange(1.0, 61.0) ** -0.7
-FIRST_DRAWS = 100  # sweeps of the first certificate: of InstEval few seeds need another look
+AVERAGE = np.arange(1.0, 21.0) ** -0.7
+FIRST_DRAWS = 20  # sweeps of a first certificate
+KEPT_SWEEPS = 80  # of the last one, at least: its draws of the effects are kept
 FEWEST_SWEEPS = 240  # that is what these need, with what settles and fills up chunks
 MANY_DRAWS = 400  # of which it is no bad luck that they do not show the information to be definite
 SURPLUS = 1.1  # times the draws that seem to be needed: how many that are is an estimate
@@ -74,6 +75,9 @@ class Driver:
                 found = self.improve(found)
             elif block := self.doubtful():  # what was found out elsewhere does not hold here
                 found = settle.settle(self, block, self.singular[block])
+            elif self.draws < KEPT_SWEEPS:  # a first look: from nearer, a longer one
+                self.take(found.step)
+                found = self.measure(KEPT_SWEEPS, near=True)
             else:
                 break
         self.take(found.step)  # it is short: what is left is Monte Carlo error
@@ -88,7 +92,9 @@ class Driver:
         tail = self.engine.em("average", AVERAGE)
         self.engine.set(dict(tail.iloc[len(tail) // 3 :].mean()))
 
-    def measure(self, draws: int, along: np.ndarray | None = None) -> certify.Certificate:
+    def measure(
+        self, draws: int, along: np.ndarray | None = None, near: bool = False
+    ) -> certify.Certificate:
         """The certificate of the present parameters, from so many draws of each chain; and the
         slopes of variances at the boundary, along the directions in which there is none, or, for
         the block that is being tried, ``along`` [columns, directions]."""
@@ -104,8 +110,8 @@ class Driver:
                 for j, scores in enumerate(boundary.scores(*point, draws, block[0], directions))
             }
 
-        self.asked = asked
-        return self._judge(self.engine.measure(draws, self.estimated(), look if asked else None))
+        self.asked, given = asked, (draws, self.estimated(), look if asked else None)
+        return self._judge(self.engine.measure(*given, near))
 
     def extend(self, draws: int) -> certify.Certificate:
         """The same, from as many draws more, beside those of the last certificate."""
@@ -148,8 +154,8 @@ class Driver:
     def estimated(self) -> np.ndarray:
         """``[coordinates, free]``: the directions that are neither fixed nor at a boundary."""
         layout = self.engine.layout
-        begins = louis.offsets(layout)
-        free = np.eye(louis.coordinates(layout))
+        begins = local.offsets(layout)
+        free = np.eye(local.dimension(layout))
         columns = [free[:, : layout.fixed]]
         for k in range(len(layout.factors)):
             # A tangent S = n n' along a direction n without variance changes nothing.

@@ -38,7 +38,6 @@ import tensorflow as tf
 # What TensorFlow says on one worker when another one is gone.
 WORKER_GONE = (tf.errors.UnavailableError, tf.errors.DeadlineExceededError, tf.errors.AbortedError)
 CHEAP = 30_000  # ratings x chains x factors to go through in a sweep, that nobody waits for
-DEAR = 3_000_000  # and ratings x factors beyond which every chain is felt
 
 
 def fit(
@@ -77,8 +76,8 @@ def fit(
         What to do about rows with a missing value in a column of the formula: ``"raise"`` an
         error, or ``"drop"`` them; then a warning says how many, and in which columns.
     chains
-        Independent HMC chains, at least 2. By default as many as the smallest factor needs: 8, or
-        up to 64 where a factor has few levels or the data few rows; 4 for millions of rows.
+        Independent HMC chains, at least 2. By default 4, and up to 64 where the data have so few
+        rows that more of them cost next to nothing.
     max_sweeps
         The budget: at most this many updates of all random effects in each chain, at least 240.
         Most fits need a few hundred, more where a covariance may be singular.
@@ -141,19 +140,36 @@ def fit(
     """
     check_not_forked("lmmbook.fit")
     family = families.resolve(family)
-    _check_integer("seed", seed, 0, 2**31 - 1)
+    check_integer("seed", seed, 0, 2**31 - 1)
     if chains is not None:
-        _check_integer("chains", chains, 2)
-    _check_integer("max_sweeps", max_sweeps, FEWEST_SWEEPS)
+        check_integer("chains", chains, 2)
+    check_integer("max_sweeps", max_sweeps, FEWEST_SWEEPS)
     if checkpoint is not None:
         checkpoint_files.check_folder(checkpoint)
     design = build_design(formula, data, family, functions, missing)
+    return fit_design(
+        design, seed=seed, chains=chains, max_sweeps=max_sweeps, progress=progress,
+        strategy=strategy, checkpoint=checkpoint,
+    )  # fmt: skip
+
+
+def fit_design(
+    design: Design,
+    *,
+    seed: int,
+    chains: int | None = None,
+    max_sweeps: int = 8000,
+    progress: bool | None = None,
+    strategy: tf.distribute.Strategy | None = None,
+    checkpoint: str | Path | None = None,
+) -> Fit:
+    """`fit`, of a design that is there already, and whose response may be another one."""
     chains = default_chains(design) if chains is None else chains
     inner = coordinates.inner(design)
     existence.refuse(inner)
     none = existence.no_maximum(inner)
     if none:
-        warnings.warn(f"lmmbook.fit: {none}", stacklevel=2)
+        warnings.warn(f"lmmbook.fit: {none}", stacklevel=3)
     shown, watch = Progress(progress), Watch(strategy)
     try:
         with watch:
@@ -169,7 +185,7 @@ def fit(
         shown.close()
         compile_cache.publish()
     if reason and not none:
-        warnings.warn(f"lmmbook.fit has not converged: {reason}", stacklevel=2)
+        warnings.warn(f"lmmbook.fit has not converged: {reason}", stacklevel=3)
     return assemble(driver, design, converged=reason is None and none is None)
 
 
@@ -198,16 +214,13 @@ def _worker_gone(folder: str | Path | None, late: float | None) -> str:
 
 
 def default_chains(design: Design) -> int:
-    """4 to 64: the fewer levels the smallest factor has, the more chains average out its noise. On
-    few data chains cost next to nothing; on many, time and memory."""
-    fewest = min(f.levels for f in design.factors)
+    """4 to 64: on few data chains cost next to nothing; on many, time and memory."""
     work = design.rows * len(design.factors)
-    wanted = max(100 / fewest, CHEAP / work)
-    least = 2 if work > DEAR else 3
-    return int(2 ** np.clip(np.ceil(np.log2(wanted)), least, 6))
+    return int(2 ** np.clip(np.ceil(np.log2(CHEAP / work)), 2, 6))
 
 
-def _check_integer(name: str, value: object, low: int, high: float = math.inf) -> None:
+def check_integer(name: str, value: object, low: int, high: float = math.inf) -> None:
+    """Raise TypeError or ValueError, by the argument's name, for what is no integer in range."""
     if not isinstance(value, int | np.integer) or isinstance(value, bool):
         raise TypeError(f"{name}: expected an integer, got {value!r}")
     if not low <= value <= high:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from lmmbook.engine.arrays import Arrays, Layout, Parameters, State
-from lmmbook.engine.certificate import louis
+from lmmbook.engine.certificate import local, louis
+from lmmbook.engine.certificate.parametrisation import Parametrisation
 from lmmbook.engine.e_step import adaptation, block_hmc
 from lmmbook.engine.linear_predictor import at, curvatures
 from lmmbook.engine.m_step import closed_form
@@ -23,14 +24,16 @@ class Plan(NamedTuple):
     """What sweeps are for.
 
     ``gain`` of the M-step, 0 for none: the parameters are frozen. ``measured``, whether the
-    certificate's statistics are taken of the draw. Both ``[sweeps]``, or of one sweep.
-    ``step_gain`` is the gain of the step sizes, ``parametrisation`` as in `louis`.
+    score is taken of the draw; ``informed``, whether the information is too, which varies less and
+    costs more. All ``[sweeps]``, or of one sweep.
+    ``step_gain`` is the gain of the step sizes, ``parametrisation`` is the certificate's.
     """
 
     gain: tf.Tensor
     measured: tf.Tensor
+    informed: tf.Tensor
     step_gain: tf.Tensor
-    parametrisation: louis.Parametrisation
+    parametrisation: Parametrisation
 
 
 class Output(NamedTuple):
@@ -38,7 +41,7 @@ class Output(NamedTuple):
 
     ``parameters``; ``acceptance`` [sweeps]; ``effects`` [sweeps, levels, chains, columns];
     ``score`` [sweeps, chains, coordinates] and ``information`` [sweeps, coordinates, coordinates],
-    zeros where nothing was measured.
+    zeros where there is none.
     """
 
     parameters: Parameters
@@ -63,7 +66,9 @@ def one_sweep(
     drawn = state
     score, information = either(
         plan.measured,
-        lambda: louis.score_and_information(layout, arrays, drawn, plan.parametrisation, placement),
+        lambda: louis.score_and_information(
+            layout, arrays, drawn, plan.parametrisation, placement, plan.informed
+        ),
         lambda: no_score(layout),
     )
     state = either(
@@ -79,7 +84,7 @@ def one_sweep(
 
 def no_score(layout: Layout) -> tuple[tf.Tensor, tf.Tensor]:
     """Zeros in place of score and information."""
-    size = louis.coordinates(layout)
+    size = local.dimension(layout)
     return zeros(layout.chains, size), zeros(size, size)
 
 

@@ -1,7 +1,7 @@
 """The linear predictor of every row and chain, and what the ratings say about it.
 
-Chapters 03, 06 and 08. What `block_hmc`, `closed_form` and `louis` need of a likelihood, for arrays
-on the device.
+Chapters 03, 06 and 08. What `block_hmc`, `closed_form` and the certificate need of a likelihood,
+for arrays on the device.
 
 What goes through all rows, or all levels, returns what stays and what is summed: see `placement`.
 """

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from lmmbook.engine.arrays import Layout, Parameters
 from lmmbook.engine.certificate import certify
-from lmmbook.engine.certificate.louis import Parametrisation
+from lmmbook.engine.certificate.parametrisation import Parametrisation
 from lmmbook.engine.checkpoint import Entry
 from lmmbook.formula.design import Design
 
@@ -29,18 +29,21 @@ class Measurement:
 
     Parameters
     ----------
-    parametrisation
-        In which scores are taken, as in `louis`.
     estimated
         ``[coordinates, free]``, the directions to be judged, as for `certify.certify`.
     look
         What else to look for in the draws, if anything.
+    parametrisation
+        Called for that of the scores, which a checkpoint's draws do not need.
     """
 
     def __init__(
-        self, parametrisation: Parametrisation, estimated: np.ndarray, look: Look | None
+        self,
+        estimated: np.ndarray,
+        look: Look | None,
+        parametrisation: Callable[[], Parametrisation],
     ) -> None:
-        self.parametrisation, self.estimated, self.look = parametrisation, estimated, look
+        self.estimated, self.look, self.parametrisation = estimated, look, parametrisation
         self.entries: list[Entry] = []  # one a chunk
 
     def look_at(self, effects: list[tf.Tensor], measured: np.ndarray, rows: int) -> Entry:
@@ -53,10 +56,12 @@ class Measurement:
         found = self.look([u.numpy()[some] for u in effects])
         return {PREFIX + name: x for name, x in found.items()}
 
-    def add(self, entry: Entry, measured: np.ndarray) -> None:
-        """What a chunk gave back, of which some sweeps are ``measured`` ``[sweeps]``."""
+    def add(self, entry: Entry, measured: np.ndarray, informed: np.ndarray) -> None:
+        """What a chunk gave back, of which some sweeps are ``measured``, and some of these
+        ``informed``, ``[sweeps]`` (`iteration.Plan`)."""
         if measured.any():
-            self.entries.append(entry | {"score": entry["score"][measured]})
+            taken = {"score": measured, "information": informed}
+            self.entries.append(entry | {name: entry[name][some] for name, some in taken.items()})
 
     @property
     def score(self) -> np.ndarray:
@@ -74,6 +79,5 @@ class Measurement:
 
     def judge(self, design: Design, layout: Layout, parameters: Parameters) -> certify.Certificate:
         """The certificate, by all draws so far."""
-        score = self.score
-        information = sum(entry["information"].sum(0) for entry in self.entries) / len(score)
-        return certify.certify(design, layout, parameters, score, information, self.estimated)
+        information = np.concatenate([entry["information"] for entry in self.entries])
+        return certify.certify(design, layout, parameters, self.score, information, self.estimated)

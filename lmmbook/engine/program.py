@@ -44,9 +44,10 @@ def chunk(
     seeds = tf.stack(split_seed(seed, n=sweeps))
 
     def body(i, state, outputs):  # type: ignore[no-untyped-def]
-        own = plan._replace(gain=plan.gain[i], measured=plan.measured[i])
+        gain, measured, informed = plan.gain[i], plan.measured[i], plan.informed[i]
+        own = plan._replace(gain=gain, measured=measured, informed=informed)
         parents_too = True if layout.gaussian else tf.equal(i % PARENTS_EVERY, 0)
-        state, output = one_sweep(layout, arrays, state, own, seeds[i], own.gain > 0, parents_too)
+        state, output = one_sweep(layout, arrays, state, own, seeds[i], gain > 0, parents_too)
         written = tf.nest.map_structure(lambda all, x: all.write(i, x), outputs, output)
         return i + 1, state, written
 

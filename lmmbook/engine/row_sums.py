@@ -10,15 +10,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from lmmbook.engine.arrays import Arrays, FactorArrays, Layout, State, standardise
-from lmmbook.engine.linear_predictor import to_rows
 from lmmbook.families.derivatives import (
-    Derivatives,
     RegressionSums,
-    derivatives_at,
-    matrix,
     no_sums,
     total,
-    zeros,
 )
 
 import numpy as np
@@ -44,21 +39,6 @@ class LevelSums(NamedTuple):
     second: tf.Tensor
     weighted: tf.Tensor
     gram: tf.Tensor
-
-
-class TangentSums(NamedTuple):
-    """As `RegressionSums`, through the scale of standardised effects, u = (I + S) scale v, in the
-    tangent coordinates sigma of their covariances (`louis`).
-
-    ``gradient`` [chains, tangents], and the blocks of the information by the parameters that they
-    join: ``beta_sigma`` [fixed, tangents], ``sigma_sigma`` [tangents, tangents], and
-    ``sigma_auxiliary`` [tangents, auxiliary].
-    """
-
-    gradient: tf.Tensor
-    beta_sigma: tf.Tensor
-    sigma_sigma: tf.Tensor
-    sigma_auxiliary: tf.Tensor
 
 
 def regression_sums(
@@ -88,94 +68,6 @@ def level_sums(arrays: FactorArrays, scale: tf.Tensor, u: tf.Tensor) -> tuple[No
         tf.einsum("lci,lcj->cij", standard, standard),
         tf.einsum("lf,lcj->cfj", weights, standard),
         tf.matmul(weights, weights, transpose_a=True),
-    )
-
-
-def likelihood_sums(
-    layout: Layout,
-    arrays: Arrays,
-    state: State,
-    means: list[tf.Tensor],
-    tangents: list[tf.Tensor],
-    standardised: list[tf.Tensor],
-) -> tuple[None, tuple[RegressionSums, TangentSums]]:
-    """What the certificate needs of the rows.
-
-    One a factor: ``means`` [levels, fixed, columns], what fixed effects add to the mean of effects;
-    ``tangents`` [tangents, columns, columns]; ``standardised``, a scalar, 1 where the tangents are
-    asked for; see `louis`.
-    """
-    family, own = layout.family, state.parameters.auxiliary
-    size = sum(s.shape[0] for s in tangents)
-    none = TangentSums(
-        zeros(layout.chains, size),
-        zeros(layout.fixed, size),
-        zeros(size, size),
-        zeros(size, family.auxiliary),
-    )
-
-    def of_block(
-        block: Arrays, given: tuple[tf.Tensor, ...], at: tf.Tensor, counted: tf.Tensor
-    ) -> tuple[RegressionSums, TangentSums]:
-        # Less what the mean of effects does to the ratings.
-        lent = [
-            to_rows(factor_arrays, mean)
-            for factor_arrays, mean in zip(block.factors, means, strict=True)
-        ]
-        fixed = block.fixed - tf.add_n(lent)
-
-        def by_tangent() -> TangentSums:
-            derivatives = derivatives_at(family, given, at, own)
-            # The linear predictor's derivatives, each [rows, chains]; and how the means change
-            # them, each [rows, fixed].
-            by_sigma, fixed_by_sigma = (
-                [
-                    asked * to_rows(factor_arrays, _times(tangent, of_levels))
-                    for factor_arrays, of_levels, of_factor, asked in zip(
-                        block.factors, all_levels, tangents, standardised, strict=True
-                    )
-                    for tangent in tf.unstack(of_factor)
-                ]
-                for all_levels in (state.effects, means)
-            )
-            return _tangent_sums(fixed, by_sigma, fixed_by_sigma, derivatives, counted)
-
-        # Few fits have a factor standardised, and its derivatives cost more than all the rest.
-        tangent = tf.cond(tf.add_n(standardised) > 0, by_tangent, lambda: none)
-        return family.summed(given, at, own, fixed, counted), tangent
-
-    nothing = no_sums(layout.chains, layout.fixed, family.auxiliary), none
-    return None, in_blocks(arrays, state, nothing, of_block)
-
-
-def _times(tangent: tf.Tensor, of_levels: tf.Tensor) -> tf.Tensor:
-    """``[levels, ..., columns]``, in float64 on the way: columns of ratings may be nearly
-    collinear, so that what is large in each column's effects is small in their sum."""
-    return tf.cast(tf.einsum("ij,lcj->lci", tangent, tf.cast(of_levels, tf.float64)), tf.float32)
-
-
-def _tangent_sums(
-    fixed: tf.Tensor,
-    by_sigma: list[tf.Tensor],
-    fixed_by_sigma: list[tf.Tensor],
-    derivatives: Derivatives,
-    counted: tf.Tensor,
-) -> TangentSums:
-    """From derivatives by sigma, one a tangent: of the predictor, each ``[rows, chains]``, and of
-    the fixed-effect columns, each ``[rows, fixed]``."""
-    first, second = derivatives
-    columns, chains = tf.unstack(fixed, axis=1), first[0].shape[1]
-    by_sigma = [d * counted[:, tf.newaxis] for d in by_sigma]
-    weighted = [-d * second[0][0] for d in by_sigma]
-    sigma_auxiliary = [[-total(d * h) for h in second[0][1:]] for d in by_sigma]
-    pull = tf.reduce_sum(first[0], axis=1) * counted  # of a row, by all chains
-    of_fixed = [total(d * pull[:, tf.newaxis], 0) for d in fixed_by_sigma]
-    beta_sigma = [[total(c[:, tf.newaxis] * w) for w in weighted] for c in columns]
-    return TangentSums(
-        tf.stack([total(d * first[0], 0) for d in by_sigma], axis=1),
-        (tf.stack(beta_sigma) + tf.stack(of_fixed, axis=1)) / chains,
-        tf.stack([[total(d * w) for w in weighted] for d in by_sigma]) / chains,
-        matrix(sigma_auxiliary, len(by_sigma), len(first) - 1) / chains,
     )
 
 

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from lmmbook.engine import checkpoint, checkpoint_files, init, iteration, program
 from lmmbook.engine.arrays import Parameters, from_parameters, in_double, on_device, to_parameters
-from lmmbook.engine.certificate import centering, certify, louis
+from lmmbook.engine.certificate import certify
+from lmmbook.engine.certificate.laplace import Laplace
+from lmmbook.engine.certificate.parametrisation import as_written
 from lmmbook.engine.iteration import Plan
 from lmmbook.engine.kept import Kept
 from lmmbook.engine.measurement import Look, Measurement
@@ -32,6 +34,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 WARMUP = 20  # sweeps before draws are believed to belong to parameters that were just set
+INFORMED_EVERY = 4  # draws, of which the first has its information taken
 ADAPTATION = 0.1  # gain of the step sizes while the parameters move
 
 
@@ -82,10 +85,10 @@ class Engine:
             self.placement, self.arrays = data_parallel.share_out(strategy, self.layout, whole)
             self.whole = data_parallel.without_rows(self.layout, whole)
             self.program = partial(by_sweep, self.layout, self.placement)
-        self.products = centering.products_of(design, self.layout)
         self.chunk = program.sweeps_of(self.layout)
         parameters = to_parameters(design, init.start_values(design))
         self.state = self._graph(iteration.start, self.layout)(self.arrays, parameters)
+        self.unused = as_written(self.layout, self.arrays, self.placement)  # programs ask for one
         self.sweeps_left, self.max_sweeps, self.calls = max_sweeps, max_sweeps, 0
         self.iterates: list[pd.DataFrame] = []
         self.trace: list[pd.DataFrame] = []
@@ -130,23 +133,27 @@ class Engine:
 
     def em(self, phase: str, gains: np.ndarray) -> pd.DataFrame:
         """EM iterations, a sweep and an M-step each, with these gains; returns where they were."""
-        unused = louis.as_written(self.layout)  # the program asks for one
         never = np.zeros(self.chunk, bool)
         before = len(self.iterates)
         for part in self._parts(gains):
-            self._call(phase, Plan(part, never, np.float32(ADAPTATION), unused))
+            self._call(phase, Plan(part, never, never, np.float32(ADAPTATION), self.unused))
         return pd.concat(self.iterates[before:], ignore_index=True)
 
     def measure(
-        self, draws: int, estimated: np.ndarray, look: Look | None = None
+        self, draws: int, estimated: np.ndarray, look: Look | None = None, near: bool = False
     ) -> certify.Certificate:
         """Freeze the parameters, warm up, make ``draws`` more sweeps, and judge the parameters by
-        them. What ``look`` finds in the draws is in ``measurement.watched``."""
-        parametrisation = centering.choose_parametrisation(
-            self.layout, self.whole, self.products, self.parameters, self.working_sd**2, estimated
-        )  # fmt: skip
+        them. What ``look`` finds in the draws is in ``measurement.watched``.
+
+        Where the last `measure` was ``near``, its parametrisation is nearly as good here.
+        """
         self.kept.begin(self.journal.restored)
-        self.measurement = Measurement(parametrisation, estimated, look)
+        if near and self.measurement is not None:
+            parametrisation = self.measurement.parametrisation
+        else:
+            laplace = partial(Laplace, self.layout, self.arrays, self.parameters, self.placement)
+            parametrisation = cache(lambda: laplace().parametrisation())
+        self.measurement = Measurement(estimated, look, parametrisation)
         return self._draw(self.measurement, WARMUP, draws)
 
     def extend(self, draws: int) -> certify.Certificate:
@@ -157,10 +164,11 @@ class Engine:
 
     def _draw(self, measurement: Measurement, warmup: int, draws: int) -> certify.Certificate:
         parts = self._parts(np.zeros(warmup + draws))
-        warmed_up = (np.arange(len(parts) * self.chunk) >= warmup).reshape(len(parts), -1)
-        for part, measured in zip(parts, warmed_up, strict=True):
-            plan = Plan(part, measured, np.float32(0.0), measurement.parametrisation)
-            measurement.add(self._call("draws", plan), measured)
+        number = np.arange(len(parts) * self.chunk) - warmup  # of each draw
+        for part, of_part in zip(parts, number.reshape(len(parts), -1), strict=True):
+            measured, informed = of_part >= 0, (of_part >= 0) & (of_part % INFORMED_EVERY == 0)
+            plan = Plan(part, measured, informed, np.float32(0.0), self.unused)
+            measurement.add(self._call("draws", plan), measured, informed)
         return measurement.judge(self.design, self.layout, self.parameters)
 
     def _parts(self, gains: np.ndarray) -> list[np.ndarray]:
@@ -196,7 +204,10 @@ class Engine:
     def _sweeps(self, plan: Plan) -> checkpoint.Entry:
         """One chunk on the device."""
         measured, seed = plan.measured, tfp.random.sanitize_seed([self.seed, self.calls])
-        plan = tf.nest.map_structure(tf.constant, plan)
+        if self.measurement is not None and measured.any():
+            plan = plan._replace(parametrisation=self.measurement.parametrisation())
+        gain, taken, informed, step_gain = (tf.constant(x) for x in plan[:4])
+        plan = Plan(gain, taken, informed, step_gain, plan.parametrisation)
         self.state, output = self.program(self.arrays, self.state, plan, seed)
         flat = tf.nest.flatten(output.parameters)
         small = {f"parameters{i}": x.numpy() for i, x in enumerate(flat)}

@@ -71,13 +71,12 @@ def summed(derivatives: Derivatives, fixed: tf.Tensor, counted: tf.Tensor) -> Re
     """Sums over rows; ``fixed`` is ``[rows, fixed]``, ``counted`` [rows] 1 where a row counts."""
     first, second = tf.nest.map_structure(lambda x: x * counted[:, tf.newaxis], derivatives)
     columns, auxiliary, chains = tf.unstack(fixed, axis=1), len(first) - 1, first[0].shape[1]
-    gradient = [total(column[:, tf.newaxis] * first[0], 0) for column in columns]
-    gradient += [total(f, 0) for f in first[1:]]
+    gradient = [products(fixed, first[0]), *(total(f, 0)[tf.newaxis] for f in first[1:])]
     weights = [-tf.reduce_mean(h, axis=1) for h in second[0]]  # each [rows]
     beta_auxiliary = [[total(a * w) for w in weights[1:]] for a in columns]
     auxiliary_auxiliary = [[-total(h) / chains for h in row[1:]] for row in second[1:]]
     return RegressionSums(
-        tf.stack(gradient, axis=1),
+        tf.transpose(tf.concat(gradient, axis=0)),
         tf.stack([[total(a * b * weights[0]) for b in columns] for a in columns]),
         matrix(beta_auxiliary, len(columns), auxiliary),
         matrix(auxiliary_auxiliary, auxiliary, auxiliary),
@@ -91,6 +90,12 @@ def total(values: tf.Tensor, axis: int | None = None) -> tf.Tensor:
     is 16,777,216. XLA converts each number as it is added, and stores none of them.
     """
     return tf.reduce_sum(tf.cast(values, tf.float64), axis)
+
+
+def products(columns: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+    """X'v, ``[columns, chains]`` float64, of ``[rows, columns]`` and ``[rows, chains]``: one matrix
+    product, which takes a third of the time of a `total` for each column."""
+    return tf.matmul(tf.cast(columns, tf.float64), tf.cast(values, tf.float64), transpose_a=True)
 
 
 def matrix(entries: list[list[tf.Tensor]], rows: int, columns: int) -> tf.Tensor:

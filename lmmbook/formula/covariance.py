@@ -35,6 +35,11 @@ class ParameterSpec(NamedTuple):
         """The scale on which its errors are given: log for an sd, Fisher's z for a cor."""
         return {"sd": np.log, "cor": np.arctanh}.get(self.kind, float)
 
+    @property
+    def back(self) -> Callable[[float], float]:
+        """The inverse of `scale`."""
+        return {"sd": np.exp, "cor": np.tanh}.get(self.kind, float)
+
 
 def specs_of(factor: Factor) -> list[ParameterSpec]:
     """The parameters of one factor: its standard deviations, then its correlations.
@@ -100,11 +105,24 @@ def from_matrix(factor: Factor, covariance: np.ndarray) -> dict[str, np.ndarray]
 
 
 def root(covariance: np.ndarray) -> np.ndarray:
-    """An L with ``L L' = covariance``, which may be singular; by way of the correlations."""
+    """An L with ``L L' = covariance``, which may be singular: the sds times the symmetric root of
+    the correlations, which moves steadily with them."""
+    values, vectors = np.linalg.eigh(_correlations(covariance))
+    sds = np.sqrt(np.diag(covariance))[:, np.newaxis]
+    return sds * (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
+
+
+def least(covariance: np.ndarray) -> float:
+    """The smallest eigenvalue of the correlations: zero where the covariance is singular, and
+    negative where it is that of nothing."""
+    return float(np.linalg.eigvalsh(_correlations(covariance)).min())
+
+
+def _correlations(covariance: np.ndarray) -> np.ndarray:
+    """With zeros for an sd of zero."""
     sds = np.sqrt(np.diag(covariance))
     scale = np.where(sds > 0, sds, 1.0)
-    values, vectors = np.linalg.eigh(covariance / np.outer(scale, scale))
-    return sds[:, np.newaxis] * vectors * np.sqrt(np.maximum(values, 0.0))
+    return covariance / np.outer(scale, scale)
 
 
 def names_of_block(factor: Factor, block: tuple[int, ...]) -> list[str]:

@@ -84,7 +84,7 @@ class Factor(Copied):
         levels = self.levels if levels is None else levels
         first = np.minimum(self.codes, levels - 1)[:, np.newaxis] * np.int32(columns)
         where = first + np.arange(columns, dtype=np.int32)
-        ends = np.arange(0, rows * columns + 1, columns)
+        ends = np.arange(rows + 1) * columns
         shape = (rows, levels * columns)
         return sparse.csr_array((self.z.ravel(), where.ravel(), ends), shape=shape)
 

@@ -9,7 +9,10 @@ from itertools import product
 from lmmbook import exact, families
 from lmmbook.data import simulate
 from lmmbook.engine import arrays
-from lmmbook.engine.certificate import boundary, certify, louis
+from lmmbook.engine.arrays import Arrays, Layout, Parameters
+from lmmbook.engine.certificate import boundary, certify, local, louis
+from lmmbook.engine.certificate.laplace import Laplace
+from lmmbook.engine.certificate.parametrisation import Parametrisation, as_written
 from lmmbook.engine.driver import Driver
 from lmmbook.engine.fit import fit
 from lmmbook.engine.linear_predictor import at
@@ -43,69 +46,44 @@ def sloped() -> tuple[str, pd.DataFrame, dict[str, float]]:
     )
 
 
-# Which fixed effects (Intercept, x, age) live in the mean of a factor's effects, and to what extent
-# (the rest is in the likelihood); which factors are standardised.
-PARAMETRISATIONS = {
-    "as written": ([0, 0, 0], [0], [0, 0]),
-    "fixed effects in the effects": ([0, 1, 1], [1], [0, 0]),
-    "all in one factor": ([1, 1, 1], [0], [0, 0]),
-    "in part here, in part there": ([0.6, 0.3, 0.9], [0.3], [0, 0]),
-    "slopes standardised": ([0, 0, 0], [1], [1, 0]),
-    "both standardised": ([0, 0, 0], [0], [1, 1]),
-    "standardised, with means": ([0.6, 0.3, 0.9], [0.3], [1, 1]),
-    "any": (None, None, [1, 0]),
-    "any, and a part of each tangent": (None, None, None),
-}
+def parametrisation_of(name: str, layout: Layout, array: Arrays, at: Parameters) -> Parametrisation:
+    """As written; with the least noise; anything near it; anything at all."""
+    if name == "as written":
+        return as_written(layout, array)
+    rng, best = np.random.default_rng(0), Laplace(layout, array, at).parametrisation()
+    share, noise = {"least noise": (1, 0), "near it": (0.8, 0.1), "any": (0, 0.3)}[name]
+
+    def changed(x: tf.Tensor) -> tf.Tensor:
+        return tf.constant(share * x.numpy() + rng.normal(0, noise, x.shape), tf.float32)
+
+    return tf.nest.map_structure(changed, best)
 
 
-def parametrisation_of(name: str) -> louis.Parametrisation:
-    first, second, standardised = PARAMETRISATIONS[name]
-    means = [np.zeros((5, 3)), np.zeros((2, 3))]  # [expanded + columns, fixed]
-    if first is None:
-        rng = np.random.default_rng(0)
-        means = [rng.normal(0, 0.3, m.shape) for m in means]
-    else:
-        means[0][:3], means[1][0, 0] = np.diag(first), second[0]
-    sizes = 3, 1  # tangents
-    if standardised is None:
-        parts = [np.random.default_rng(1).normal(0.5, 0.3, (size, size)) for size in sizes]
-    else:
-        parts = [s * np.eye(size) for s, size in zip(standardised, sizes, strict=True)]
-    return louis.Parametrisation(
-        *([tf.constant(x, tf.float32) for x in of_each] for of_each in (means, parts))
-    )
-
-
-def moved_by(layout, parameters, units, parametrisation, step):
-    """Covariances moved by I + S: what `louis` takes the derivatives of."""
-    begins = louis.offsets(layout)
+def moved_by(layout, parameters, units, step):
+    """Covariances moved by I + S: what the certificate takes the derivatives of."""
+    begins = local.offsets(layout)
     covariances = []
     for k, scale in enumerate(parameters.scales):
-        own, part = (
-            step[begins[k] : begins[k + 1]],
-            parametrisation.standardised[k].numpy().astype(float),
-        )
-        root = scale.numpy()
-        for entries in (own - part @ own, part @ own):  # in the prior, then in the likelihood
-            tangent = np.tensordot(entries, layout.factors[k].tangent_basis, 1)
-            root = root + units[k] @ tangent @ np.linalg.solve(units[k], root)
+        tangent = np.tensordot(step[begins[k] : begins[k + 1]], layout.factors[k].tangent_basis, 1)
+        root = scale.numpy().astype(float)
+        root = root + units[k] @ tangent @ np.linalg.solve(units[k], root)
         covariances.append(root @ root.T)
     beta = parameters.beta.numpy() + step[: layout.fixed]
     return beta, covariances, float(parameters.residual_sd) * np.exp(step[-1])
 
 
-# Where a correlation is near 1, the complete data know too much about the prior: not centred.
-CASES = [(name, 0.5) for name in PARAMETRISATIONS] + [
-    (name, 0.999) for name, (*_, part) in PARAMETRISATIONS.items() if part and part[0] == 1
-]  # fmt: skip
+# Where a correlation is near 1, effects that stay where they are know too much about the prior.
+CASES = [(name, 0.5) for name in ("as written", "least noise", "near it", "any")]
+CASES += [("least noise", 0.999)]
 
 
 @pytest.mark.parametrize(("name", "correlation"), CASES)
-def test_fishers_and_louis_identities_hold_in_every_parametrisation(name, correlation):
+def test_fishers_and_louis_identities_hold_in_every_parametrisation(name, correlation, monkeypatch):
     """Exact draws: mean score and information against differences of the exact log-likelihood.
 
-    Scores within 5 Monte Carlo standard errors. The information within 5 times sqrt(2 / chains) of
-    the complete data's, which is what its noise is in units of."""
+    Scores within 5 Monte Carlo standard errors. The information within 5 times its own, and
+    sqrt(2 / chains) of the complete data's."""
+    monkeypatch.setattr("lmmbook.engine.certificate.information.FEW", CHAINS)
     formula, data, values = sloped()
     values["cor(Intercept,x|g)"] = correlation
     design = build_design(formula, data)
@@ -113,20 +91,20 @@ def test_fishers_and_louis_identities_hold_in_every_parametrisation(name, correl
     parameters = arrays.to_parameters(design, values)
     effects = [tf.constant(u) for u in conditional_draws(design, values, CHAINS, seed=1)]
     state = at(layout, array, arrays.State(parameters, effects))
-    score, information = louis.score_and_information(layout, array, state, parametrisation_of(name))
+    parametrisation = parametrisation_of(name, layout, array, parameters)
+    score, information = louis.score_and_information(layout, array, state, parametrisation)
     score = score.numpy().astype(float)
     size, marginal = score.shape[1], Marginal(design)
     units = [factor_arrays.units.numpy() for factor_arrays in array.factors]
 
     def log_likelihood(step: np.ndarray) -> float:
-        return marginal.evaluate(
-            *moved_by(layout, parameters, units, parametrisation_of(name), step)
-        ).value
+        return marginal.evaluate(*moved_by(layout, parameters, units, step)).value
 
     h = 1e-3 * np.eye(size)
     truth = np.array([(log_likelihood(e) - log_likelihood(-e)) / 2e-3 for e in h])
     mcse = score.std(0, ddof=1) / np.sqrt(CHAINS)
-    assert np.all(np.abs(score.mean(0) - truth) < 5 * mcse + 1e-3 * np.abs(truth))
+    small = 1e-3 * np.sqrt(np.abs(np.diag(information)))
+    assert np.all(np.abs(score.mean(0) - truth) < 5 * mcse + 1e-3 * np.abs(truth) + small)
 
     observed = information.numpy() - np.cov(score.T)
     hessian = np.array(
@@ -139,9 +117,9 @@ def test_fishers_and_louis_identities_hold_in_every_parametrisation(name, correl
             for a in h
         ]
     )  # fmt: skip
-    complete = np.sqrt(np.diag(information))
-    off = (observed + hessian) / np.outer(complete, complete)
-    assert np.abs(off).max() < 5 * np.sqrt(2 / CHAINS)
+    complete, apart = np.sqrt(np.abs(np.diag(information))), score - score.mean(0)
+    noise = np.einsum("ci,cj->cij", apart, apart).std(0) + np.sqrt(2) * np.outer(complete, complete)
+    assert np.abs((observed + hessian) / noise).max() < 5 / np.sqrt(CHAINS)
 
 
 # certify, on scores made up
@@ -157,7 +135,7 @@ def made_up(shift: float, chains: int = 8, draws: int = 200, seed: int = 0):
     rng = np.random.default_rng(seed)
     noise = rng.normal(size=(draws, chains, 3)) * np.sqrt(np.diag(complete - observed))
     mean = observed @ (shift / np.sqrt(np.diag(observed)))  # `shift` standard errors in each
-    return design, layout, parameters, mean + noise, complete
+    return design, layout, parameters, mean + noise, complete[np.newaxis]
 
 
 def test_step_distance_and_errors_are_what_they_are_called():
@@ -239,6 +217,22 @@ def test_scores_without_noise_need_no_diagnosis():
     assert np.isfinite(found.ess)
 
 
+def test_the_noise_of_the_information_is_in_the_error_of_a_step():
+    """Scores without noise, half a standard error from the maximum, and twenty draws of the
+    information: the step errs by what these say of its noise. Of 200 such errors, in units of mcse,
+    the sd is one, give or take four times 1 / sqrt(400)."""
+    design, layout, parameters, _, _ = made_up(0.0)
+    true = np.array([10.0, 20.0, 50.0])
+    score = np.full((20, 8, 3), 0.5 * np.sqrt(true))
+    z = []
+    for seed in range(200):
+        drawn = np.random.default_rng(seed).normal(size=(20, 3, 3))
+        noisy = np.diag(true) + drawn + drawn.swapaxes(1, 2)
+        table = certify.certify(design, layout, parameters, score, noisy, np.eye(3)).table
+        z.append((table["step"] - 0.5 / np.sqrt(true)) / table["mcse"])
+    assert np.all(np.abs(np.std(z, axis=0) - 1) < 0.2)
+
+
 def uncorrelated(shape: tuple[int, int, int], seed: int) -> np.ndarray:
     """Draws whose mean is 0 and whose covariance is the identity, not only nearly."""
     draws = np.random.default_rng(seed).normal(size=(shape[0] * shape[1], shape[2]))
@@ -249,7 +243,7 @@ def uncorrelated(shape: tuple[int, int, int], seed: int) -> np.ndarray:
 def test_without_information_there_is_no_verdict():
     design, layout, parameters, score, _ = made_up(0.0)
     found = certify.certify(
-        design, layout, parameters, score, np.diag([6.0, 11.0, 25.1]), np.eye(3)
+        design, layout, parameters, score, np.diag([6.0, 11.0, 25.1])[np.newaxis], np.eye(3)
     )
     assert not found.definite
     assert not found.converged
@@ -262,7 +256,7 @@ def test_where_nothing_is_known_a_step_is_short():
     the noise allows, and no further; in the others Newton's step, half a standard error."""
     design, layout, parameters, _, complete = made_up(0.5)
     observed = np.array([0.1, 9.0, 25.0])
-    score = uncorrelated((200, 8, 3), 0) * np.sqrt(np.diag(complete) - observed)
+    score = uncorrelated((200, 8, 3), 0) * np.sqrt(np.diag(complete[0]) - observed)
     score += 0.5 * np.sqrt(observed)
     found = certify.certify(design, layout, parameters, score, complete, np.eye(3))
     assert not found.definite
@@ -278,7 +272,7 @@ def test_what_more_draws_would_show_is_not_given_up(left, weakly_identified):
     draws the first is known."""
     design, layout, parameters, _, complete = made_up(0.0)
     for draws, seed in product((100, 1600), range(5)):
-        variances = np.diag(complete) * [0.5, 1 - left, 0.5]
+        variances = np.diag(complete[0]) * [0.5, 1 - left, 0.5]
         score = uncorrelated((draws, 8, 3), seed) * np.sqrt(variances)
         found = certify.certify(design, layout, parameters, score, complete, np.eye(3))
         assert found.definite == (draws == 1600 and not weakly_identified)
@@ -297,13 +291,13 @@ def test_what_is_left_does_not_depend_on_the_coordinates():
     assert np.all(certify.eigen(np.eye(2), np.diag([1.0, -1.0]))[0] == -np.inf)
 
 
-def test_thresholds_are_counted_from_where_little_information_is_lost():
+def test_wherever_thresholds_are_counted_from_as_much_is_known():
     """Few ratings lie below the first of nine thresholds. Counted from there, the next gap is the
-    level of nearly all ratings, of which most is lost; and so few draws could not tell how much."""
+    level of nearly all ratings, of which most is lost where effects stay where they are."""
     cuts = [-4.2, -3.4, -2.9, -2.1, -1.6, -0.5, 0.2, 1.6, 2.4]
     factors = {"user": (100, 0.45), "movie": (60, 0.55)}
     data, truth = simulate.crossed(20_000, factors, thresholds=cuts, seed=1)
-    definite = {}
+    errors = []
     for place in ("chosen", "first"):
         design = build_design("y ~ x + (1|user) + (1|movie)", data, families.Cumulative())
         if place == "first":
@@ -312,9 +306,10 @@ def test_thresholds_are_counted_from_where_little_information_is_lost():
             assert design.family.anchor in (5, 6)
         engine = Engine(design, 4, 10_000, 0)
         engine.set(truth)
-        found = engine.measure(100, np.eye(louis.coordinates(engine.layout)))
-        definite[place] = found.definite
-    assert definite == {"chosen": True, "first": False}
+        found = engine.measure(100, np.eye(local.dimension(engine.layout)))
+        assert found.definite
+        errors.append(found.table["std_error"])
+    np.testing.assert_allclose(errors[1], errors[0][errors[1].index], rtol=0.02)
 
 
 @pytest.mark.parametrize("born", [0, 1990])
@@ -381,7 +376,7 @@ def test_the_distance_tracks_the_truth_and_is_never_small_far_away(nested):
         design = build_design(formula, data)
         engine = Engine(design, 32, 10_000, seed)
         engine.set(start)
-        found = engine.measure(200, np.eye(4))
+        found = engine.measure(60, np.eye(4))
         distance = np.inf if tiny else np.abs(away).max()
         if found.converged:
             assert distance == 0, (seed, distance, found.distance)
@@ -391,10 +386,12 @@ def test_the_distance_tracks_the_truth_and_is_never_small_far_away(nested):
     reported, true = np.array(reported), np.array(true)
     assert len(true) > 50
     assert np.median(reported[true == 0]) < 0.05
-    # A Newton step from one or two standard errors away does not hit, but it does not miss by half.
-    far = true > 0
-    assert np.abs(np.log2(reported[far] / true[far])).max() < 1.2
-    assert np.median(np.abs(np.log2(reported[far] / true[far]))) < 0.2
+    # A Newton step from one or two standard errors away does not hit, but it does not miss by half;
+    # where the log-likelihood is nearly straight, it may go much too far.
+    ratio = np.log2(reported[true > 0] / true[true > 0])
+    assert ratio.min() > -1.2
+    assert np.mean(ratio > 1.2) < 0.05
+    assert np.median(np.abs(ratio)) < 0.2
 
 
 @pytest.mark.parametrize("sd", [0.01, 0.05])
@@ -491,7 +488,7 @@ def test_a_variance_whose_maximum_is_zero_is_reported_as_such():
 
 
 def test_the_mean_of_the_last_two_thirds_stays():
-    """Of 60 iterates that are counted from 0."""
+    """Of 20 iterates that are counted from 0."""
 
     class Counted:
         def em(self, phase: str, gains: np.ndarray) -> pd.DataFrame:
@@ -504,7 +501,7 @@ def test_the_mean_of_the_last_two_thirds_stays():
     driver = Driver.__new__(Driver)
     driver.engine = Counted()
     driver.saem()
-    assert driver.engine.values["a"] == pytest.approx(np.arange(20, 60).mean())
+    assert driver.engine.values["a"] == pytest.approx(np.arange(6, 20).mean())
 
 
 # Singular covariances of slopes
@@ -557,15 +554,15 @@ def test_two_variances_of_one_factor_can_both_be_zero():
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["proportional", "none"])
 def test_at_singular_covariances_no_log_likelihood_is_lost(kind):
-    """30 data sets, most of them singular at the maximum. Converged means within 0.2 standard
+    """15 data sets, most of them singular at the maximum. Converged means within 0.2 standard
     errors in each of six parameters, at most 0.02 of log-likelihood each; 0.05 in all is rare."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a few say that they are not there
-        fits = [(fit(*correlated(s, kind), seed=s), *correlated(s, kind)) for s in range(30)]
+        fits = [(fit(*correlated(s, kind), seed=s), *correlated(s, kind)) for s in range(15)]
     losses = [loss_of(*one) for one in fits if one[0].converged]
-    assert len(losses) >= 27
+    assert len(losses) >= 13
     assert max(losses) < 0.05
-    assert sum(one[0].parameters["at_boundary"].any() for one in fits) > 10
+    assert sum(one[0].parameters["at_boundary"].any() for one in fits) > 5
 
 
 def test_a_singular_covariance_can_be_turned():
@@ -581,7 +578,7 @@ def test_a_singular_covariance_can_be_turned():
         driver.singular[0, (0, 1)] = 1
         driver.engine.set(wrong)
         found = driver.measure(200)
-        assert found.distance > 1
+        assert not found.converged
         while not found.converged:  # its budget is finite
             found = driver.improve(found)
         driver.take(found.step)  # the last, short one, as in a fit

@@ -313,10 +313,10 @@ def test_a_seed_is_asked_for(tiny):
         lmmbook.fit(tiny.formula, tiny.data)
 
 
-def test_few_levels_or_few_rows_ask_for_many_chains(crossed, tiny_design, insteval):
+def test_few_rows_ask_for_many_chains(crossed, tiny_design, insteval):
     formula = "ratings ~ service + (1|students) + (1|instructors)"
-    assert fit.default_chains(build_design(formula, insteval)) == 8
-    assert fit.default_chains(build_design(f"{formula} + (1|departments)", insteval)) == 8
+    assert fit.default_chains(build_design(formula, insteval)) == 4
+    assert fit.default_chains(build_design(f"{formula} + (1|departments)", insteval)) == 4
     assert fit.default_chains(build_design(crossed.formula, crossed.data)) == 16
     assert fit.default_chains(tiny_design) == 64
 
@@ -348,19 +348,17 @@ def test_over_seeds_there_is_no_bias_and_the_reported_error_is_honest(crossed, c
 
 @pytest.mark.slow
 def test_intervals_cover_the_truth():
-    """95% Wald intervals over 200 data sets of one shape: with coverage 0.95, fewer than 179
-    happens once in 1,000 (binomial); small-sample bias of the variances makes 170 the bound for
-    the sd of 12 groups."""
+    """95% Wald intervals over 100 data sets of one shape: with coverage 0.95, fewer than 88
+    happens once in 700 (binomial); small-sample bias of the variances makes 80 the bound for
+    the sd of 12 groups. Fewer could not tell 0.95 from 0.85."""
     inside = pd.Series(0, ["Intercept", "x", "sd(g)", "sd(residual)"])
     truth = pd.Series({"Intercept": 1.0, "x": 0.5, "sd(g)": np.log(1.0), "sd(residual)": 0.0})
     g = np.repeat(np.arange(12), 8)
-    for seed in range(200):
+    for seed in range(100):
         rng = np.random.default_rng(seed)
         data = pd.DataFrame({"g": g, "x": rng.normal(size=96)})
         data["y"] = 1 + 0.5 * data["x"] + rng.normal(size=12)[g] + rng.normal(size=96)
         table = quiet_fit("y ~ x + (1|g)", data, seed=seed).parameters
         off = (on_its_scale(table) - truth).abs() / table["std_error"]
         inside += off < 1.96
-    assert (
-        inside >= pd.Series({"Intercept": 170, "x": 179, "sd(g)": 165, "sd(residual)": 179})
-    ).all()
+    assert (inside >= pd.Series({"Intercept": 83, "x": 88, "sd(g)": 80, "sd(residual)": 88})).all()

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import lmmbook as lmm
 from lmmbook.core.model import LinearMixedEffectModel, features_of
 from lmmbook.engine import arrays, init, row_sums
+from lmmbook.engine.certificate import louis
+from lmmbook.engine.certificate.laplace import Laplace
 from lmmbook.engine.linear_predictor import at, curvatures, rows_of, value_and_slopes
 from lmmbook.engine.parallel import data_parallel
 from lmmbook.families import Bernoulli, Binomial, Gaussian
@@ -101,8 +103,8 @@ class OnDevice(NamedTuple):
         given = self.layout, self.arrays, state
         (value, _), slopes = value_and_slopes(self.layout, 0, self.arrays, state)
         _, sums = row_sums.regression_sums(*given)
-        means, tangents = [tf.zeros([8, 2, 1])], [tf.ones([1, 1, 1], tf.float64)]
-        certificate = row_sums.likelihood_sums(*given, means, tangents, [tf.constant(1.0)])[1]
+        followed = Laplace(self.layout, self.arrays, parameters).parametrisation()
+        certificate = louis.score_and_information(*given, followed)
         told = curvatures(*given)
         total = tf.reduce_sum(tf.cast(value, tf.float64), axis=0)
         return [np.asarray(x) for x in tf.nest.flatten([total, slopes, sums, certificate, told])]

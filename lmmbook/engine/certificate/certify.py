@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from lmmbook import _numerics
 from lmmbook._tensorflow.quiet import quiet_log
 from lmmbook.engine.arrays import Layout, Parameters
-from lmmbook.engine.certificate import local, louis
+from lmmbook.engine.certificate import local
 from lmmbook.formula import covariance
 from lmmbook.formula.design import Design
 from lmmbook.results.fit import CONVERGED_WITHIN
@@ -73,7 +73,7 @@ class Certificate:
     r_hat, ess
         Split R-hat and effective sample size of the worst of the scores.
     step
-        The Newton step in local coordinates (`louis`). In directions where the information is not
+        The Newton step in local coordinates (`local`). In directions where the information is not
         known to be positive it is shorter than Newton's: as if it were `noise`.
     far
         Whether some step is `NEAR` standard errors or longer, or may miss half of what is allowed,
@@ -109,7 +109,7 @@ def nothing_known(design: Design, layout: Layout) -> Certificate:
     names = covariance.parameter_names(design)
     table = pd.DataFrame(np.nan, names, ["step", "std_error", "mcse"])
     together = pd.DataFrame(np.nan, names, names)
-    return Certificate(table, together, np.zeros(louis.coordinates(layout)))
+    return Certificate(table, together, np.zeros(local.dimension(layout)))
 
 
 def certify(
@@ -127,13 +127,14 @@ def certify(
     score
         ``[draws, chains, coordinates]``, complete-data scores.
     information
-        ``[coordinates, coordinates]``, the mean complete-data information.
+        ``[some, coordinates, coordinates]``, the complete data's, at some draws that are far apart.
     estimated
         ``[coordinates, free]``, the directions to judge: the identity less its columns for what is
         fixed or at a boundary.
     """
     score = score.astype(float) @ estimated
-    complete = estimated.T @ information @ estimated
+    by_draw = estimated.T @ information @ estimated
+    complete = by_draw.mean(0)
     draws, chains, free = score.shape
     flat = score.reshape(-1, free)
     observed = complete - np.cov(flat.T).reshape(free, free)
@@ -149,8 +150,10 @@ def certify(
     inverse = along / np.maximum(known, max(SINGULAR, noise)) @ along.T
     step = inverse @ flat.mean(0)
     # What each draw adds to the step, to first order: by its score, and by what its score does to
-    # Louis' variance, which matters the more, the longer the step is.
+    # Louis' variance, and its information to the mean; these matter the more, the longer the step.
     errors = _numerics.covariance_of_mean(score + apart * (apart @ step)[..., np.newaxis])
+    if len(by_draw) > 1:
+        errors += np.cov((by_draw @ step).T).reshape(free, free) / len(by_draw)
     names = covariance.parameter_names(design)
     jac = local.jacobian(design, layout, parameters) @ estimated
     error_covariance = jac @ inverse @ jac.T

@@ -111,10 +111,10 @@ def by_sweep(
     state = placement.graph(begin, layout)(arrays, state, bool(plan.step_gain > 0))
     outputs, together = [], bool(tf.reduce_any(plan.measured))
     for i, own_seed in enumerate(split_seed(seed, n=len(plan.gain))):
-        gain, measured = plan.gain[i], bool(plan.measured[i])
+        gain, measured, informed = plan.gain[i], bool(plan.measured[i]), bool(plan.informed[i])
         parents_too = layout.gaussian or i % program.PARENTS_EVERY == 0
         sweep = placement.graph(one_sweep, layout, moving=bool(gain > 0), parents_too=parents_too)
-        own = plan._replace(gain=gain, measured=measured)
+        own = plan._replace(gain=gain, measured=measured, informed=informed)
         state, output = sweep(arrays, state, own, own_seed)
         effects = placement.together(output.effects) if together else []
         outputs.append(output._replace(effects=effects))
