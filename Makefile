@@ -16,6 +16,9 @@ export LMMBOOK_CACHE ?= $(CURDIR)/_build/cache
 # wait for each other in loops that take the core from the others (`exact.fit` 4 times slower).
 export OPENBLAS_NUM_THREADS ?= 1
 
+# Where the programs from PyPI are that `make bench` compares with (requirements-bench.txt).
+RIVALS_PYTHON ?= $(VENV_PYTHON)
+
 # So many chapters at a time, and files of tests. Pages say so beside their times.
 ifndef JOBS
 JOBS := $(or $(shell $(PYTHON) tools/jobs.py),1)
@@ -61,7 +64,7 @@ help: ## list the targets
 setup: $(INSTALLED) ## create .venv with the pinned packages and lmmbook itself
 
 book: ## execute and check the chapters, build the book, say where to open it
-	$(call announce,10 to 20)
+	$(call announce,15 to 25)
 	@$(PARALLEL) _build/built
 	@echo
 	@echo 'The book is built. Open _build/html/index.html'
@@ -72,13 +75,13 @@ course: $(INSTALLED) ## write the chapters without their solutions, for students
 	$(VENV_PYTHON) tools/course_notebooks.py
 
 test: ## check everything but the slow tests, statistical or in a browser
-	$(call announce,30)
+	$(call announce,45)
 	@$(PARALLEL) lint _build/built
 	$(PYTEST) -m 'not slow'
 	$(TOOK)
 
 test-full: ## check everything, slow tests too
-	$(call announce,40 to 60)
+	$(call announce,70 to 85)
 	@$(PARALLEL) lint _build/built
 	$(PYTEST) -m ''
 	$(TOOK)
@@ -89,6 +92,8 @@ test-colab: wheel ## run every chapter as two Colab runtimes would (RUNTIME=2026
 bench: $(INSTALLED) ## time the fit beside the tutorial and other tools; the book draws the result
 	$(VENV_PYTHON) bench/run.py --out bench/results.json
 	cp bench/results.json lmmbook/datasets/bench.json
+	@# One at a time here, so each has all cores, as it would without us.
+	env -u OPENBLAS_NUM_THREADS $(VENV_PYTHON) bench/rivals.py --python $(RIVALS_PYTHON) --out bench/rivals.json
 
 bench-scale: $(INSTALLED) ## time millions of ratings on this CPU (over an hour, 13 GB); chapter 8 draws the result
 	$(VENV_PYTHON) bench/scale.py --full --out lmmbook/datasets/scale.json

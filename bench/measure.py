@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import platform
+import re
 import resource
 import subprocess
 import sys
@@ -73,6 +74,13 @@ def plain(value: Any) -> Any:
     if hasattr(value, "item"):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def message(error: Exception | str) -> str:
+    """What an error says, in a line, without the paths of this machine."""
+    said = str(error) if isinstance(error, str) else f"{type(error).__name__}: {error}"
+    said = re.sub(r"(?<![\w.])(?:[A-Za-z]:)?(?:[/\\][\w.+@-]+){2,}[/\\]?", "...", said)
+    return " ".join(said.split())[:200]
 
 
 # --- effective draws ----------------------------------------------------------------------------

@@ -8,79 +8,51 @@ the data frame in memory to the estimates, `compile_seconds` where something is 
 from __future__ import annotations
 
 import importlib.util
-import shutil
-import subprocess
-import tempfile
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import programs
 from measure import FACTORS
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SCRIPT = Path(__file__).with_name("lme4.R")
 TOOLS = ("lme4", "gpboost", "numpyro")
 
 
 def available(tool: str) -> bool:
     """Whether `tool` can be used: a Python package in this environment, or lme4 in Rscript's R."""
-    if tool != "lme4":
-        return importlib.util.find_spec(tool) is not None
-    rscript = shutil.which("Rscript")
-    if rscript is None:
-        return False
-    asked = [rscript, "-e", 'quit(status = !requireNamespace("lme4", quietly = TRUE))']
-    return subprocess.run(asked, capture_output=True).returncode == 0
+    if tool == "lme4":
+        return programs.version_of(programs.TOOLS["lmer"]) is not None
+    return importlib.util.find_spec(tool) is not None
 
 
 def lme4(data: pd.DataFrame, repeats: int) -> dict[str, Any]:
     """Fit by lmer, ML, with its default optimiser and tolerances."""
-    import pandas as pd
-
-    columns = ["ratings", "service", *FACTORS]
-    with tempfile.TemporaryDirectory() as name:
-        table, result = Path(name) / "data.csv", Path(name) / "result.csv"
-        data[columns].to_csv(table, index=False)
-        subprocess.run(
-            [str(shutil.which("Rscript")), str(SCRIPT), str(table), str(result), str(repeats)],
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-        lines = pd.read_csv(result)
-    values = lines[~lines["name"].str.startswith(("seconds", "version"))].set_index("name")["value"]
-    estimates = {str(name): float(value) for name, value in values.items()}
-    seconds = lines.loc[lines["name"] == "seconds", "value"].astype(float)
-    named = lines[lines["name"].str.startswith("version")].set_index("name")["value"]
-    return {
-        "runs": [{"seconds": s, "estimates": estimates} for s in seconds],
-        "versions": {str(k).removeprefix("version "): str(v) for k, v in named.items()},
-    }
+    lmer = programs.TOOLS["lmer"]
+    packages = {"R": lmer._replace(package="base"), "lme4": lmer}
+    versions = {name: programs.version_of(package) for name, package in packages.items()}
+    return _fits(lmer, data, repeats) | {"versions": versions}
 
 
 def gpboost(data: pd.DataFrame, repeats: int) -> dict[str, Any]:
     """Fit by gpboost's GPModel, with its default optimiser and tolerances."""
-    import gpboost as gpb
-    import numpy as np
+    return _fits(programs.TOOLS["gpboost"], data, repeats)
 
-    y = data["ratings"].to_numpy(float)
-    x = np.column_stack([np.ones(len(data)), data["service"].to_numpy(float)])
-    groups = np.column_stack([data[name].cat.codes.to_numpy() for name in FACTORS])
-    runs = []
-    for _ in range(repeats):
+
+def _fits(tool: programs.Tool, data: pd.DataFrame, repeats: int) -> dict[str, Any]:
+    """By one of `programs`, to which the covariate is ``x``."""
+    fit, runs = tool.start("gaussian", list(FACTORS)), []
+    codes = {name: data[name].cat.codes.to_numpy("int32") for name in FACTORS}
+    table = data[["ratings", "service"]].set_axis(["y", "x"], axis=1).assign(**codes)
+    for seed in range(repeats):
         started = time.perf_counter()
-        model = gpb.GPModel(group_data=groups, likelihood="gaussian")
-        model.fit(y=y, X=x)
-        fixed = np.ravel(model.get_coef(std_err=False))
-        variances = np.ravel(model.get_cov_pars(std_err=False))  # the residual's first
-        seconds = time.perf_counter() - started
-        names = ["Intercept", "service", "sd(residual)", *(f"sd({name})" for name in FACTORS)]
-        values = [*fixed, *np.sqrt(variances)]
-        estimates = {k: float(v) for k, v in zip(names, values, strict=True)}
+        found = fit(table, seed)
+        seconds = found.get("seconds", time.perf_counter() - started)  # R times itself
+        estimates = {"service" if k == "x" else k: v for k, v in found["estimates"].items()}
         runs.append({"seconds": seconds, "estimates": estimates})
-    return {"runs": runs}
+    memory = {"memory_mb": found["memory_mb"]} if "memory_mb" in found else {}
+    return {"runs": runs} | memory
 
 
 def numpyro(data: pd.DataFrame, warm_up: int, draws: int, seed: int) -> dict[str, Any]:

@@ -14,20 +14,18 @@ from pathlib import Path
 
 import lmmbook as lmm
 
+import measure
 import numpy as np
+import others
 import pytest
+import run as bench
 import tensorflow as tf
+import tutorial
+import worker
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCH = ROOT / "bench"
 RESULTS = BENCH / "results.json"
-sys.path.insert(0, str(BENCH))
-
-import measure  # noqa: E402  (these are scripts beside one another, not a package)
-import others  # noqa: E402
-import run as bench  # noqa: E402
-import tutorial  # noqa: E402
-import worker  # noqa: E402
 
 EXACT = {
     "Intercept": {"estimate": 2.0, "std_error": 0.5},

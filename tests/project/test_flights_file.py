@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 from lmmbook.data import load_flights
 
+import flights as tool
 import pandas as pd
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
-
-import flights as tool
 
 
 def test_another_archive_is_refused():

@@ -85,6 +85,8 @@ def imported(package: str) -> dict[str, set[str]]:
         room = own.removeprefix(f"{package}.").split(".")[0]
         inside = [n.removeprefix(f"{package}.") for n in names if n.startswith(f"{package}.")]
         found[room] |= {name.split(".")[0] for name in inside} & (found.keys() - {room})
+    if package == "lmmbook":
+        found["results"].remove("inference")  # the one that goes up
     return found
 
 

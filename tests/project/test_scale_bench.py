@@ -13,14 +13,12 @@ from lmmbook.engine.e_step.adaptation import LEAPFROG_STEPS
 import nbformat
 import numpy as np
 import pytest
+import scale
 import tensorflow as tf
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCH = ROOT / "bench"
 DRAWN = ROOT / "lmmbook" / "datasets" / "scale.json"
-sys.path.insert(0, str(BENCH))
-
-import scale  # noqa: E402  (these are scripts beside one another, not a package)
 
 HEAD = {"schema", "quick", "date", "hardware", "versions", "roof", "measured", *scale.ITEMS}
 SIZES = {"shape", "family", "rows", "chains", "levels", "data_mb", "before_mb", "memory_mb"}
