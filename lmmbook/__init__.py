@@ -22,6 +22,7 @@ from lmmbook.engine.fit import fit
 from lmmbook.engine.parallel import workers
 from lmmbook.formula import design, factors
 from lmmbook.formula.parse import functions
+from lmmbook.inference import compare
 from lmmbook.results import Fit, criticism, load
 
 # Import paths that are shorter than the house is deep.
@@ -40,6 +41,7 @@ __all__ = [
     "Fit",
     "LinearMixedEffectModel",
     "check",
+    "compare",
     "describe_device",
     "download_insteval",
     "exact",

@@ -28,14 +28,22 @@ Arrows = dict[str, set[str]]
 
 def floors(package: str) -> list[list[str]]:
     """The rooms of a package, from the top floor to the bottom."""
+    return [layer.split(" | ") for layer in contract(package)["layers"]]
+
+
+def contract(package: str) -> dict[str, list[str]]:
+    """What import-linter checks of the floors of a package."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]
     [own] = [c for c in settings["contracts"] if c.get("containers") == [package]]
-    return [layer.split(" | ") for layer in own["layers"]]
+    return own
 
 
 def imports(package: str) -> Arrows:
-    """The rooms that each room of a package imports."""
+    """The rooms that each room of a package imports, exceptions to the rule left out."""
     graph = grimp.build_graph("lmmbook", cache_dir=None, exclude_type_checking_imports=True)
+    for exception in contract(package).get("ignore_imports", ()):
+        importer, imported = exception.split(" -> ")
+        graph.remove_import(importer=importer, imported=imported)
     rooms = graph.find_children(package)
     for room in rooms:
         graph.squash_module(room)

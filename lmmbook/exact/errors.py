@@ -39,7 +39,9 @@ def parameter_table(theta: Theta) -> pd.DataFrame:
     moves += [True] * theta.free
 
     # The best fixed effects move with the point, and vary around that besides.
-    both = np.vstack([curvature.beta_jacobian, np.eye(len(moves))])[:, moves]
+    # By REML, as lme4 has it, their errors are those at the estimated variances.
+    of_beta = curvature.beta_jacobian * (not theta.reml)
+    both = np.vstack([of_beta, np.eye(len(moves))])[:, moves]
     covariance = both @ np.linalg.inv(-curvature.hessian[np.ix_(moves, moves)]) @ both.T
     fixed = len(found.beta)
     covariance[:fixed, :fixed] += np.linalg.inv(found.fixed_information)

@@ -88,11 +88,17 @@ class Marginal:
         self.inner = (self.tail.T @ self.tail).toarray()  # R
 
     def evaluate(
-        self, beta: np.ndarray | None, covariances: Sequence[np.ndarray], residual_sd: float
+        self,
+        beta: np.ndarray | None,
+        covariances: Sequence[np.ndarray],
+        residual_sd: float,
+        reml: bool = False,
     ) -> Evaluation:
         """Log-likelihood and gradient; ``beta=None`` profiles the fixed effects out.
 
-        ``covariances``: ``[columns, columns]`` a factor, in the order of the design.
+        ``covariances``: ``[columns, columns]`` a factor, in the order of the design. With ``reml``
+        it is the restricted likelihood: the fixed effects integrated out under a flat prior
+        (Harville 1977), and ``expected`` is Z_l'(V^-1 - V^-1 X (X'V^-1 X)^-1 X'V^-1)Z_l.
         """
         inverse = _Inverse(self, covariances, residual_sd)
         x, y = self.design.fixed, self.design.response - self.design.offset
@@ -113,9 +119,23 @@ class Marginal:
         explained = sum(np.sum(c * e) for c, e in zip(covariances, expected, strict=True))
         own = residual_sd**2 * np.sum(white**2) - (self.design.rows - explained)
         observed = [g.T @ g for g in pulls]
+        if reml:
+            half = np.linalg.cholesky(information)
+            shared = linalg.solve_triangular(half, wx.T, lower=True).T  # what X takes of V^-1
+            value += 0.5 * len(half) * np.log(2 * np.pi) - np.log(np.diag(half)).sum()
+            own += residual_sd**2 * np.sum(shared**2)
+            for k, z in enumerate(self.z):
+                of_level = (z.T @ shared).reshape(-1, len(covariances[k]), len(half))
+                expected[k] = expected[k] - np.einsum("lap,lbp->ab", of_level, of_level)
         return Evaluation(
             value, beta, x.T @ white[:, 0], float(own), observed, expected, information
         )  # fmt: skip
+
+    def solve(
+        self, covariances: Sequence[np.ndarray], residual_sd: float, right: np.ndarray
+    ) -> np.ndarray:
+        """``V^-1 right``, ``[rows, n]``."""
+        return _Inverse(self, covariances, residual_sd) @ right
 
     def conditional(
         self, beta: np.ndarray, covariances: Sequence[np.ndarray], residual_sd: float

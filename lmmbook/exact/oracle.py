@@ -17,7 +17,7 @@ from lmmbook.exact.errors import parameter_table
 from lmmbook.exact.marginal import Marginal
 from lmmbook.exact.maximize import Ascent
 from lmmbook.formula import build_design, existence
-from lmmbook.formula.covariance import effects_table, specs, specs_of, to_matrix
+from lmmbook.formula.covariance import effects_table, least, specs, specs_of, to_matrix
 from lmmbook.formula.design import Design
 from lmmbook.formula.invariances import coordinates
 from lmmbook.formula.parse.functions import Functions
@@ -25,12 +25,13 @@ from lmmbook.formula.parse.functions import Functions
 import numpy as np
 import pandas as pd
 
+NOTHING = 1e-8  # an eigenvalue of correlations that is rounding
 KNOWN = families.Gaussian(sd=1.0)  # a residual whose sd is not to be estimated, of whatever size
 
 
 @dataclass(frozen=True)
 class ExactFit:
-    """The maximum-likelihood fit: what `fit` returns. Chapter 04.
+    """The exact fit, by maximum likelihood or by REML: what `fit` returns. Chapter 04.
 
     Attributes
     ----------
@@ -42,7 +43,11 @@ class ExactFit:
         standard error of these is NaN, and the others' hold for them fixed. NaN, too, for a fixed
         residual sd; and a correlation with an sd of zero is itself NaN.
     log_likelihood
-        Marginal log-likelihood at the maximum (natural log, constants included).
+        Marginal log-likelihood at the maximum (natural log, constants included). With REML the
+        restricted one, as lme4 has it: it depends on the units of the covariates, and only those
+        of models with the same fixed effects can be compared.
+    reml
+        Whether the fit is by REML.
 
     Examples
     --------
@@ -54,6 +59,20 @@ class ExactFit:
 
     parameters: pd.DataFrame
     log_likelihood: float
+    reml: bool = False
+
+    @property
+    def reml_criterion(self) -> float:
+        """What lme4 prints as "REML criterion at convergence": ``-2 log_likelihood``.
+
+        Raises
+        ------
+        ValueError
+            If the fit is by maximum likelihood.
+        """
+        if not self.reml:
+            raise ValueError("reml_criterion: expected a fit with reml=True, got one by ML")
+        return -2 * self.log_likelihood
 
 
 def log_likelihood(
@@ -123,10 +142,15 @@ def fit(
     data: Data,
     family: str | families.Family = "gaussian",
     *,
+    reml: bool = False,
     functions: Functions | None = None,
     missing: str = "raise",
 ) -> ExactFit:
-    """Maximise the exact marginal likelihood (ML, not lme4's default REML). Chapter 04.
+    """Maximise the exact marginal likelihood, or with ``reml`` the restricted one. Chapter 04.
+
+    Maximum likelihood is the default; lme4's is REML (Patterson & Thompson 1971), the likelihood
+    of what is left of the ratings without the fixed effects. The fixed effects' ``std_error`` is
+    then that at the estimated variances, as in lme4.
 
     L-BFGS over roots of the covariances with analytic gradients, the fixed effects profiled out,
     then Newton steps until they are smaller than a millionth of a standard error. Where a maximum
@@ -146,6 +170,8 @@ def fit(
     >>> data = pd.DataFrame({"y": [4.0, 6.0, 4.0, 2.0], "g": ["a", "a", "b", "b"]})
     >>> fit("y ~ 1 + (1|g)", data).parameters["estimate"].round(3).to_dict()
     {'Intercept': 4.0, 'sd(g)': 0.0, 'sd(residual)': 1.414}
+    >>> fit("y ~ 1 + (1|g)", data, reml=True).parameters["estimate"].round(3).to_dict()
+    {'Intercept': 4.0, 'sd(g)': 1.0, 'sd(residual)': 1.414}
     """
     family = families.resolve(family)
     if not isinstance(family, families.Gaussian):
@@ -153,7 +179,21 @@ def fit(
     design = coordinates.inner(build_design(formula, data, family, functions, missing))
     if family.estimated:
         existence.refuse_no_residual(design, existence.NONE)
-    ascent = Ascent(design, design.family.sd)  # type: ignore[attr-defined]
+    if reml:
+        _refuse_spanned(design)
+    ascent, value = maximum(design, reml)
+    return ExactFit(parameter_table(ascent), value, reml)
+
+
+def maximum(design: coordinates.Inner, reml: bool = False) -> tuple[Ascent, float]:
+    """The maximum of an inner design's likelihood, and its logarithm in the data's coordinates.
+
+    Raises
+    ------
+    RuntimeError
+        If the optimiser does not reach it.
+    """
+    ascent = Ascent(design, design.family.sd, reml)  # type: ignore[attr-defined]
     try:
         ascent.maximise()
     except np.linalg.LinAlgError as error:
@@ -161,8 +201,25 @@ def fit(
             "exact fit: expected a residual sd that is not lost in rounding beside those of the "
             f"effects, got {ascent.residual_sd * design.response_scale:.2g}"
         ) from error
-    value = ascent.evaluate().value - design.rows * np.log(design.response_scale)
-    return ExactFit(parameter_table(ascent), value)
+    free = design.rows - reml * design.fixed.shape[1]
+    value = ascent.evaluate().value - free * float(np.log(design.response_scale))
+    if reml:  # det(X'V^-1 X) is in units of the data's columns
+        value += float(np.linalg.slogdet(design.fixed_map)[1])
+    return ascent, value
+
+
+def _refuse_spanned(design: Design) -> None:
+    """Raise where the fixed effects tell the levels of a factor apart: then REML has nothing left
+    to learn its variance from."""
+    for factor in design.factors:
+        if factor.levels <= design.fixed.shape[1]:
+            z = factor.matrix().toarray()
+            left = z - design.fixed @ np.linalg.lstsq(design.fixed, z)[0]
+            if np.linalg.norm(left) < 1e-8 * np.linalg.norm(z):
+                raise ValueError(
+                    f"group {factor.name!r}: expected levels that the fixed effects do not tell "
+                    "apart, for REML learns a variance from what they leave; leave one of them out"
+                )
 
 
 def _unpack(
@@ -179,6 +236,6 @@ def _unpack(
     for factor in design.factors:
         filled = {p.name: np.nan_to_num(float(values[p.name])) for p in specs_of(factor)}
         covariances.append(to_matrix(factor, filled))  # an sd of zero silences its correlations
-        if np.linalg.eigvalsh(covariances[-1]).min() < -1e-10 * covariances[-1].max():
+        if least(covariances[-1]) < -NOTHING:
             raise ValueError(f"parameters: expected a covariance for {factor.name!r}, got {filled}")
     return np.array([float(values[name]) for name in design.fixed_names]), covariances, sds[-1]

@@ -65,10 +65,13 @@ class Theta:
         One a block, ``[columns, rank]``.
     residual_sd, free
         The residual sd, and whether it is to be estimated.
+    reml
+        Whether the likelihood is the restricted one.
     """
 
-    def __init__(self, design: Design, residual_sd: float | None) -> None:
+    def __init__(self, design: Design, residual_sd: float | None, reml: bool = False) -> None:
         self.design, self.marginal, self.free = design, Marginal(design), residual_sd is None
+        self.reml = reml
         self.blocks = [
             Block(k, block, f.levels, np.sqrt((f.z[:, block] ** 2).mean(0)))
             for k, f in enumerate(design.factors)
@@ -92,7 +95,8 @@ class Theta:
         """The likelihood here; asked again at the same place, it does not compute again."""
         here = (self.residual_sd, *(root.tobytes() for root in self.roots))
         if self._last is None or self._last[0] != here:
-            found = self.marginal.evaluate(None, self.covariances, self.residual_sd)
+            at = self.covariances, self.residual_sd
+            found = self.marginal.evaluate(None, *at, self.reml)
             self._last = here, found
         return self._last[1]
 

@@ -15,6 +15,7 @@ from lmmbook.formula.design import Design
 from lmmbook.formula.parse.functions import Functions
 from lmmbook.results import saving
 from lmmbook.results.criticism import Criticism
+from lmmbook.results.inferential import Inferential
 
 import numpy as np
 import pandas as pd
@@ -23,7 +24,7 @@ CONVERGED_WITHIN = 0.2  # standard errors from the maximum, Monte Carlo error in
 
 
 @dataclass(frozen=True)
-class Fit(Criticism):
+class Fit(Criticism, Inferential):
     """A fitted model: what `lmmbook.fit` returns. Chapters 04 and 05.
 
     Attributes
@@ -31,9 +32,10 @@ class Fit(Criticism):
     parameters
         Index: parameter name. Columns ``estimate``; ``std_error``, how uncertain the data leave it,
         from the observed information, which is an estimate from draws, too (`ess` of them);
-        ``mcse``, the Monte Carlo standard error of the estimate: how far another seed may be from
-        it; ``at_boundary``. Errors of an sd are those of its *logarithm*, errors
-        of a correlation those of its Fisher z. NaN for what is fixed or at its boundary.
+        ``mcse``, the Monte Carlo standard error of the estimate, with what its last step may have
+        missed: how far another seed may be from it; ``at_boundary``. Errors of an sd are those of
+        its *logarithm*, errors of a correlation those of its Fisher z. NaN for what is fixed or at
+        its boundary.
     covariance
         ``[parameters, parameters]``, of the errors of all parameters together; ``std_error`` is the
         root of its diagonal. It gives the error of a difference, or of any other combination.

@@ -10,7 +10,7 @@ from pathlib import Path
 import lmmbook
 from lmmbook import exact, families
 from lmmbook.data import simulate
-from lmmbook.results import criticism, fit
+from lmmbook.results import criticism, fit, inferential
 
 import pytest
 
@@ -25,7 +25,7 @@ PUBLIC |= {f"lmmbook.families.{name}": getattr(families, name) for name in famil
 PUBLIC |= {"lmmbook.simulate.crossed": simulate.crossed}
 PUBLIC |= {
     f"lmmbook.Fit.{name}": member
-    for name, member in vars(lmmbook.Fit).items()
+    for name, member in (vars(lmmbook.Fit) | vars(inferential.Inferential)).items()
     if not name.startswith("_") and (inspect.isfunction(member) or isinstance(member, property))
 }
 CALLABLE = [name for name, x in PUBLIC.items() if callable(x) or isinstance(x, property)]
@@ -35,7 +35,11 @@ CALLABLE = [name for name, x in PUBLIC.items() if callable(x) or isinstance(x, p
 def test_examples_in_docstrings_run(name):
     module = importlib.import_module(name)
     known = {"lmm": lmmbook}
-    if module in (fit, criticism):  # the methods of a Fit go on from the example of the class
+    if module in (
+        fit,
+        criticism,
+        inferential,
+    ):  # the methods of a Fit go on from the example of the class
         known["data"], _ = simulate.crossed(300, {"g": (30, 0.5)}, seed=0)
         known["fit"] = lmmbook.fit("y ~ x + (1|g)", known["data"], seed=0)
     failures, _ = doctest.testmod(module, extraglobs=known)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from urllib.parse import unquote, urldefrag, urlparse
 
+import chapter_times
+import house
+import lmmbook_book as extension
 import nbformat
 import pandas as pd
 import pytest
@@ -26,13 +28,6 @@ EXECUTED = ROOT / "_build" / "executed"
 CHAPTERS = sorted((ROOT / "chapters").glob("*.ipynb"))
 NAMES = [path.stem for path in CHAPTERS]
 ADDRESS = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
-
-sys.path.insert(0, str(ROOT / "_ext"))
-import chapter_times  # noqa: E402
-import lmmbook_book as extension  # noqa: E402  (it is found only now)
-
-sys.path.insert(0, str(ROOT / "tools"))
-import house  # noqa: E402
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,132 @@
+"""The marginal log-likelihood of a fit, of whatever family, with its Monte Carlo error.
+
+Chapter 06. The effects x have to be integrated out of ``p(y, x)``, which normal ratings allow by
+hand and others do not. So take a normal distribution q(x) that is near ``p(x | y)``, and go from
+one to the other: ``p_t(x)`` is proportional to ``q(x) exp(t w(x))``, with ``w(x) = log p(y, x) -
+log q(x)``. What it has to be divided by is 1 for t = 0 and p(y) for t = 1, and its logarithm grows
+by the mean of w (path sampling: Gelman & Meng 1998):
+
+    log p(y) = integral over t from 0 to 1 of m(t),    m(t) = E_t w(x),    m'(t) = Var_t w(x).
+
+There are draws at both ends: of q any number, and of ``p(x | y)`` those that the fit kept. They
+give m and its slope there, and these give the integral, by the trapezoidal rule and its first
+correction (of Euler and Maclaurin):
+
+    log p(y) ≈ (m(0) + m(1)) / 2 - (m'(1) - m'(0)) / 12.
+
+With many levels w is a sum of many small parts, one a level, each of which is nearly straight in t.
+Those of the factor with most levels, which have fewest rows each, bend most. Where they have one
+effect each, these are integrated out first, one by one, by Gauss and Hermite's rule; x, p and q are
+then those of the other factors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lmmbook._tensorflow.processes import check_not_forked
+from lmmbook._tensorflow.quiet import quiet_log
+from lmmbook.data.frames import Data
+from lmmbook.engine.fit import check_integer
+from lmmbook.formula.design import Design
+from lmmbook.inference.asked import free_parameters, with_rows
+from lmmbook.inference.integrand import Integrand
+from lmmbook.results.predictive import Posterior
+
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+if TYPE_CHECKING:
+    from lmmbook.results.fit import Fit
+
+ALLOWED = 0.2  # of the trapezoidal rule's correction, for what that leaves of its error
+
+
+@dataclass(frozen=True)
+class LogLikelihood:
+    """A marginal log-likelihood: what `Fit.log_likelihood` returns. Chapter 06.
+
+    Attributes
+    ----------
+    value
+        ``log p(y)`` at the estimates, natural logarithm, constants included.
+    mcse
+        Its Monte Carlo standard error, with an allowance for what the integration rules miss; zero
+        for a Gaussian family.
+    parameters, rows
+        How many parameters were estimated, and from how many rows.
+    """
+
+    value: float
+    mcse: float
+    parameters: int
+    rows: int
+
+    @property
+    def aic(self) -> float:
+        """Akaike's criterion, ``2 parameters - 2 value``; its error is ``2 mcse``."""
+        return 2 * self.parameters - 2 * self.value
+
+    @property
+    def bic(self) -> float:
+        """Schwarz's criterion, ``log(rows) parameters - 2 value``; its error is ``2 mcse``."""
+        return float(np.log(self.rows)) * self.parameters - 2 * self.value
+
+
+def log_likelihood(
+    fit: Fit, data: Data | None, draws: int, seed: int, missing: str
+) -> LogLikelihood:
+    """See `lmmbook.Fit.log_likelihood`."""
+    check_integer("draws", draws, 2)
+    return of_rows(fit, with_rows(fit, data, missing), draws, seed)
+
+
+def of_rows(fit: Fit, design: Design, draws: int, seed: int) -> LogLikelihood:
+    """The same, where the rows are there already."""
+    check_not_forked("log_likelihood")
+    table = fit.parameters
+    found = integrate(design, table["estimate"], fit.posterior, fit.chains, draws, seed)
+    return LogLikelihood(*found, free_parameters(design, len(table)), design.rows)
+
+
+def integrate(
+    design: Design, estimates: pd.Series, posterior: Posterior, chains: int, draws: int, seed: int
+) -> tuple[float, float]:
+    """``log p(y)`` at the estimates, and its Monte Carlo standard error.
+
+    ``posterior`` are draws of the effects at the estimates, as `Fit` has them. About as many as
+    ``draws`` says are used, spread over all sweeps, and as many of q. Raises as `Normal`.
+    """
+    at, x = Integrand.at_estimates(design, estimates, posterior, chains, draws, seed)
+    if at.gaussian:  # w is constant
+        return float(at.w(at.q.mean[np.newaxis])[0]), 0.0
+    missed = at.missed()
+    if at.collapsed and at.q.size == x.shape[1]:  # no effects are left to draw
+        return float(at.w(x[:1])[0]), missed
+    normal = np.random.default_rng([seed, 1]).normal(size=(draws, x.shape[1]))
+    found = from_ends(at.w(at.q.draw(normal)), at.w(x).reshape(-1, chains))
+    return found[0], float(np.hypot(found[1], missed))
+
+
+def from_ends(at_q: np.ndarray, at_p: np.ndarray) -> tuple[float, float]:
+    """The integral of m(t), and its error: from w at independent draws of q ``[draws]``, and at
+    those of ``p(x | y)``, ``[sweeps, chains]``."""
+    middle = (at_q.mean() + at_p.mean()) / 2
+    correction = (at_p.var(ddof=1) - at_q.var(ddof=1)) / 12
+    # What a draw adds to that: half of its w, and its share of a variance.
+    shares = [(w - w.mean()) ** 2 / 12 for w in (at_q, at_p)]
+    of_q, of_p = at_q / 2 + shares[0], at_p / 2 - shares[1]
+    variance = of_q.var(ddof=1) / of_q.size + of_p.var(ddof=1) / effective_draws(of_p)
+    return float(middle - correction), float(np.hypot(np.sqrt(variance), ALLOWED * correction))
+
+
+def effective_draws(values: np.ndarray) -> float:
+    """Effective sample size for the mean of ``[sweeps, chains]``: at most how many there are."""
+    if len(values) < 4 or np.ptp(values) == 0:  # nothing can be told of how they hang together
+        return float(values.shape[1])
+    with quiet_log():  # TensorFlow warns of a cast inside, from complex to real, that is meant
+        found = tfp.mcmc.effective_sample_size(tf.constant(values), cross_chain_dims=1)
+    return float(min(found, values.size))
