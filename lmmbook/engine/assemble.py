@@ -9,6 +9,7 @@ from lmmbook.engine.arrays import in_double
 from lmmbook.engine.certificate import boundary, certify
 from lmmbook.engine.certificate.boundary import NUMBERS_AT_ONCE
 from lmmbook.engine.driver import Driver
+from lmmbook.engine.restricted import FixedEffects
 from lmmbook.formula import covariance
 from lmmbook.formula.design import Design
 from lmmbook.formula.invariances import coordinates
@@ -18,9 +19,10 @@ import numpy as np
 import pandas as pd
 
 
-def assemble(driver: Driver, design: Design, converged: bool) -> Fit:
-    """The `Fit` of ``design``, as the data have it, from where a `Driver` ended."""
-    engine, found = driver.engine, driver.found
+def assemble(driver: Driver, inner: coordinates.Inner, converged: bool, reml: bool = False) -> Fit:
+    """The `Fit` of a design, as the data have it, from where a `Driver` of the ``inner`` one ended,
+    or, by ``reml``, of that which is `restricted`."""
+    engine, found, design = driver.engine, driver.found, inner.outer
     beta, covariances, auxiliary = in_double(engine.parameters)
     for k, block in driver.at_boundary:  # tried at next to nothing, and found to be nothing
         count = driver.singular[k, block]
@@ -47,6 +49,10 @@ def assemble(driver: Driver, design: Design, converged: bool) -> Fit:
         table.loc[own, "at_boundary"] = True
         if len(columns) == 1:
             kept[k][..., list(columns)] = 0.0
+    if reml:
+        fixed = FixedEffects(engine, inner, found.step_errors if found.definite else None)
+        table, together = with_fixed(design, fixed, table, together)
+        kept = fixed.given_mean(kept)
     posterior, effects = {}, {}
     for k, (factor, draws) in enumerate(zip(design.factors, kept, strict=True)):
         flat = np.moveaxis(draws, 2, 1).reshape(-1, factor.levels, len(factor.effects))  # a copy
@@ -58,5 +64,29 @@ def assemble(driver: Driver, design: Design, converged: bool) -> Fit:
         posterior[factor.name] = flat[..., 0] if factor.intercept_only else flat
     return Fit(
         table, together, converged, found.distance, found.r_hat, found.ess, effects,
-        pd.concat(engine.trace, ignore_index=True), posterior, design, engine.chains,
+        pd.concat(engine.trace, ignore_index=True), posterior, design, engine.chains, reml,
     )  # fmt: skip
+
+
+def with_fixed(
+    design: Design, fixed: FixedEffects, table: pd.DataFrame, together: pd.DataFrame
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The tables of variances, with the fixed effects: these errors are those given the variances,
+    as lme4 has them, and so do not go with those of variances."""
+    names = list(design.fixed_names)
+    own = pd.DataFrame(
+        {
+            "estimate": fixed.mean,
+            "std_error": np.sqrt(np.diag(fixed.covariance)),
+            "mcse": fixed.mcse,
+            "at_boundary": False,
+        },
+        index=names,
+    )
+    order = covariance.parameter_names(design)
+    both = together.reindex(index=order, columns=order)
+    both.loc[names] = both.loc[:, names] = 0.0
+    both.loc[names, names] = fixed.covariance
+    at_boundary = table.index[table["at_boundary"]]
+    both.loc[at_boundary] = both.loc[:, at_boundary] = np.nan
+    return pd.concat([own, table]).loc[order].rename_axis("parameter"), both

@@ -25,6 +25,7 @@ from lmmbook.engine.assemble import assemble
 from lmmbook.engine.driver import FEWEST_SWEEPS, Driver
 from lmmbook.engine.parallel.workers import Watch
 from lmmbook.engine.progress import Progress
+from lmmbook.engine.restricted import restricted
 from lmmbook.engine.runner import Engine, OutOfBudget
 from lmmbook.formula import build_design, existence
 from lmmbook.formula.design import Design
@@ -46,6 +47,7 @@ def fit(
     family: str | families.Family = "gaussian",
     *,
     seed: int,
+    reml: bool = False,
     missing: str = "raise",
     chains: int | None = None,
     max_sweeps: int = 8000,
@@ -72,6 +74,11 @@ def fit(
         ``Gaussian(sd=1.0)``, which fixes the residual sd, or ``Custom(...)`` for your own.
     seed
         An integer from 0 to 2**31 - 1. The same seed gives the same result on the same machine.
+    reml
+        Maximise the restricted likelihood, as lme4 does by default: that of the variances, with the
+        fixed effects integrated out (`lmmbook.engine.restricted`). For a Gaussian family only. The
+        fixed effects are then their mean given the estimated variances, which is generalised least
+        squares, and ``std_error`` is theirs given these. ``trace`` has the variances alone.
     missing
         What to do about rows with a missing value in a column of the formula: ``"raise"`` an
         error, or ``"drop"`` them; then a warning says how many, and in which columns.
@@ -146,9 +153,11 @@ def fit(
     check_integer("max_sweeps", max_sweeps, FEWEST_SWEEPS)
     if checkpoint is not None:
         checkpoint_files.check_folder(checkpoint)
+    if reml and not isinstance(family, families.Gaussian):
+        raise ValueError(f"reml: expected a Gaussian family for a restricted fit, got {family!r}")
     design = build_design(formula, data, family, functions, missing)
     return fit_design(
-        design, seed=seed, chains=chains, max_sweeps=max_sweeps, progress=progress,
+        design, seed=seed, reml=reml, chains=chains, max_sweeps=max_sweeps, progress=progress,
         strategy=strategy, checkpoint=checkpoint,
     )  # fmt: skip
 
@@ -157,6 +166,7 @@ def fit_design(
     design: Design,
     *,
     seed: int,
+    reml: bool = False,
     chains: int | None = None,
     max_sweeps: int = 8000,
     progress: bool | None = None,
@@ -170,11 +180,14 @@ def fit_design(
     none = existence.no_maximum(inner)
     if none:
         warnings.warn(f"lmmbook.fit: {none}", stacklevel=3)
+    if reml:
+        existence.refuse_spanned(inner)
+    fitted = restricted(inner) if reml else inner
     shown, watch = Progress(progress), Watch(strategy)
     try:
         with watch:
             driver = Driver(
-                Engine(inner, chains, max_sweeps, seed, shown, strategy, checkpoint, watch)
+                Engine(fitted, chains, max_sweeps, seed, shown, strategy, checkpoint, watch)
             )
             reason = _run(driver)
     except WORKER_GONE as error:
@@ -186,7 +199,7 @@ def fit_design(
         compile_cache.publish()
     if reason and not none:
         warnings.warn(f"lmmbook.fit has not converged: {reason}", stacklevel=3)
-    return assemble(driver, design, converged=reason is None and none is None)
+    return assemble(driver, inner, reason is None and none is None, reml)
 
 
 def _run(driver: Driver) -> str | None:

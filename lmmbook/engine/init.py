@@ -28,7 +28,7 @@ def start_values(design: Design) -> dict[str, Any]:
     """A regression without random effects, and its variance shared out equally between them and the
     residual."""
     beta, auxiliary, variance = fit(design)
-    parts = sum(len(f.effects) for f in design.factors) + 1
+    parts = sum(len(f.effects) for f in design.factors if f.blocks) + 1
     # A slope's share is what it adds to the spread of the ratings.
     units = [directions.units(f) for f in design.factors]
     covariances = [variance / parts * unit @ unit.T for unit in units]

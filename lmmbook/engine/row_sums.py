@@ -14,6 +14,7 @@ from lmmbook.families.derivatives import (
     RegressionSums,
     no_sums,
     total,
+    zeros,
 )
 
 import numpy as np
@@ -56,7 +57,8 @@ def regression_sums(
     )  # small numbers keep float32's digits
     mean = tf.reduce_mean(residual, axis=1)
     products = [total(column * mean) for column in tf.unstack(arrays.fixed, axis=1)]
-    return None, ResidualSums(tf.stack(products), total(tf.square(residual)) / layout.chains)
+    by_column = tf.stack(products) if products else zeros(0)
+    return None, ResidualSums(by_column, total(tf.square(residual)) / layout.chains)
 
 
 def level_sums(arrays: FactorArrays, scale: tf.Tensor, u: tf.Tensor) -> tuple[None, LevelSums]:

@@ -180,7 +180,7 @@ def fit(
     if family.estimated:
         existence.refuse_no_residual(design, existence.NONE)
     if reml:
-        _refuse_spanned(design)
+        existence.refuse_spanned(design)
     ascent, value = maximum(design, reml)
     return ExactFit(parameter_table(ascent), value, reml)
 
@@ -206,20 +206,6 @@ def maximum(design: coordinates.Inner, reml: bool = False) -> tuple[Ascent, floa
     if reml:  # det(X'V^-1 X) is in units of the data's columns
         value += float(np.linalg.slogdet(design.fixed_map)[1])
     return ascent, value
-
-
-def _refuse_spanned(design: Design) -> None:
-    """Raise where the fixed effects tell the levels of a factor apart: then REML has nothing left
-    to learn its variance from."""
-    for factor in design.factors:
-        if factor.levels <= design.fixed.shape[1]:
-            z = factor.matrix().toarray()
-            left = z - design.fixed @ np.linalg.lstsq(design.fixed, z)[0]
-            if np.linalg.norm(left) < 1e-8 * np.linalg.norm(z):
-                raise ValueError(
-                    f"group {factor.name!r}: expected levels that the fixed effects do not tell "
-                    "apart, for REML learns a variance from what they leave; leave one of them out"
-                )
 
 
 def _unpack(

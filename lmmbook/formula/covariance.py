@@ -54,7 +54,8 @@ def specs_of(factor: Factor) -> list[ParameterSpec]:
     group, effects = factor.name, factor.effects
     sds = [f"sd({group})" if x == "Intercept" else f"sd({x}|{group})" for x in effects]
     pairs = [pair for block in factor.blocks for pair in combinations(block, 2)]
-    found = [ParameterSpec(name, "sd", (j,)) for j, name in enumerate(sds)]
+    estimated = [column for block in factor.blocks for column in block]
+    found = [ParameterSpec(sds[j], "sd", (j,)) for j in sorted(estimated)]
     for a, b in pairs:
         found.append(ParameterSpec(f"cor({effects[a]},{effects[b]}|{group})", "cor", (a, b)))
     return found

@@ -125,6 +125,20 @@ def refuse_no_residual(design: Inner, least: float) -> None:
         )
 
 
+def refuse_spanned(design: Design) -> None:
+    """Raise where the fixed effects tell the levels of a factor apart: then REML has nothing left
+    to learn its variance from."""
+    for factor in design.factors:
+        if factor.levels <= design.fixed.shape[1]:
+            z = factor.matrix().toarray()
+            left = z - design.fixed @ np.linalg.lstsq(design.fixed, z)[0]
+            if np.linalg.norm(left) < 1e-8 * np.linalg.norm(z):
+                raise ValueError(
+                    f"group {factor.name!r}: expected levels that the fixed effects do not tell "
+                    "apart, for REML learns a variance from what they leave; leave one of them out"
+                )
+
+
 def _residual_sd(design: Design, factor: Factor, rows: int) -> float:
     """What a factor's effects and the fixed effects leave of the inner response in the first rows,
     root mean square."""

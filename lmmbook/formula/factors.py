@@ -46,7 +46,8 @@ class Factor(Copied):
         ``[rows, columns]`` float64: what multiplies a level's effects, ones for an intercept. For a
         lone intercept it is one 1.0 seen from every row, which cannot be written to.
     blocks
-        Which columns are correlated: a partition of ``0 .. columns - 1``.
+        Which columns are correlated: a partition of ``0 .. columns - 1``. Empty where the effects'
+        covariance is known, and is the identity (`lmmbook.engine.restricted`).
     """
 
     name: str

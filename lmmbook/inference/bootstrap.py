@@ -18,6 +18,7 @@ from lmmbook.formula.design import Design
 from lmmbook.formula.invariances import coordinates
 from lmmbook.inference.likelihood import of_rows
 from lmmbook.inference.normal import Standardised
+from lmmbook.results.fit import Fit
 
 import numpy as np
 import pandas as pd
@@ -50,50 +51,53 @@ def tried() -> Iterator[None]:
         yield
 
 
-def maximum(design: Design, seed: int, draws: int) -> float:
-    """The log-likelihood at its maximum; NaN if there is none, or it was not found."""
+def maximum(design: Design, seed: int, draws: int, reml: bool = False) -> float:
+    """The log-likelihood at its maximum, or with ``reml`` the restricted one; NaN if there is none,
+    or it was not found."""
     found = np.nan
     with tried():
         sizes = sorted(f.levels * len(f.effects) for f in design.factors)
         if isinstance(design.family, Gaussian) and sum(sizes[:-1]) <= EXACT:
-            return oracle.maximum(coordinates.inner(design))[1]
-        fit = fit_design(design, seed=seed, progress=False)
+            return oracle.maximum(coordinates.inner(design), reml)[1]
+        fit = fit_design(design, seed=seed, reml=reml, progress=False)
         if fit.converged:
             found = of_rows(fit, design, draws, seed).value
     return found
 
 
 def statistics(
-    small: Design, large: Design, estimates: pd.Series, n: int, seed: int, draws: int
-) -> np.ndarray:
+    small: Design, large: Design, estimates: pd.Series, n: int, seed: int, draws: int,
+    reml: bool = False,
+) -> np.ndarray:  # fmt: skip
     """Likelihood ratio statistics ``[n]`` under the small model; NaN where a fit did not
     converge."""
     found = []
     for i, response in enumerate(responses(small, estimates, n, seed)):
         one, other = (
-            maximum(replace(d, response=response), seed + i, draws) for d in (small, large)
+            maximum(replace(d, response=response), seed + i, draws, reml) for d in (small, large)
         )
         found.append(2 * (other - one))
     return np.array(found)
 
 
-def estimates(design: Design, at: pd.Series, n: int, seed: int) -> pd.DataFrame:
-    """Estimates of ``n`` data sets drawn from the model, a row each.
+def fits(design: Design, at: pd.Series, n: int, seed: int, reml: bool = False) -> list[Fit]:
+    """Fits of ``n`` data sets drawn from the model: those that converged.
 
     Raises
     ------
     RuntimeError
-        If more than one in ten of the fits does not converge.
+        If more than one in ten of them does not.
     """
     found = []
     for i, response in enumerate(responses(design, at, n, seed)):
         with tried():
-            again = fit_design(replace(design, response=response), seed=seed + i, progress=False)
+            drawn = replace(design, response=response)
+            again = fit_design(drawn, seed=seed + i, reml=reml, progress=False)
             if again.converged:
-                found.append(again.parameters["estimate"])
+                found.append(again)
     if len(found) < 0.9 * n:
         raise RuntimeError(
             f"bootstrap: expected fits that converge, got {n - len(found)} of {n} that do not: the "
             "data tell too little for this model"
         )
-    return pd.DataFrame(found)
+    return found

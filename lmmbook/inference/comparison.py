@@ -19,7 +19,6 @@ from lmmbook.inference.likelihood import of_rows
 from lmmbook.inference.nested import added, check_nested
 
 import numpy as np
-import pandas as pd
 from scipy import stats
 
 if TYPE_CHECKING:
@@ -107,7 +106,8 @@ def compare(
     Raises
     ------
     ValueError
-        If the models are not nested, or not of the same rows, or ``mixture`` is asked for other
+        If the models are not nested, or not of the same rows, or one is by REML and the other not
+        or with other fixed effects, or ``mixture`` is asked for other
         ones than it is for. To compare such models, hold out rows
         and take the one that predicts them better: `Fit.log_score`.
 
@@ -124,6 +124,7 @@ def compare(
     check_integer("draws", draws, 2)
     one, other = (with_rows(fit, data, missing) for fit in (small, large))
     check_nested(one, other)
+    _check_reml(small, large)
     more = added(one, other)
     values = [of_rows(*pair, draws, seed) for pair in ((small, one), (large, other))]
     df = values[1].parameters - values[0].parameters
@@ -145,15 +146,28 @@ def compare(
         statistic = mcse = 0.0  # the larger model's maximum is the smaller one
     at = small.parameters["estimate"]
     if bootstrap:
-        null = by_bootstrap.statistics(one, other, at, bootstrap, seed, draws)
+        null = by_bootstrap.statistics(one, other, at, bootstrap, seed, draws, small.reml)
         p = _of_draws(statistic, null, "parametric bootstrap, {} data sets")
     elif variance:
-        p = _of_variance(one, at, variance, statistic, mixture, seed)
+        p = _of_variance(one, small, variance, statistic, mixture, seed)
     elif more and not _inside(small, more):
         p = NO_P
     else:
         p = float(stats.chi2.sf(max(statistic, 0.0), df)), 0.0, f"chi-square with {df} df, {MANY}"
     return Comparison(statistic, mcse, df, *p)
+
+
+def _check_reml(small: Fit, large: Fit) -> None:
+    """Restricted likelihoods are comparable where the same fixed effects are integrated out."""
+    if small.reml != large.reml:
+        raise ValueError("compare: expected two fits by ML or two by REML, got one of each")
+    one, other = (fit.design.fixed_names for fit in (small, large))
+    if small.reml and one != other:
+        raise ValueError(
+            f"compare: expected the same fixed effects of fits with reml=True, got {list(one)} and "
+            f"{list(other)}, whose restricted likelihoods are of different things; fit both "
+            "without reml"
+        )
 
 
 P = tuple[float, float, str]  # a p value, its error, and how it came about
@@ -172,7 +186,7 @@ def _inside(small: Fit, more: list[tuple[Factor, ParameterSpec]]) -> bool:
 
 
 def _of_variance(
-    one: Design, at: pd.Series, variance: tuple[Factor, ParameterSpec], statistic: float,
+    one: Design, small: Fit, variance: tuple[Factor, ParameterSpec], statistic: float,
     mixture: bool, seed: int,
 ) -> P:  # fmt: skip
     """Of one variance more."""
@@ -186,8 +200,9 @@ def _of_variance(
     gaussian = isinstance(one.family, Gaussian) and one.family.estimated
     if not gaussian or z.shape[0] * z.shape[1] > one_variance.MOST:
         return NO_P
-    spectra, rng = one_variance.spectra(one, at, z), np.random.default_rng(seed)
-    null = one_variance.null_draws(*spectra, one.rows, one.fixed.shape[1], DRAWS, rng)
+    spectra = one_variance.spectra(one, small.parameters["estimate"], z)
+    given = *spectra, one.rows, one.fixed.shape[1], DRAWS, np.random.default_rng(seed), small.reml
+    null = one_variance.null_draws(*given)
     return _of_draws(
         statistic, null, "{} draws under the smaller model, its variances at their estimates"
     )

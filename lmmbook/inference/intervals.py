@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lmmbook.data.frames import Data
-from lmmbook.engine.fit import check_integer
+from lmmbook.engine.fit import check_integer, fit_design
 from lmmbook.formula.covariance import specs
 from lmmbook.inference import bootstrap as by_bootstrap
 from lmmbook.inference import profile
@@ -42,8 +42,11 @@ def intervals(
         return wald(fit, level).loc[names]
     design = with_rows(fit, data, missing)
     if method == "profile":
+        if fit.reml:  # it is the likelihood that is profiled
+            fit = fit_design(design, seed=seed, progress=False)
         return profile.limits(fit, design, names, level, draws, seed)
-    drawn = by_bootstrap.estimates(design, fit.parameters["estimate"], bootstrap, seed)
+    again = by_bootstrap.fits(design, fit.parameters["estimate"], bootstrap, seed, fit.reml)
+    drawn = pd.DataFrame([one.parameters["estimate"] for one in again])
     found = drawn[names].quantile([0.5 - level / 2, 0.5 + level / 2]).T
     return found.set_axis(["lower", "upper"], axis=1)
 

@@ -52,7 +52,9 @@ class LogLikelihood:
     Attributes
     ----------
     value
-        ``log p(y)`` at the estimates, natural logarithm, constants included.
+        ``log p(y)`` at the estimates, natural logarithm, constants included. Of a fit by REML the
+        restricted one, as lme4 has it: ``log p(y) + 1/2 log det C + p/2 log 2 pi``, with C the
+        covariance of the p fixed effects given the variances.
     mcse
         Its Monte Carlo standard error, with an allowance for what the integration rules miss; zero
         for a Gaussian family.
@@ -64,6 +66,20 @@ class LogLikelihood:
     mcse: float
     parameters: int
     rows: int
+    reml: bool = False
+
+    @property
+    def reml_criterion(self) -> float:
+        """What lme4 prints as "REML criterion at convergence": ``-2 value``.
+
+        Raises
+        ------
+        ValueError
+            Of a fit by maximum likelihood.
+        """
+        if not self.reml:
+            raise ValueError("reml_criterion: expected a fit with reml=True, got one by ML")
+        return -2 * self.value
 
     @property
     def aic(self) -> float:
@@ -88,8 +104,13 @@ def of_rows(fit: Fit, design: Design, draws: int, seed: int) -> LogLikelihood:
     """The same, where the rows are there already."""
     check_not_forked("log_likelihood")
     table = fit.parameters
-    found = integrate(design, table["estimate"], fit.posterior, fit.chains, draws, seed)
-    return LogLikelihood(*found, free_parameters(design, len(table)), design.rows)
+    value, mcse = integrate(design, table["estimate"], fit.posterior, fit.chains, draws, seed)
+    if fit.reml:
+        names = list(design.fixed_names)
+        c = fit.covariance.loc[names, names].to_numpy()
+        value += 0.5 * float(np.linalg.slogdet(2 * np.pi * c)[1])
+    parameters = free_parameters(design, len(table))
+    return LogLikelihood(value, mcse, parameters, design.rows, fit.reml)
 
 
 def integrate(

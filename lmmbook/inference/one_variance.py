@@ -12,6 +12,8 @@ normal,
 
     LR = sup over λ of  n log(T / D(λ)) - sum_s log(1 + λ ξ_s),
     D(λ) = sum_s w_s^2 / (1 + λ μ_s) + R,   T = D(0),   R a chi-square with n - p - K df.
+
+By restricted likelihoods n is n - p, and ξ is μ.
 """
 
 from __future__ import annotations
@@ -47,14 +49,16 @@ def spectra(
 
 
 def null_draws(
-    mu: np.ndarray, xi: np.ndarray, rows: int, fixed: int, n: int, rng: np.random.Generator
-) -> np.ndarray:
+    mu: np.ndarray, xi: np.ndarray, rows: int, fixed: int, n: int, rng: np.random.Generator,
+    reml: bool = False,
+) -> np.ndarray:  # fmt: skip
     """Draws ``[n]`` of the statistic where the variance is zero."""
     mu = np.sort(mu)[::-1][: rows - fixed]  # no more of them are positive
     scale = 1 / mu[0]
     at = scale * np.concatenate([[0.0], np.geomspace(1e-4, 1e6, GRID)])  # λ
     shrunk = 1 / (1 + np.outer(mu, at))  # [levels, λ]
-    cost = np.log1p(np.outer(xi, at)).sum(0)
+    cost = np.log1p(np.outer(mu if reml else xi, at)).sum(0)
+    times = rows - fixed * reml
     found = []
     for first in range(0, n, AT_ONCE):
         some = min(AT_ONCE, n - first)
@@ -62,5 +66,5 @@ def null_draws(
         left = rows - fixed - len(mu)
         rest = rng.chisquare(left, (some, 1)) if left else np.zeros((some, 1))
         d = squares @ shrunk + rest
-        found.append((rows * np.log(d[:, :1] / d) - cost).max(1))
+        found.append((times * np.log(d[:, :1] / d) - cost).max(1))
     return np.concatenate(found)

@@ -1,8 +1,9 @@
 """Tests of fixed effects, and of combinations of them.
 
 Chapter 09. In a Gaussian model a t test with Satterthwaite's degrees of freedom, from exact algebra
-at the estimates; in others a z test, whose reference is that of many levels and many rows. Both are
-those of maximum likelihood: errors are a little too small where fixed effects rest on few levels.
+at the estimates; in others a z test, whose reference is that of many levels and many rows. Of a fit
+by maximum likelihood, errors are a little too small where fixed effects rest on few levels; REML is
+for that.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from lmmbook.data.frames import Data
+from lmmbook.engine.fit import check_integer
 from lmmbook.families.gaussian import Gaussian
 from lmmbook.formula.covariance import specs
 from lmmbook.formula.design import Design
+from lmmbook.inference import bootstrap as by_bootstrap
 from lmmbook.inference.asked import check_level, with_rows
 from lmmbook.inference.intervals import wald
 from lmmbook.inference.satterthwaite import Satterthwaite
@@ -31,13 +34,15 @@ COLUMNS = ["estimate", "std_error", "lower", "upper", "statistic", "df", "p_valu
 ADJUSTMENTS = ("holm", "bonferroni", "none")
 
 
-def summary(fit: Fit, data: Data | None, level: float, missing: str) -> pd.DataFrame:
+def summary(
+    fit: Fit, data: Data | None, level: float, bootstrap: int, seed: int, missing: str
+) -> pd.DataFrame:
     """See `lmmbook.Fit.summary`."""
     names = [p.name for p in specs(fit.design) if p.kind == "fixed"]
     found = fit.parameters[["estimate", "std_error"]].join(wald(fit, level))
     found = found.reindex(columns=COLUMNS)
     each = pd.DataFrame(np.eye(len(names)), index=names, columns=names)
-    found.loc[names] = _tests(fit, each, data, level, missing)
+    found.loc[names] = _tests(fit, each, data, level, bootstrap, seed, missing)
     return found
 
 
@@ -47,6 +52,8 @@ def contrasts(
     adjust: str,
     data: Data | None,
     level: float,
+    bootstrap: int,
+    seed: int,
     missing: str,
 ) -> pd.DataFrame:
     """See `lmmbook.Fit.contrasts`."""
@@ -63,7 +70,7 @@ def contrasts(
         if unknown:
             raise ValueError(f"contrasts: expected fixed effects of {fixed}, got {unknown}")
         weights.loc[label, list(of_names)] = list(of_names.values())
-    found = _tests(fit, weights, data, level, missing)
+    found = _tests(fit, weights, data, level, bootstrap, seed, missing)
     found["p_value"] = adjusted(found["p_value"].to_numpy(), adjust)
     return found
 
@@ -84,33 +91,49 @@ def adjusted(p: np.ndarray, how: str) -> np.ndarray:
 
 
 def _tests(
-    fit: Fit, weights: pd.DataFrame, data: Data | None, level: float, missing: str
-) -> pd.DataFrame:
+    fit: Fit, weights: pd.DataFrame, data: Data | None, level: float, bootstrap: int, seed: int,
+    missing: str,
+) -> pd.DataFrame:  # fmt: skip
     """Combinations of fixed effects, a row each, with the columns of `summary`."""
     check_level(level)
+    check_integer("bootstrap", bootstrap, 0)
     names, rows = list(weights.columns), weights.to_numpy()
-    beta = fit.parameters["estimate"][names].to_numpy()
+    at = fit.parameters["estimate"]
     covariance = fit.covariance.loc[names, names].to_numpy()
     df = np.full(len(rows), np.inf)
     if isinstance(fit.design.family, Gaussian):
-        exact = Satterthwaite(with_rows(fit, data, missing), fit.parameters["estimate"], reml=False)
+        exact = Satterthwaite(with_rows(fit, data, missing), at, fit.reml)
         df = exact.degrees_of_freedom(rows)
-        if exact.undefined:
+        if not exact.undefined:
+            covariance = exact.covariance
+        elif not bootstrap:
             warnings.warn(
                 f"degrees of freedom are not defined, for {exact.undefined}: there is no p value, "
                 "and intervals are those of many degrees of freedom, which is too short with few "
                 "levels",
                 stacklevel=4,
             )
-        else:
-            covariance = exact.covariance
-    estimate = rows @ beta
+    estimate = rows @ at[names].to_numpy()
     error = np.sqrt(np.einsum("ni,ij,nj->n", rows, covariance, rows))
-    half = stats.t.ppf(0.5 + level / 2, np.where(np.isnan(df), np.inf, df)) * error
     statistic = estimate / error
-    p = np.where(np.isnan(df), np.nan, 2 * stats.t.sf(np.abs(statistic), df))
-    values = [estimate, error, estimate - half, estimate + half, statistic, df, p]
+    if bootstrap:
+        again = by_bootstrap.fits(with_rows(fit, data, missing), at, bootstrap, seed, fit.reml)
+        null = np.array([_statistics(one, names, rows, estimate) for one in again])
+        p = (1 + (np.abs(null) >= np.abs(statistic)).sum(0)) / (1 + len(null))
+        low, high = np.quantile(null, [0.5 - level / 2, 0.5 + level / 2], axis=0)
+        df = np.full(len(rows), np.nan)
+    else:
+        high = stats.t.ppf(0.5 + level / 2, np.where(np.isnan(df), np.inf, df))
+        low, p = -high, np.where(np.isnan(df), np.nan, 2 * stats.t.sf(np.abs(statistic), df))
+    values = [estimate, error, estimate - high * error, estimate - low * error, statistic, df, p]
     return pd.DataFrame(dict(zip(COLUMNS, values, strict=True)), index=weights.index)
+
+
+def _statistics(fit: Fit, names: list[str], rows: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """``[n]``: how far combinations are from the truth, in their errors."""
+    away = rows @ fit.parameters["estimate"][names].to_numpy() - truth
+    covariance = fit.covariance.loc[names, names].to_numpy()
+    return away / np.sqrt(np.einsum("ni,ij,nj->n", rows, covariance, rows))
 
 
 def _pairs(design: Design, column: str) -> dict[str, dict[str, float]]:

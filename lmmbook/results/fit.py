@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field, fields
+from textwrap import fill
 
 from lmmbook._tensorflow.device import describe_device
 from lmmbook.core.model import LinearMixedEffectModel
@@ -15,7 +16,7 @@ from lmmbook.formula.design import Design
 from lmmbook.formula.parse.functions import Functions
 from lmmbook.results import saving
 from lmmbook.results.criticism import Criticism
-from lmmbook.results.inferential import Inferential
+from lmmbook.results.inferential import SHOWN, Inferential, Intervals
 
 import numpy as np
 import pandas as pd
@@ -66,6 +67,8 @@ class Fit(Criticism, Inferential):
         The data as the model has them, and how to make the same of new rows: a `Design`.
     chains
         Number of chains.
+    reml
+        Whether it maximised the restricted likelihood, not the likelihood.
 
     Examples
     --------
@@ -95,6 +98,8 @@ class Fit(Criticism, Inferential):
     posterior: dict[str, np.ndarray] = field(repr=False)
     design: Design = field(repr=False)
     chains: int
+    reml: bool = False
+    _intervals: Intervals = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def model(self) -> LinearMixedEffectModel:
@@ -130,7 +135,7 @@ class Fit(Criticism, Inferential):
         >>> bool((lmm.load(path).predict(data) == fit.predict(data)).all())
         True
         """
-        saving.write(path, {f.name: getattr(self, f.name) for f in fields(self)})
+        saving.write(path, {f.name: getattr(self, f.name) for f in fields(self) if f.init})
 
     @property
     def _estimates(self) -> pd.Series:
@@ -145,17 +150,22 @@ class Fit(Criticism, Inferential):
             if self.converged
             else f"NOT CONVERGED: the maximum was found {self.distance:.2g} standard errors away."
         )
+        likelihood = "restricted maximum likelihood" if self.reml else "maximum likelihood"
         scales = {"sd": "an sd are those of its logarithm", "cor": "a cor those of its Fisher z"}
         kinds = {p.kind for factor in self.design.factors for p in specs_of(factor)}
         notes = [note for kind, note in scales.items() if kind in kinds]
+        intervals, about = self.intervals(SHOWN), f"{SHOWN:.0%} intervals are Wald's"
+        for method, found in self._intervals.items():
+            intervals.loc[found.index] = found
+            about += f", of {', '.join(found.index)} by {method}"
         return (
-            f"Linear mixed model fitted by Monte Carlo EM (maximum likelihood)\n"
+            f"Linear mixed model fitted by Monte Carlo EM ({likelihood})\n"
             f"  {self.design.formula}\n"
             f"  {self.design.rows:,} rows; levels: {levels}{modelled}\n"
             f"  {len(self.trace):,} sweeps, {self.chains} chains. {describe_device()}\n\n"
-            f"{self.parameters.to_string(float_format='{:.4f}'.format)}\n\n"
+            f"{self.parameters.join(intervals).to_string(float_format='{:.4f}'.format)}\n\n"
             + (f"std_error and mcse of {', of '.join(notes)}.\n" if notes else "")
-            + f"{verdict}\n"
+            + f"{fill(about, 90)}.\n{verdict}\n"
             "Next: .effects, .predict(data), .draws(data, n, seed), .log_score(data), .trace"
         )
 
@@ -187,7 +197,7 @@ def load(path: str | os.PathLike[str], functions: Functions | None = None) -> Fi
         ...
     ValueError: /dev/null: expected a file that Fit.save wrote, got File is not a zip file
     """
-    values = saving.read(path, functions)
-    if values.keys() != {f.name for f in fields(Fit)}:
+    values = {"reml": False} | saving.read(path, functions)  # formats 2 and 3 do not have it
+    if values.keys() != {f.name for f in fields(Fit) if f.init}:
         raise ValueError(f"{path}: expected a file that Fit.save wrote, got {sorted(values)} in it")
     return Fit(**values)

@@ -17,8 +17,15 @@ if TYPE_CHECKING:
     from lmmbook.inference import LogLikelihood
 
 
+SHOWN = 0.95  # level of the intervals that are printed
+
+Intervals = dict[str, pd.DataFrame]  # by method
+
+
 class Inferential:
     """The methods. Their examples have the ``data`` and the ``fit`` of `lmmbook.Fit`."""
+
+    _intervals: Intervals  # what `intervals` found last, for the printout
 
     def log_likelihood(
         self, data: Data | None = None, *, draws: int = 100, seed: int = 0, missing: str = "raise"
@@ -66,8 +73,8 @@ class Inferential:
     ) -> pd.DataFrame:
         """Intervals for parameters: columns ``lower`` and ``upper``, a row a parameter.
 
-        Chapter 09. Of a parameter that is known, and of a correlation at its boundary, there is
-        none (NaN).
+        Chapter 09. The printout of the fit shows them from then on, if they are 95% ones. Of a
+        parameter that is known, and of a correlation at its boundary, there is none (NaN).
 
         Parameters
         ----------
@@ -113,20 +120,29 @@ class Inferential:
         True
         """
         given = (level, method, data, parameters, bootstrap, draws, seed, missing)
-        return _inference().intervals(self, *given)
+        found = _inference().intervals(self, *given)
+        if method != "wald" and level == SHOWN:
+            known = self._intervals.pop(method, found)
+            self._intervals[method] = found.combine_first(known)
+        return found
 
     def summary(
-        self, data: Data | None = None, *, level: float = 0.95, missing: str = "raise"
+        self,
+        data: Data | None = None,
+        *,
+        level: float = 0.95,
+        bootstrap: int = 0,
+        seed: int = 0,
+        missing: str = "raise",
     ) -> pd.DataFrame:
         """One table: estimates, errors, intervals, and a test of each fixed effect.
 
         Chapter 09. Columns ``estimate``, ``std_error``, ``lower``, ``upper``, ``statistic``, ``df``
         and ``p_value``. Fixed effects of a Gaussian fit have a t test, whose degrees of freedom
         (Satterthwaite 1946) say how many levels it rests on; errors are then from exact algebra at
-        the estimates. They are those of maximum likelihood, as lmerTest has them for a fit with
-        ``REML = FALSE``: with few levels, and several fixed effects that differ between these, they
-        are too small (`lmmbook.exact.fit` with ``reml=True`` says by how much). Those of other
-        families have a z test, with infinitely many. Sds and
+        the estimates, as lmerTest has them. Of a fit by maximum likelihood they are too small where
+        levels are few, and several fixed effects differ between these: fit with ``reml=True``.
+        Those of other families have a z test, with infinitely many. Sds and
         correlations have intervals as `intervals` has them, errors on the scale of their logarithm
         or Fisher z, and no test: whether an sd is zero is a question for `lmmbook.compare`.
 
@@ -136,12 +152,19 @@ class Inferential:
             The rows of the fit, which one that was loaded does not have; for a Gaussian fit only.
         level
             Of the intervals.
+        bootstrap
+            How many data sets to draw from the model at its estimates, and to fit: 199, say. Then
+            the statistics of these, each about its own error, are what that of the data is compared
+            with, instead of a t or a normal distribution (bootstrap-t: Efron & Tibshirani 1993),
+            and ``df`` is NaN.
+        seed
+            Of the bootstrap.
 
         Warns
         -----
         UserWarning
             If the degrees of freedom are not defined, as with an sd of zero; then they and the p
-            values are NaN.
+            values are NaN, and ``bootstrap`` may help.
 
         Examples
         --------
@@ -149,7 +172,7 @@ class Inferential:
         >>> bool(df["Intercept"] < 60 < 240 < df["x"])  # 30 levels of g, and 300 rows
         True
         """
-        return _inference().summary(self, data, level, missing)
+        return _inference().summary(self, data, level, bootstrap, seed, missing)
 
     def contrasts(
         self,
@@ -158,6 +181,8 @@ class Inferential:
         *,
         adjust: str = "holm",
         level: float = 0.95,
+        bootstrap: int = 0,
+        seed: int = 0,
         missing: str = "raise",
     ) -> pd.DataFrame:
         """Tests of linear combinations of fixed effects; the columns are those of `summary`.
@@ -169,7 +194,7 @@ class Inferential:
         asked
             Label to a combination, as ``{"at x = 2": {"Intercept": 1, "x": 2}}``; or the name of a
             column with categories, for all differences between two of them.
-        data, missing, level
+        data, missing, level, bootstrap, seed
             As for `summary`. Intervals are not adjusted: each has the level by itself.
         adjust
             What to do about p values where there are several: ``"holm"`` (Holm 1979),
@@ -186,7 +211,8 @@ class Inferential:
         >>> list(found.index), bool(found["p_value"].iloc[0] < 0.05)
         (['at x = 2'], True)
         """
-        return _inference().contrasts(self, asked, adjust, data, level, missing)
+        given = (data, level, bootstrap, seed, missing)
+        return _inference().contrasts(self, asked, adjust, *given)
 
 
 def _inference() -> Any:

@@ -34,8 +34,8 @@ from lmmbook.results.whole_file import writing
 
 import numpy as np
 
-FORMAT = 3  # of the file
-READ = (2, 3)  # formats that are read; any other is refused
+FORMAT = 4  # of the file
+READ = (2, 3, 4)  # formats that are read; any other is refused, in words
 DESCRIPTION = "fit.json"
 PACKAGES = ("numpy", "pandas", "scipy", "tensorflow", "formulae")
 DAMAGED = (  # what reading says of a file that is none, or is none any more
@@ -94,7 +94,7 @@ def read(
             raise ValueError(f"{path}: expected a file that Fit.save wrote, got {error}") from error
     if found not in READ:
         raise ValueError(
-            f"{path}: expected a fit in format {' or '.join(map(str, READ))}, got format "
+            f"{path}: expected a fit in format 2, 3 or 4, got format "
             f"{found!r}, written by {description.get('written_by')}; the lmmbook that wrote it "
             "reads it"
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import lmmbook as lmm
 from lmmbook.formula import build_design
 from lmmbook.formula.covariance import specs
@@ -98,6 +100,39 @@ def test_another_family_has_a_z_test() -> None:
     assert own["df"] == np.inf
     assert own["std_error"] == fit.parameters["std_error"]["x"]
     assert own["p_value"] == pytest.approx(2 * stats.norm.sf(abs(own["statistic"])))
+
+
+def test_the_bootstrap_is_of_statistics() -> None:
+    """Balanced groups: the statistic of their mean has a t distribution with as many degrees of
+    freedom as they are fewer one, whatever the variances. Within 3.5 binomial standard errors."""
+    n, groups = 39, 5
+    rng = np.random.default_rng(1)
+    g = np.repeat(np.arange(groups), 6)
+    data = pd.DataFrame({"g": g, "y": 0.7 + rng.normal(size=groups)[g] + rng.normal(size=30)})
+    fit = lmm.fit("y ~ 1 + (1|g)", data, seed=0, reml=True, progress=False)
+    found = fit.summary(bootstrap=n).loc["Intercept"]
+    p = 2 * stats.t.sf(abs(found["statistic"]), groups - 1)
+    assert 0.03 < p < 0.5
+    assert abs(found["p_value"] - p) < 3.5 * np.sqrt(p * (1 - p) / n)
+    assert np.isnan(found["df"])
+    assert found["lower"] < fit.parameters["estimate"]["Intercept"] < found["upper"]
+    wide = stats.t.ppf(0.975, groups - 1) / stats.norm.ppf(0.975)  # 1.4
+    by_normal = fit.intervals().loc["Intercept"]
+    ratio = (found["upper"] - found["lower"]) / (by_normal["upper"] - by_normal["lower"])
+    assert 0.7 * wide < ratio < 1.5 * wide
+
+
+def test_the_printout_shows_what_was_computed(fit: lmm.Fit) -> None:
+    fresh = dataclasses.replace(fit)
+    wald = f"{fit.intervals().loc['sd(g)', 'upper']:.4f}"
+    assert wald in str(fresh)
+    assert "95% intervals are Wald's." in str(fresh)
+    found = fresh.intervals(method="profile", parameters=["sd(g)"])
+    assert f"{found.loc['sd(g)', 'upper']:.4f}" in str(fresh)
+    assert wald not in str(fresh)
+    assert "95% intervals are Wald's, of sd(g) by profile." in str(fresh)
+    fresh.intervals(0.5, "profile", parameters=["sd(h)"])  # others are not shown
+    assert "sd(h) by" not in str(fresh)
 
 
 def test_where_a_variance_is_zero_there_are_no_degrees_of_freedom() -> None:

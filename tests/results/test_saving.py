@@ -401,10 +401,18 @@ def test_a_missing_file_is_missing(tmp_path):
 
 def test_a_newer_format_is_refused_before_anything_else_is_read(file):
     def newer(description: dict[str, Any]) -> None:
-        description |= {"format": 4, "written_by": {"lmmbook": "9.9"}, "arrays": 99, "fit": "?"}
+        description |= {"format": 5, "written_by": {"lmmbook": "9.9"}, "arrays": 99, "fit": "?"}
 
-    with pytest.raises(ValueError, match=r"in format 2 or 3, got format 4, written by .*9\.9"):
+    with pytest.raises(ValueError, match=r"in format 2, 3 or 4, got format 5, written by .*9\.9"):
         lmm.load(rewritten(file, newer))
+
+
+def test_format_3_did_not_know_reml(file):
+    def older(description: dict[str, Any]) -> None:
+        description["format"] = 3
+        del description["fit"]["dict"]["reml"]
+
+    assert lmm.load(rewritten(file, older)).reml is False
 
 
 class Trap:
@@ -431,7 +439,7 @@ def test_nothing_is_unpickled(file, tmp_path):
 def test_the_file_can_be_read_without_us(made, file):
     with np.load(file, allow_pickle=False) as archive:
         description = json.loads(archive["fit.json"])
-        assert description["format"] == 3
+        assert description["format"] == 4
         assert description["written_by"]["lmmbook"] == lmm.__version__
         assert {"numpy", "pandas", "tensorflow"} < set(description["written_by"])
         place, axes = description["fit"]["dict"]["posterior"]["dict"]["g"]["array"]

@@ -75,6 +75,8 @@ class Certificate:
     step
         The Newton step in local coordinates (`local`). In directions where the information is not
         known to be positive it is shorter than Newton's: as if it were `noise`.
+    step_errors
+        ``[coordinates, coordinates]``, the covariance of its Monte Carlo errors.
     far
         Whether some step is `NEAR` standard errors or longer, or may miss half of what is allowed,
         and is known not to be noise.
@@ -83,6 +85,7 @@ class Certificate:
     table: pd.DataFrame
     covariance: pd.DataFrame
     step: np.ndarray
+    step_errors: np.ndarray
     distance: float = np.inf
     within: float = np.inf
     missed: float = np.inf
@@ -109,7 +112,8 @@ def nothing_known(design: Design, layout: Layout) -> Certificate:
     names = covariance.parameter_names(design)
     table = pd.DataFrame(np.nan, names, ["step", "std_error", "mcse"])
     together = pd.DataFrame(np.nan, names, names)
-    return Certificate(table, together, np.zeros(local.dimension(layout)))
+    size = local.dimension(layout)
+    return Certificate(table, together, np.zeros(size), np.full((size, size), np.nan))
 
 
 def certify(
@@ -156,12 +160,12 @@ def certify(
         errors += np.cov((by_draw @ step).T).reshape(free, free) / len(by_draw)
     names = covariance.parameter_names(design)
     jac = local.jacobian(design, layout, parameters) @ estimated
-    error_covariance = jac @ inverse @ jac.T
+    error_covariance, step_errors = jac @ inverse @ jac.T, inverse @ errors @ inverse
     table = pd.DataFrame(
         {
             "step": jac @ step,
             "std_error": np.sqrt(np.diag(error_covariance)),
-            "mcse": np.sqrt(np.diag(jac @ inverse @ errors @ inverse @ jac.T)),
+            "mcse": np.sqrt(np.diag(jac @ step_errors @ jac.T)),
         },
         index=names,
     )
@@ -174,6 +178,7 @@ def certify(
         table,
         pd.DataFrame(error_covariance, names, names),
         estimated @ step,
+        estimated @ step_errors @ estimated.T,
         far=bool(far.any()),
         definite=bool(definite),
         indefinite=bool(indefinite),

@@ -71,7 +71,7 @@ def own_turns(
             found.append(zeros(offset[k + 1] - offset[k], size, size))
             continue
         n, one = own.levels * own.columns, tf.eye(own.levels, dtype=tf.float64)
-        each = tf.reshape(tf.einsum("lm,aij->alimj", one, turn[k]), [-1, n, n])
+        each = tf.reshape(tf.einsum("lm,aij->alimj", one, turn[k]), [len(own.pairs), n, n])
         columns = tf.einsum("mn,anp->amp", by[:, place[k] : place[k] + n], each)
         found.append(tf.pad(columns, [[0, 0], [0, 0], [place[k], size - place[k] - n]]))
     last = zeros(layout.family.auxiliary, size, size)

@@ -34,7 +34,7 @@ def tangents(layout: FactorLayout, arrays: FactorArrays) -> tf.Tensor:
 def turns(layout: FactorLayout, arrays: FactorArrays, scale: tf.Tensor) -> tf.Tensor:
     """G of each tangent, ``[tangents, columns, columns]`` float64."""
     if layout.columns == 1:
-        return tf.constant(np.ones((1, 1, 1)))
+        return tf.constant(np.ones((len(layout.pairs), 1, 1)))
     scale = tf.cast(scale, tf.float64)
     lower_inverse = tf.linalg.triangular_solve(scale, tf.eye(layout.columns, dtype=tf.float64))
     return tf.einsum("ij,ajk,km->aim", lower_inverse, tangents(layout, arrays), scale)

@@ -68,7 +68,9 @@ def least_squares(
     layout: Layout, gram: tf.Tensor, parameters: Parameters, sums: ResidualSums, gain: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Change of the fixed effects ``[fixed]``, and the new auxiliary: for Gaussian ratings."""
-    change = tf.linalg.solve(gram, sums.products[:, tf.newaxis])[:, 0]
+    change = sums.products
+    if layout.fixed:  # by REML they are drawn, see `restricted`
+        change = tf.linalg.solve(gram, change[:, tf.newaxis])[:, 0]
     step = gain * tf.cast(change, tf.float32)
     if not layout.family.estimated:
         return step, parameters.auxiliary

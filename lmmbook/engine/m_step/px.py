@@ -22,7 +22,12 @@ def step(
     gain: tf.Tensor,
     expand: bool,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """The new Cholesky factor of the covariance, and the coefficients ``[expanded]`` to fold."""
+    """The new Cholesky factor of the covariance, and the coefficients ``[expanded]`` to fold.
+
+    A factor without blocks has a covariance that is known.
+    """
+    if not layout.blocks:
+        return scale, tf.zeros(len(layout.expanded_fixed))
     coefficients, square = tf.constant(np.zeros(len(layout.expanded_fixed), np.float32)), 0.0
     if expand and layout.expanded_fixed:
         coefficients, square = mean_of(layout, chains, scale, sums)

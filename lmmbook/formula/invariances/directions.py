@@ -88,7 +88,7 @@ def units(factor: Factor) -> np.ndarray:
            [  0.,   1.]])
     """
     gram = products(factor.z)
-    found = np.zeros_like(gram)
+    found = np.eye(len(gram))
     for block in factor.blocks:
         own = np.ix_(block, block)
         alike, size = correlations(gram[own])
