@@ -136,7 +136,7 @@ def test_the_warning_comes_first_is_the_only_one_and_the_fit_has_not_converged(m
     monkeypatch.setattr(fit, "Engine", lambda *_: None)
     monkeypatch.setattr(fit, "Driver", lambda _: None)
     monkeypatch.setattr(fit, "_run", lambda _: before.append(len(caught)) or reason)
-    monkeypatch.setattr(fit, "assemble", lambda driver, design, converged: converged)
+    monkeypatch.setattr(fit, "assemble", lambda driver, design, converged, reml: converged)
     separated = DATA.assign(y=np.where(ONE, 0, DATA["yes"]))
     with pytest.warns(UserWarning, match="separation.*'z'") as caught:
         converged = lmmbook.fit("y ~ x + z + (1|g)", separated, "bernoulli", seed=0)
