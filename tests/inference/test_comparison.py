@@ -19,6 +19,9 @@ from conftest import as_lme4_had_it
 from scipy import stats
 
 DATA_SETS = int(os.environ.get("DATA_SETS", "80"))  # more of them take 0.2 s each
+SLOPES = int(os.environ.get("SLOPES", "6"))  # 2 s each
+BY_ENGINE = int(os.environ.get("BY_ENGINE", "1"))  # half a minute each
+LEVELS = (0.05, 0.10, 0.30)
 SMALL, LARGE = "y ~ x + (1|g)", "y ~ x + (1|g) + (1|h)"
 
 
@@ -71,6 +74,43 @@ def test_it_is_the_parametric_bootstrap_without_its_noise() -> None:
         assert abs((drawn >= at).mean() - share) < 3.5 * np.sqrt(share * (1 - share) / 100)
     half = 0.5 * stats.chi2.sf(1.5, 1)  # at 14 levels half of a chi-square is too much
     assert (null >= 1.5).mean() < half - 3.5 * np.sqrt(half / 20_000)
+
+
+def distinct(p: np.ndarray, tried: int) -> None:
+    """p values are about uniform, in steps of ``1 / (1 + tried)``: their mean is a half, and a bit
+    more for the step and for those of 1 where the statistic is zero."""
+    assert abs(p.mean() - 0.5 - 0.5 / (1 + tried)) < 0.1 + 3.5 / np.sqrt(12 * len(p))
+
+
+def test_a_slope_by_the_bootstrap_under_the_null() -> None:
+    """Slopes over 14 levels that are all zero: their variance and a correlation."""
+    formulas, p = ("y ~ x + (1|h)", "y ~ x + (1+x|h)"), []
+    for seed in range(SLOPES):
+        data = table(seed, sd=0.6)
+        one, other = (build_design(f, data, families.Gaussian()) for f in formulas)
+        fits = [exact.fit(f, data) for f in formulas]
+        statistic = 2 * (fits[1].log_likelihood - fits[0].log_likelihood)
+        null = bootstrap.statistics(one, other, fits[0].parameters["estimate"], 39, seed, draws=4)
+        p.append((1 + (null >= statistic - 1e-6).sum()) / 40)
+    print(
+        f"of {SLOPES} p values, below .05, .10, .30:", *((np.array(p) <= x).mean() for x in LEVELS)
+    )
+    distinct(np.array(p), 39)
+
+
+def test_a_variance_by_the_engine_under_the_null() -> None:
+    """Yes or no, and 14 levels that do not differ."""
+    p = []
+    for seed in range(BY_ENGINE):
+        data = table(seed)
+        data["y"] = (data["y"] > 1).astype(int)
+        small, large = (fitted(f, data, family="bernoulli") for f in (SMALL, LARGE))
+        p.append(lmm.compare(small, large, bootstrap=19, seed=seed).p_value)
+    print(
+        f"of {BY_ENGINE} p values, below .05, .10, .30:",
+        *((np.array(p) <= x).mean() for x in LEVELS),
+    )
+    distinct(np.array(p), 19)
 
 
 def test_one_variance_alone_has_the_law_that_is_known_for_balanced_groups() -> None:

@@ -92,8 +92,8 @@ PROMISED = {
     },
     "09_your_data": {
         "What varies within what": 0.0,
-        "Gaussian fit less the exact maximum, in standard errors": 0.2,
-        "Invented answers: the fit less their truth, in standard errors": 4.0,
+        "Gaussian fit minus the exact maximum, in standard errors": 0.2,
+        "Invented answers: the fit minus their truth, in standard errors": 4.0,
         "Predictions of the fit in the file": 0.0,
     },
     "10_speed": {"The exact maximum, here and in the file": 0.001},
