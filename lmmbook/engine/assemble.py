@@ -5,6 +5,8 @@ Chapter 04. `driver` leaves parameters and draws on the device; a `Fit` holds wh
 
 from __future__ import annotations
 
+import warnings
+
 from lmmbook.engine.arrays import in_double
 from lmmbook.engine.certificate import boundary, certify
 from lmmbook.engine.certificate.boundary import NUMBERS_AT_ONCE
@@ -47,12 +49,20 @@ def assemble(driver: Driver, inner: coordinates.Inner, converged: bool, reml: bo
         table.loc[own, ["std_error", "mcse"]] = np.nan
         together.loc[own] = together.loc[:, own] = np.nan
         table.loc[own, "at_boundary"] = True
-        if len(columns) == 1:
-            kept[k][..., list(columns)] = 0.0
     if reml:
         fixed = FixedEffects(engine, inner, found.step_errors if found.definite else None)
         table, together = with_fixed(design, fixed, table, together)
         kept = fixed.given_mean(kept)
+        converged &= fixed.solved
+        if not fixed.solved:
+            warnings.warn(
+                "lmmbook.fit has not converged: the equations of the fixed effects given the "
+                "variances are too nearly singular to be solved; leave one of them out",
+                stacklevel=4,
+            )
+    for k, columns in driver.at_boundary:
+        if len(columns) == 1:
+            kept[k][..., list(columns)] = 0.0
     posterior, effects = {}, {}
     for k, (factor, draws) in enumerate(zip(design.factors, kept, strict=True)):
         flat = np.moveaxis(draws, 2, 1).reshape(-1, factor.levels, len(factor.effects))  # a copy
@@ -85,8 +95,7 @@ def with_fixed(
     )
     order = covariance.parameter_names(design)
     both = together.reindex(index=order, columns=order)
-    both.loc[names] = both.loc[:, names] = 0.0
+    known = list(table.index[table["std_error"].notna()])
+    both.loc[names, known] = both.loc[known, names] = 0.0
     both.loc[names, names] = fixed.covariance
-    at_boundary = table.index[table["at_boundary"]]
-    both.loc[at_boundary] = both.loc[:, at_boundary] = np.nan
     return pd.concat([own, table]).loc[order].rename_axis("parameter"), both

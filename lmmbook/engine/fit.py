@@ -153,6 +153,8 @@ def fit(
     check_integer("max_sweeps", max_sweeps, FEWEST_SWEEPS)
     if checkpoint is not None:
         checkpoint_files.check_folder(checkpoint)
+    if not isinstance(reml, bool):
+        raise TypeError(f"reml: expected True or False, got {reml!r}")
     if reml and not isinstance(family, families.Gaussian):
         raise ValueError(f"reml: expected a Gaussian family for a restricted fit, got {family!r}")
     design = build_design(formula, data, family, functions, missing)

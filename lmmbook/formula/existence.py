@@ -127,15 +127,19 @@ def refuse_no_residual(design: Inner, least: float) -> None:
 
 def refuse_spanned(design: Design) -> None:
     """Raise where the fixed effects tell the levels of a factor apart: then REML has nothing left
-    to learn its variance from."""
+    to learn their variance from. So it is for each of their effects."""
     for factor in design.factors:
-        if factor.levels <= design.fixed.shape[1]:
-            z = factor.matrix().toarray()
+        if factor.levels > design.fixed.shape[1]:
+            continue
+        for j, effect in enumerate(factor.effects):
+            z = replace(factor, z=factor.z[:, [j]]).matrix().toarray()
             left = z - design.fixed @ np.linalg.lstsq(design.fixed, z)[0]
             if np.linalg.norm(left) < 1e-8 * np.linalg.norm(z):
+                of = "" if effect == "Intercept" else f", effect {effect!r}"
                 raise ValueError(
-                    f"group {factor.name!r}: expected levels that the fixed effects do not tell "
-                    "apart, for REML learns a variance from what they leave; leave one of them out"
+                    f"group {factor.name!r}{of}: expected levels that the fixed effects do not "
+                    "tell apart, for REML learns a variance from what they leave; leave one of "
+                    "them out"
                 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 from lmmbook.data.frames import Data
@@ -45,6 +46,16 @@ def with_rows(fit: Fit, data: Data | None, missing: str = "raise") -> Design:
                 f"data: expected the fit's rows, got ones that lack levels of {known.name}"
             )
     return design
+
+
+def warn_unconverged(fit: Fit, what: str, level: int = 4) -> None:
+    """Warn if a fit has not converged, of what is said about it; ``level`` calls further up."""
+    if not fit.converged:
+        warnings.warn(
+            f"{what}: expected a fit that has converged, and {fit.design.formula!r} has not: its "
+            "estimates are not at the maximum; fit with a larger max_sweeps, or a simpler model",
+            stacklevel=level + 1,
+        )
 
 
 def free_parameters(design: Design, parameters: int) -> int:

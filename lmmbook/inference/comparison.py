@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,7 @@ from lmmbook.formula.design import Design
 from lmmbook.formula.factors import Factor
 from lmmbook.inference import bootstrap as by_bootstrap
 from lmmbook.inference import one_variance
-from lmmbook.inference.asked import with_rows
+from lmmbook.inference.asked import warn_unconverged, with_rows
 from lmmbook.inference.likelihood import of_rows
 from lmmbook.inference.nested import added, check_nested
 
@@ -79,9 +78,10 @@ def compare(
 
     If they differ in fixed effects or correlations alone, the statistic is compared with a
     chi-square, which is its distribution with many levels and rows; with few it rejects too often.
-    If the models are Gaussian and the larger has one variance more, the distribution is drawn from
-    for as few levels as there are, the other variances held at their estimates (Crainiceanu &
-    Ruppert 2004). Otherwise only ``bootstrap`` gives a p value.
+    If the models are Gaussian, with a residual sd that was estimated, and the larger has one
+    variance more, the distribution is drawn from for as few levels as there are, the other
+    variances held at their estimates (Crainiceanu & Ruppert 2004; for up to 50 million rows times
+    levels). Otherwise only ``bootstrap`` gives a p value.
 
     Parameters
     ----------
@@ -136,12 +136,7 @@ def compare(
     statistic = 2 * (values[1].value - values[0].value)
     mcse = 2 * float(np.hypot(values[0].mcse, values[1].mcse))
     for fit in (small, large):
-        if not fit.converged:
-            warnings.warn(
-                f"compare: expected fits that have converged, and {fit.design.formula!r} has not: "
-                "its likelihood is not the largest",
-                stacklevel=2,
-            )
+        warn_unconverged(fit, "compare", 2)
     if variance and large.parameters["estimate"][variance[1].name] == 0:
         statistic = mcse = 0.0  # the larger model's maximum is the smaller one
     at = small.parameters["estimate"]
@@ -162,7 +157,7 @@ def _check_reml(small: Fit, large: Fit) -> None:
     if small.reml != large.reml:
         raise ValueError("compare: expected two fits by ML or two by REML, got one of each")
     one, other = (fit.design.fixed_names for fit in (small, large))
-    if small.reml and one != other:
+    if small.reml and set(one) != set(other):
         raise ValueError(
             f"compare: expected the same fixed effects of fits with reml=True, got {list(one)} and "
             f"{list(other)}, whose restricted likelihoods are of different things; fit both "
@@ -172,11 +167,17 @@ def _check_reml(small: Fit, large: Fit) -> None:
 
 P = tuple[float, float, str]  # a p value, its error, and how it came about
 MANY = "which holds for many levels and rows"
+BOOTSTRAP = "compare(..., bootstrap=199) gives one"
 NO_P: P = (
     np.nan,
     np.nan,
-    "no p value: a variance may be zero, which no chi-square allows for. compare(..., "
-    "bootstrap=199) gives one",
+    f"no p value: a variance may be zero, which no chi-square allows for. {BOOTSTRAP}",
+)
+TOO_LARGE: P = (
+    np.nan,
+    np.nan,
+    f"no p value: rows times levels are more than the {one_variance.MOST:,} for which its "
+    f"distribution is drawn from. {BOOTSTRAP}",
 )
 
 
@@ -198,8 +199,10 @@ def _of_variance(
     factor, parameter = variance
     z = replace(factor, z=factor.z[:, list(parameter.columns)]).matrix()
     gaussian = isinstance(one.family, Gaussian) and one.family.estimated
-    if not gaussian or z.shape[0] * z.shape[1] > one_variance.MOST:
+    if not gaussian:
         return NO_P
+    if z.shape[0] * z.shape[1] > one_variance.MOST:
+        return TOO_LARGE
     spectra = one_variance.spectra(one, small.parameters["estimate"], z)
     given = *spectra, one.rows, one.fixed.shape[1], DRAWS, np.random.default_rng(seed), small.reml
     null = one_variance.null_draws(*given)

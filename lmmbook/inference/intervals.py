@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from lmmbook.data.frames import Data
 from lmmbook.engine.fit import check_integer, fit_design
+from lmmbook.families import Custom
 from lmmbook.formula.covariance import specs
 from lmmbook.inference import bootstrap as by_bootstrap
 from lmmbook.inference import profile
-from lmmbook.inference.asked import check_level, with_rows
+from lmmbook.inference.asked import check_level, warn_unconverged, with_rows
 
 import numpy as np
 import pandas as pd
@@ -40,24 +41,42 @@ def intervals(
         )
     if method == "wald":
         return wald(fit, level).loc[names]
+    warn_unconverged(fit, "intervals")
     design = with_rows(fit, data, missing)
     if method == "profile":
-        if fit.reml:  # it is the likelihood that is profiled
-            fit = fit_design(design, seed=seed, progress=False)
+        if fit.reml:  # it is the likelihood that is profiled, around its own maximum
+            fit = fit_design(design, seed=seed, chains=fit.chains, progress=False)
+            warn_unconverged(fit, "intervals, of the likelihood")
         return profile.limits(fit, design, names, level, draws, seed)
     again = by_bootstrap.fits(design, fit.parameters["estimate"], bootstrap, seed, fit.reml)
     drawn = pd.DataFrame([one.parameters["estimate"] for one in again])
     found = drawn[names].quantile([0.5 - level / 2, 0.5 + level / 2]).T
-    return found.set_axis(["lower", "upper"], axis=1)
+    found.columns = ["lower", "upper"]
+    cors = [p.name for p in specs(fit.design) if p.kind == "cor"]
+    of = fit.parameters.loc[names]
+    none = of["std_error"].isna() & (~of["at_boundary"] | of.index.isin(cors))
+    return found.mask(none, np.nan)
 
 
 def wald(fit: Fit, level: float) -> pd.DataFrame:
-    """The estimate and some standard errors to both sides, on the scale of the error."""
+    """The estimate and some standard errors to both sides, on the scale of the error; of a
+    parameter of your own likelihood, on the real line that its bijector starts from."""
+    family = fit.design.family
+    own = family.bijectors if isinstance(family, Custom) else {}
     half = stats.norm.ppf(0.5 + level / 2) * fit.parameters["std_error"]
     found = pd.DataFrame(index=fit.parameters.index, columns=["lower", "upper"], dtype=float)
     for parameter in specs(fit.design):
         name, estimate = parameter.name, fit.parameters["estimate"][parameter.name]
-        if np.isfinite(half[name]):
-            at = parameter.scale(estimate)
-            found.loc[name] = [parameter.back(at + side * half[name]) for side in (-1, 1)]
+        if not np.isfinite(half[name]):
+            continue
+        scale, back, reach = parameter.scale, parameter.back, half[name]
+        if parameter.kind == "auxiliary" and name in own:
+            scale, back = own[name].inverse, own[name].forward
+            reach /= abs(_slope(back, float(scale(np.float64(estimate)))))
+        at = float(scale(np.float64(estimate)))
+        found.loc[name] = sorted(float(back(np.float64(at + side * reach))) for side in (-1, 1))
     return found
+
+
+def _slope(function: Callable, at: float, step: float = 1e-4) -> float:
+    return float(function(np.float64(at + step)) - function(np.float64(at - step))) / (2 * step)

@@ -29,8 +29,11 @@ from lmmbook._tensorflow.processes import check_not_forked
 from lmmbook._tensorflow.quiet import quiet_log
 from lmmbook.data.frames import Data
 from lmmbook.engine.fit import check_integer
+from lmmbook.engine.least_squares import LeastSquares
+from lmmbook.formula.covariance import root, split_values
 from lmmbook.formula.design import Design
-from lmmbook.inference.asked import free_parameters, with_rows
+from lmmbook.formula.invariances import coordinates
+from lmmbook.inference.asked import free_parameters, warn_unconverged, with_rows
 from lmmbook.inference.integrand import Integrand
 from lmmbook.results.predictive import Posterior
 
@@ -97,6 +100,7 @@ def log_likelihood(
 ) -> LogLikelihood:
     """See `lmmbook.Fit.log_likelihood`."""
     check_integer("draws", draws, 2)
+    warn_unconverged(fit, "log_likelihood")
     return of_rows(fit, with_rows(fit, data, missing), draws, seed)
 
 
@@ -106,11 +110,20 @@ def of_rows(fit: Fit, design: Design, draws: int, seed: int) -> LogLikelihood:
     table = fit.parameters
     value, mcse = integrate(design, table["estimate"], fit.posterior, fit.chains, draws, seed)
     if fit.reml:
-        names = list(design.fixed_names)
-        c = fit.covariance.loc[names, names].to_numpy()
-        value += 0.5 * float(np.linalg.slogdet(2 * np.pi * c)[1])
+        value += _of_fixed(design, table["estimate"])
     parameters = free_parameters(design, len(table))
     return LogLikelihood(value, mcse, parameters, design.rows, fit.reml)
+
+
+def _of_fixed(design: Design, estimates: pd.Series) -> float:
+    """``1/2 log det 2 pi C``, C the covariance of the fixed effects given the variances."""
+    inner = coordinates.inner(design)
+    _, covariances, auxiliary = split_values(design, estimates)
+    roots = [root(c) for c in coordinates.inner_covariances(inner, covariances)]
+    found = LeastSquares(inner, roots, float(np.exp(auxiliary[0])) / inner.response_scale)
+    by = inner.response_scale * inner.fixed_map
+    log_det = 2 * np.linalg.slogdet(by)[1] - np.linalg.slogdet(found.information)[1]
+    return 0.5 * float(log_det + len(by) * np.log(2 * np.pi))
 
 
 def integrate(

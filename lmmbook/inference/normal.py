@@ -110,8 +110,9 @@ class Normal:
         self.mean, head, tail = mean, effects.head, effects.tail
         if tail.shape[1] > MOST:
             raise ValueError(
-                f"expected at most {MOST:,} random effects beside those of the largest factor, got "
-                f"{tail.shape[1]:,}: their dense matrix would not fit into memory"
+                f"likelihoods: expected at most {MOST:,} random effects beside those of the "
+                f"largest factor, got {tail.shape[1]:,}, whose dense matrix would not fit into "
+                "memory; compare models by held-out scores (log_score) instead"
             )
         self.size, c = head.shape[1], effects.columns
         scale = np.sqrt(weights)[:, np.newaxis]

@@ -21,6 +21,7 @@ from __future__ import annotations
 from lmmbook.exact.marginal import Marginal
 from lmmbook.formula.covariance import split_values
 from lmmbook.formula.design import Design
+from lmmbook.formula.invariances import coordinates
 
 import numpy as np
 import pandas as pd
@@ -39,7 +40,8 @@ def spectra(
     _, covariances, auxiliary = split_values(small, estimates)
     covariances = [np.nan_to_num(c) for c in covariances]  # a correlation with an sd of zero
     sd = float(np.exp(auxiliary[0]))
-    both = np.hstack([z.toarray(), small.fixed])
+    # How the fixed effects are written makes no difference, but to rounding.
+    both = np.hstack([z.toarray(), coordinates.inner(small).fixed])
     weighted = sd**2 * both.T @ Marginal(small).solve(covariances, sd, both)
     k = z.shape[1]
     own, across, fixed = weighted[:k, :k], weighted[:k, k:], weighted[k:, k:]

@@ -60,7 +60,12 @@ class Surface:
         for factor in self.design.factors:
             if least(to_matrix(factor, values.fillna(0.0))) < -NOTHING:
                 return -np.inf  # these correlations are those of no covariance
-        effects = Standardised(self.design, values)
+        try:
+            effects = Standardised(self.design, values)
+        except ValueError:  # thresholds that cross, say
+            return -np.inf
+        if not np.isfinite(effects.auxiliary).all():  # beyond where a parameter lives
+            return -np.inf
         at = Integrand(self.design, effects, self.base.q.mean, self.seed, STEPS)
         change = at.w(at.q.draw(self.white)) - self.w
         return float(logsumexp(change) - np.log(len(change)))

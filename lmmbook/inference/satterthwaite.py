@@ -84,8 +84,7 @@ class Satterthwaite:
 def _at(inner: coordinates.Inner, estimates: pd.Series, reml: bool) -> Theta | None:
     """Theta at the estimates; None where a covariance is singular."""
     _, covariances, auxiliary = split_values(inner.outer, estimates)
-    inverse = [np.linalg.inv(inner.response_scale * m) for m in inner.effect_maps]
-    covariances = [m @ np.nan_to_num(c) @ m.T for m, c in zip(inverse, covariances, strict=True)]
+    covariances = coordinates.inner_covariances(inner, covariances)
     sd = inner.family.sd  # type: ignore[attr-defined]
     theta = Theta(inner, sd, reml)
     theta.residual_sd = float(np.exp(auxiliary[0])) / inner.response_scale

@@ -19,7 +19,7 @@ from lmmbook.families.gaussian import Gaussian
 from lmmbook.formula.covariance import specs
 from lmmbook.formula.design import Design
 from lmmbook.inference import bootstrap as by_bootstrap
-from lmmbook.inference.asked import check_level, with_rows
+from lmmbook.inference.asked import check_level, warn_unconverged, with_rows
 from lmmbook.inference.intervals import wald
 from lmmbook.inference.satterthwaite import Satterthwaite
 
@@ -96,6 +96,7 @@ def _tests(
 ) -> pd.DataFrame:  # fmt: skip
     """Combinations of fixed effects, a row each, with the columns of `summary`."""
     check_level(level)
+    warn_unconverged(fit, "tests of fixed effects", 5)
     check_integer("bootstrap", bootstrap, 0)
     names, rows = list(weights.columns), weights.to_numpy()
     at = fit.parameters["estimate"]
@@ -144,7 +145,12 @@ def _pairs(design: Design, column: str) -> dict[str, dict[str, float]]:
         raise ValueError(
             f"contrasts: expected a column with categories, of {known}, got {column!r}"
         )
-    joined = [name for name in design.fixed_names if ":" in name and f"{column}[" in name]
+    alone = {f"{column}[{c}]" for c in categories}
+    joined = [
+        name
+        for name in design.fixed_names
+        if name not in alone and any(x.startswith(f"{column}[") for x in name.split(":"))
+    ]
     if joined:
         raise ValueError(
             f"contrasts: expected {column!r} in no interaction, got {joined[0]!r}: differences "

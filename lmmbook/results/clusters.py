@@ -33,8 +33,8 @@ def clustered_se(values: np.ndarray | pd.Series, *clusters: np.ndarray | pd.Seri
     Raises
     ------
     ValueError
-        If there are no clusters, the lengths differ, or there are fewer than two clusters in one
-        of the ways.
+        If there are no clusters, the lengths differ, a label is missing, or there are fewer than
+        two clusters in one of the ways.
 
     Examples
     --------
@@ -62,6 +62,8 @@ def _codes(values: np.ndarray, labels: np.ndarray | pd.Series) -> np.ndarray:
         raise ValueError(
             f"clusters: expected one for each value, got {labels.shape} for {values.shape}"
         )
+    if pd.isna(labels).any():
+        raise ValueError("clusters: expected a label for each value, got some that are missing")
     codes = pd.factorize(labels)[0]
     found = codes.max(initial=-1) + 1
     if found < 2:

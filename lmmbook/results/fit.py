@@ -110,7 +110,18 @@ class Fit(Criticism, Inferential):
 
         >>> len(fit.model.trainable_variables)  # fixed effects, log sd of g, log sd of residuals
         3
+
+        Raises
+        ------
+        ValueError
+            If a variance is zero, or a correlation is 1 or -1: then effects have no density.
         """
+        singular = list(self.parameters.index[self.parameters["at_boundary"]])
+        if singular:
+            raise ValueError(
+                f"model: expected effects that have a density, got {singular} at the boundary; "
+                "leave these terms out of the formula, and fit again"
+            )
         model = LinearMixedEffectModel(self.design)
         model.assign(self.parameters["estimate"])
         return model
@@ -158,6 +169,7 @@ class Fit(Criticism, Inferential):
         for method, found in self._intervals.items():
             intervals.loc[found.index] = found
             about += f", of {', '.join(found.index)} by {method}"
+            about += " (of the likelihood)" if self.reml and method == "profile" else ""
         return (
             f"Linear mixed model fitted by Monte Carlo EM ({likelihood})\n"
             f"  {self.design.formula}\n"

@@ -89,6 +89,7 @@ class Inferential:
             parameters at their best: where twice the log-likelihood falls by less than chi-square's
             quantile (3.84 for 95%). Of an sd that is estimated as zero it is "no more than
             ``upper``". Other sds of zero, and covariances that are singular, are held as they are.
+            Of a fit by REML the likelihood is maximised first, and profiled (as lme4 does).
             Every likelihood of a parameter takes about as many evaluations as there
             are parameters: on a small table seconds, on a large one minutes.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import lmmbook as lmm
 from lmmbook import exact, families
+from lmmbook.engine.least_squares import LeastSquares
 from lmmbook.engine.restricted import restricted
 from lmmbook.formula import build_design
 from lmmbook.formula.covariance import specs
@@ -135,15 +136,26 @@ def test_units_and_origins_change_nothing() -> None:
         assert values[1][name] == pytest.approx(by * values[0][name], rel=1e-3)
     errors = [f.parameters["std_error"]["x"] for f in (one, other)]
     assert errors[1] == pytest.approx(1e5 * errors[0], rel=1e-3)
+    criteria = [f.log_likelihood().value for f in (one, other)]  # densities of 58 numbers
+    shift = (60 - 2) * np.log(100.0) + np.log(1e-3)
+    assert criteria[1] == pytest.approx(criteria[0] - shift, abs=0.01)
 
 
-def test_slopes_and_a_residual_sd_that_is_known() -> None:
-    data, family = as_lme4_had_it(), families.Gaussian(sd=1.3)
-    formula = "y ~ x + (1+x||h) + (1|g)"
+@pytest.mark.parametrize("sd", [1.3, 0.02])
+def test_slopes_and_a_residual_sd_that_is_known(sd: float) -> None:
+    """Also one beside which groups differ very much: the residual sd is the unit there."""
+    data, family = as_lme4_had_it(), families.Gaussian(sd=sd)
+    if sd < 1:
+        data["y"] += 0.02 * np.random.default_rng(0).normal(size=60) - data["y"]
+        data["y"] += data["g"] % 7 + 0.3 * (data["h"] % 5) * data["x"]
+    formula = "y ~ x + (0+x|h) + (1|g)"
     found = lmm.fit(formula, data, family, seed=0, reml=True, progress=False)
     expected = exact.fit(formula, data, family, reml=True).parameters
     assert found.converged
     assert off(found.parameters, expected, found).drop("sd(residual)").abs().max() < 0.1
+    assert (found.parameters["std_error"] / expected["std_error"])["Intercept"] == pytest.approx(
+        1.0, rel=0.02
+    )
 
 
 def test_a_variance_of_zero_and_a_lone_intercept() -> None:
@@ -157,6 +169,9 @@ def test_a_variance_of_zero_and_a_lone_intercept() -> None:
         expected["estimate"].to_numpy(), abs=0.02
     )
     assert np.isnan(found.covariance.loc["Intercept", "sd(k)"])
+    assert (found.posterior["k"] == 0).all()
+    with pytest.raises(ValueError, match=r"model: expected effects that have a density, got .*k"):
+        _ = found.model
 
 
 def test_comparisons() -> None:
@@ -193,6 +208,33 @@ def test_what_has_no_restricted_likelihood_is_refused() -> None:
     spanned = data.assign(a=data["g"] % 2, b=(data["g"] % 2).astype(float))
     with pytest.raises(ValueError, match="'a': expected levels that the fixed effects do not tell"):
         lmm.fit("y ~ b + (1|a)", spanned, seed=0, reml=True)
+    with pytest.raises(ValueError, match="'a': expected levels"):
+        lmm.fit("y ~ b + (1+x||a)", spanned, seed=0, reml=True)
+    with pytest.raises(TypeError, match="reml: expected True or False"):
+        lmm.fit("y ~ x + (1|g)", data, seed=0, reml="no")
+
+
+def test_least_squares_where_levels_have_very_many_rows() -> None:
+    """Ten levels with 20,000 rows each: single precision would lose the intercept's error."""
+    data, _ = lmm.simulate.crossed(200_000, {"g": (10, 0.9)}, residual_sd=0.4, seed=0)
+    design = build_design("y ~ x + (1|g)", data, families.Gaussian())
+    inner = coordinates.inner(design)
+    roots = [np.array([[0.9 / inner.response_scale]])]
+    found = LeastSquares(inner, roots, 0.4 / inner.response_scale)
+    assert found.solved
+    by = inner.response_scale * inner.fixed_map
+    n = np.bincount(design.factors[0].codes)
+    x, y = design.fixed, design.response
+    shrink = 0.81 / (0.16 + 0.81 * n)
+    sums = [
+        np.array([np.bincount(design.factors[0].codes, v) for v in a.T]) for a in (x, y[:, None])
+    ]
+    information = (x.T @ x - (sums[0] * shrink) @ sums[0].T) / 0.16
+    pull = (x.T @ y - (sums[0] * shrink) @ sums[1][0]) / 0.16
+    c = np.linalg.inv(information)
+    assert by @ np.linalg.inv(found.information) @ by.T == pytest.approx(c, rel=1e-6)
+    beta = inner.origin + by @ found.beta
+    assert beta == pytest.approx(c @ pull, rel=1e-6)
 
 
 def test_the_design_has_the_fixed_effects_as_a_factor() -> None:

@@ -18,7 +18,7 @@ from lmmbook.engine.certificate.parametrisation import (
     shaped,
 )
 from lmmbook.engine.certificate.pieces import Effects, Pieces
-from lmmbook.engine.certificate.precision import SMALL, STEPS, Precision
+from lmmbook.engine.certificate.precision import SMALL, Precision
 from lmmbook.engine.certificate.working import (
     Working,
     mean_squares,
@@ -41,15 +41,11 @@ class Laplace:
     """The approximation at given parameters: the ``mode`` [levels, 1, columns] a factor, what rows
     are there (``working``), and the effects' ``precision``."""
 
-    def __init__(
-        self, layout: Layout, arrays: Arrays, parameters: Parameters,
-        placement: Placement = SINGLE_DEVICE, start: Effects | None = None,
-    ) -> None:  # fmt: skip
-        """``start`` is where the mode is looked for first, instead of zero."""
+    def __init__(self, layout: Layout, arrays: Arrays, parameters: Parameters,
+                 placement: Placement = SINGLE_DEVICE) -> None:  # fmt: skip
         self.layout, self.parameters = layout, parameters
         self.pieces = Pieces(layout, arrays, placement)
-        zero = [self.pieces.each(k, _zeros, f.cross) for k, f in enumerate(arrays.factors)]
-        self._at(zero if start is None else start)
+        self._at([self.pieces.each(k, _zeros, f.cross) for k, f in enumerate(arrays.factors)])
         if layout.gaussian:  # one step arrives, and nothing but the mode changes by it
             self.mode = self._moved(self._newton_step(SMALL))
             return
@@ -67,18 +63,10 @@ class Laplace:
         self.working: Working = self.pieces.rows(working, (), self.parameters, mode)[0]
         self.precision = Precision(self.pieces, self.parameters.scales, self.working.weight)
 
-    def sharpen(self, left: float, most: int) -> Effects:
-        """One step nearer to the mode, of ``most`` steps of conjugate gradients (`Precision`);
-        and which one."""
-        self._at(self.mode)
-        step = self._newton_step(left, most)
-        self.mode = self._moved(step)
-        return step
-
-    def _newton_step(self, left: float, most: int = STEPS) -> Effects:
+    def _newton_step(self, left: float) -> Effects:
         pull = self.pieces.by_level(pulled, (), self.parameters.scales, self.working.slope)
         right = [self.pieces.each(k, tf.subtract, p, self.mode[k]) for k, p in enumerate(pull)]
-        return self.precision.solve(right, list(self.pieces.factors), left, most)
+        return self.precision.solve(right, list(self.pieces.factors), left)
 
     def _moved(self, step: Effects) -> Effects:
         return [self.pieces.each(k, tf.add, x, step[k]) for k, x in enumerate(self.mode)]

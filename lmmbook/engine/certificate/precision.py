@@ -37,17 +37,14 @@ class Precision:
         """``(P - I) x``, of ``some`` factors' x only; for all factors."""
         return self.pieces.by_level(weighted, (tuple(some),), self.scales, self.weight, x)
 
-    def solve(
-        self, right: Effects, some: list[int], left: float = SMALL, most: int = STEPS
-    ) -> Effects:
+    def solve(self, right: Effects, some: list[int], left: float = SMALL) -> Effects:
         """``P^-1 right`` among ``some`` factors' effects, ``[levels, n, columns]`` a factor, until
-        ``left`` is the squared residual, relative to what it was, or after ``most`` steps; zeros
-        for the others."""
+        ``left`` is the squared residual, relative to what it was; zeros for the others."""
         each, dot = self.pieces.each, self.pieces.dot
         x = [each(k, tf.zeros_like, r) for k, r in enumerate(right)]
         residual, direction = list(right), list(x)
         first = size = None
-        for _ in range(most):
+        for _ in range(STEPS):
             scaled = {k: each(k, _times, self.inverse[k], residual[k]) for k in some}
             now = dot(scaled, residual)
             first = now if first is None else first

@@ -136,6 +136,12 @@ def on_their_scales(
     return np.array(list(values.values()), float)
 
 
+def inner_covariances(design: Inner, covariances: list[np.ndarray]) -> list[np.ndarray]:
+    """Covariances ``[columns, columns]`` of the data's effects, as those of inner ones."""
+    by = [np.linalg.inv(design.response_scale * m) for m in design.effect_maps]
+    return [m @ np.nan_to_num(c) @ m.T for m, c in zip(by, covariances, strict=True)]
+
+
 def outer_effects(design: Design, k: int, effects: np.ndarray) -> np.ndarray:
     """Effects ``[..., columns]`` of factor k in the coordinates of the data.
 
