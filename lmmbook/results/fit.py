@@ -165,17 +165,19 @@ class Fit(Criticism, Inferential):
         scales = {"sd": "an sd are those of its logarithm", "cor": "a cor those of its Fisher z"}
         kinds = {p.kind for factor in self.design.factors for p in specs_of(factor)}
         notes = [note for kind, note in scales.items() if kind in kinds]
+        estimates, errors = self.parameters[["estimate", "std_error"]], self.parameters.iloc[:, 2:]
         intervals, about = self.intervals(SHOWN), f"{SHOWN:.0%} intervals are Wald's"
         for method, found in self._intervals.items():
             intervals.loc[found.index] = found
             about += f", of {', '.join(found.index)} by {method}"
             about += " (of the likelihood)" if self.reml and method == "profile" else ""
+        table = pd.concat([estimates, intervals, errors], axis=1)
         return (
             f"Linear mixed model fitted by Monte Carlo EM ({likelihood})\n"
             f"  {self.design.formula}\n"
             f"  {self.design.rows:,} rows; levels: {levels}{modelled}\n"
             f"  {len(self.trace):,} sweeps, {self.chains} chains. {describe_device()}\n\n"
-            f"{self.parameters.join(intervals).to_string(float_format='{:.4f}'.format)}\n\n"
+            f"{table.to_string(float_format='{:.4f}'.format)}\n\n"
             + (f"std_error and mcse of {', of '.join(notes)}.\n" if notes else "")
             + f"{fill(about, 90)}.\n{verdict}\n"
             "Next: .effects, .predict(data), .draws(data, n, seed), .log_score(data), .trace"
