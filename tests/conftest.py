@@ -12,6 +12,10 @@ from typing import Any, NamedTuple
 
 from lmmbook.book import checks, figures
 from lmmbook.data.insteval import load_insteval
+from lmmbook.engine.arrays import Arrays, Layout, Parameters, State
+from lmmbook.engine.certificate import louis
+from lmmbook.engine.certificate.parametrisation import Parametrisation
+from lmmbook.engine.linear_predictor import at
 from lmmbook.formula import build_design
 from lmmbook.formula.covariance import to_matrix
 from lmmbook.formula.design import Design
@@ -20,6 +24,7 @@ from lmmbook.results.criticism import Criticism
 import numpy as np
 import pandas as pd
 import pytest
+import tensorflow as tf
 
 # Files that take longest begin first: one that began last would keep a single core busy to the end.
 LONGEST = ("test_parallel", "test_certify", "test_scale", "test_oracle", "test_fit", "test_laws",
@@ -187,6 +192,28 @@ def conditional_draws(
         np.ascontiguousarray(part.reshape(chains, *shape).swapaxes(0, 1))
         for part, shape in zip(parts, shapes, strict=True)
     ]
+
+
+def scores_and_information(
+    layout: Layout,
+    array: Arrays,
+    parameters: Parameters,
+    effects: list[tf.Tensor],
+    parametrisation: Parametrisation,
+    together: int = 100,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of very many chains, ``together`` at a time: what the information takes goes with the square
+    of their number, 12 GB for 3,000."""
+    few, scores, found = layout._replace(chains=together), [], []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lmmbook.engine.certificate.information.FEW", together)
+        for first in range(0, layout.chains, together):
+            part = [u[:, first : first + together] for u in effects]
+            state = at(few, array, State(parameters, part))
+            score, information = louis.score_and_information(few, array, state, parametrisation)
+            scores.append(score.numpy().astype(float))
+            found.append(information.numpy())
+    return np.concatenate(scores), np.mean(found, axis=0)
 
 
 def assert_conditional(

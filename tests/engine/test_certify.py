@@ -10,12 +10,11 @@ from lmmbook import exact, families
 from lmmbook.data import simulate
 from lmmbook.engine import arrays
 from lmmbook.engine.arrays import Arrays, Layout, Parameters
-from lmmbook.engine.certificate import boundary, certify, local, louis
+from lmmbook.engine.certificate import boundary, certify, local
 from lmmbook.engine.certificate.laplace import Laplace
 from lmmbook.engine.certificate.parametrisation import Parametrisation, as_written
 from lmmbook.engine.driver import Driver
 from lmmbook.engine.fit import fit
-from lmmbook.engine.linear_predictor import at
 from lmmbook.engine.runner import Engine
 from lmmbook.exact.marginal import Marginal
 from lmmbook.formula import build_design, covariance
@@ -26,9 +25,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
-from conftest import conditional_draws
+from conftest import conditional_draws, scores_and_information
 
-CHAINS, TOGETHER = 3000, 100
+CHAINS = 3000
 
 
 def sloped() -> tuple[str, pd.DataFrame, dict[str, float]]:
@@ -78,7 +77,7 @@ CASES += [("least noise", 0.999)]
 
 
 @pytest.mark.parametrize(("name", "correlation"), CASES)
-def test_fishers_and_louis_identities_hold_in_every_parametrisation(name, correlation, monkeypatch):
+def test_fishers_and_louis_identities_hold_in_every_parametrisation(name, correlation):
     """Exact draws: mean score and information against differences of the exact log-likelihood.
 
     Scores within 5 Monte Carlo standard errors. The information within 5 times its own, and
@@ -89,18 +88,8 @@ def test_fishers_and_louis_identities_hold_in_every_parametrisation(name, correl
     layout, array = arrays.on_device(design, CHAINS)
     parameters = arrays.to_parameters(design, values)
     effects = [tf.constant(u) for u in conditional_draws(design, values, CHAINS, seed=1)]
-    state = at(layout, array, arrays.State(parameters, effects))
     parametrisation = parametrisation_of(name, layout, array, parameters)
-    score, _ = louis.score_and_information(layout, array, state, parametrisation, informed=False)
-    score = score.numpy().astype(float)
-    # Some chains at a time: what the information takes goes with the square of their number.
-    monkeypatch.setattr("lmmbook.engine.certificate.information.FEW", TOGETHER)
-    few, some = layout._replace(chains=TOGETHER), []
-    for first in range(0, CHAINS, TOGETHER):
-        part = [u[:, first : first + TOGETHER] for u in effects]
-        of_part = at(few, array, arrays.State(parameters, part))
-        some.append(louis.score_and_information(few, array, of_part, parametrisation)[1].numpy())
-    information = np.mean(some, axis=0)
+    score, information = scores_and_information(layout, array, parameters, effects, parametrisation)
     size, marginal = score.shape[1], Marginal(design)
     units = [factor_arrays.units.numpy() for factor_arrays in array.factors]
 

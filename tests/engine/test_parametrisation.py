@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lmmbook import exact, families
 from lmmbook.engine import arrays
-from lmmbook.engine.certificate import certify, louis
+from lmmbook.engine.certificate import certify
 from lmmbook.engine.certificate.laplace import Laplace
 from lmmbook.engine.certificate.parametrisation import as_written
 from lmmbook.engine.linear_predictor import at, value_and_slopes
@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
-from conftest import conditional_draws, dense_conditional
+from conftest import conditional_draws, dense_conditional, scores_and_information
 
 
 def ten_groups(mean: float) -> pd.DataFrame:
@@ -39,9 +39,7 @@ def information(
     best = Laplace(layout, array, parameters).parametrisation()
     best = best if moving else as_written(layout, array)
     effects = [tf.constant(u) for u in conditional_draws(design, values, chains, seed=1)]
-    state = at(layout, array, arrays.State(parameters, effects))
-    score, complete = louis.score_and_information(layout, array, state, best)
-    return score.numpy(), complete.numpy()
+    return scores_and_information(layout, array, parameters, effects, best)
 
 
 # Nearly collinear covariates; a mean of slopes that only the intercept can take up; slopes on a
@@ -55,10 +53,9 @@ HARD = {
 
 
 @pytest.mark.parametrize("formula", HARD)
-def test_what_the_data_know_is_not_lost_to_the_coordinates(formula, monkeypatch):
+def test_what_the_data_know_is_not_lost_to_the_coordinates(formula):
     """At the exact maximum, from 2,000 exact draws: the information is known to be definite, and
     its standard errors are those of the exact likelihood, to five times what their noise is."""
-    monkeypatch.setattr("lmmbook.engine.certificate.information.FEW", 2000)
     data = ten_groups(HARD[formula])
     design, truth = build_design(formula, data), exact.fit(formula, data).parameters
     assert not truth["at_boundary"].any()
