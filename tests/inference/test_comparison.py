@@ -19,7 +19,7 @@ from conftest import as_lme4_had_it
 from scipy import stats
 
 DATA_SETS = int(os.environ.get("DATA_SETS", "80"))  # more of them take 0.2 s each
-SLOPES = int(os.environ.get("SLOPES", "6"))  # 2 s each
+SLOPES = int(os.environ.get("SLOPES", "2"))  # 8 s each
 BY_ENGINE = int(os.environ.get("BY_ENGINE", "1"))  # half a minute each
 LEVELS = (0.05, 0.10, 0.30)
 SMALL, LARGE = "y ~ x + (1|g)", "y ~ x + (1|g) + (1|h)"
