@@ -162,7 +162,8 @@ def from_disk(state: State, values: Mapping[str, Any], placement: Placement) -> 
 def identity_of(design: Design, chains: int, seed: int, devices: int) -> dict[str, Any]:
     """What makes a fit the fit it is; of its rows a checksum."""
     rows, design = 0, coordinates.outer(design)
-    of_factors = [x for f in design.factors for x in (f.codes, f.z)]
+    of_factors = [f.codes for f in design.factors]
+    of_factors += [f.z for f in design.factors if not f.intercept_only]
     for x in (design.response, design.offset, design.fixed, *of_factors):
         rows = zlib.crc32(np.ascontiguousarray(x).data, rows)
     return {

@@ -70,9 +70,14 @@ class ExactFit:
         ValueError
             If the fit is by maximum likelihood.
         """
-        if not self.reml:
-            raise ValueError("reml_criterion: expected a fit with reml=True, got one by ML")
-        return -2 * self.log_likelihood
+        return criterion(self.log_likelihood, self.reml)
+
+
+def criterion(log_likelihood: float, reml: bool) -> float:
+    """-2 times a restricted log-likelihood. Raises ValueError of one that is none."""
+    if not reml:
+        raise ValueError("reml_criterion: expected a fit with reml=True, got one by ML")
+    return -2 * log_likelihood
 
 
 def log_likelihood(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lmmbook.data.frames import Data
@@ -72,11 +72,8 @@ def wald(fit: Fit, level: float) -> pd.DataFrame:
         scale, back, reach = parameter.scale, parameter.back, half[name]
         if parameter.kind == "auxiliary" and name in own:
             scale, back = own[name].inverse, own[name].forward
-            reach /= abs(_slope(back, float(scale(np.float64(estimate)))))
+            at = own[name].inverse(np.float64(estimate))
+            reach *= float(np.exp(-own[name].forward_log_det_jacobian(at, event_ndims=0)))
         at = float(scale(np.float64(estimate)))
         found.loc[name] = sorted(float(back(np.float64(at + side * reach))) for side in (-1, 1))
     return found
-
-
-def _slope(function: Callable, at: float, step: float = 1e-4) -> float:
-    return float(function(np.float64(at + step)) - function(np.float64(at - step))) / (2 * step)

@@ -30,6 +30,7 @@ from lmmbook._tensorflow.quiet import quiet_log
 from lmmbook.data.frames import Data
 from lmmbook.engine.fit import check_integer
 from lmmbook.engine.least_squares import LeastSquares
+from lmmbook.exact.oracle import criterion
 from lmmbook.formula.covariance import root, split_values
 from lmmbook.formula.design import Design
 from lmmbook.formula.invariances import coordinates
@@ -73,16 +74,8 @@ class LogLikelihood:
 
     @property
     def reml_criterion(self) -> float:
-        """What lme4 prints as "REML criterion at convergence": ``-2 value``.
-
-        Raises
-        ------
-        ValueError
-            Of a fit by maximum likelihood.
-        """
-        if not self.reml:
-            raise ValueError("reml_criterion: expected a fit with reml=True, got one by ML")
-        return -2 * self.value
+        """``-2 value``, as `lmmbook.exact.ExactFit` has it: a ValueError of a fit by ML."""
+        return criterion(self.value, self.reml)
 
     @property
     def aic(self) -> float:
@@ -121,6 +114,11 @@ def _of_fixed(design: Design, estimates: pd.Series) -> float:
     _, covariances, auxiliary = split_values(design, estimates)
     roots = [root(c) for c in coordinates.inner_covariances(inner, covariances)]
     found = LeastSquares(inner, roots, float(np.exp(auxiliary[0])) / inner.response_scale)
+    if not found.solved:
+        raise RuntimeError(
+            "log_likelihood: expected equations of the fixed effects that can be solved, got ones "
+            "that are too nearly singular; leave one of the fixed effects out"
+        )
     by = inner.response_scale * inner.fixed_map
     log_det = 2 * np.linalg.slogdet(by)[1] - np.linalg.slogdet(found.information)[1]
     return 0.5 * float(log_det + len(by) * np.log(2 * np.pi))

@@ -102,18 +102,18 @@ def _tests(
     at = fit.parameters["estimate"]
     covariance = fit.covariance.loc[names, names].to_numpy()
     df = np.full(len(rows), np.inf)
-    if isinstance(fit.design.family, Gaussian):
+    if isinstance(fit.design.family, Gaussian) and not bootstrap:
         exact = Satterthwaite(with_rows(fit, data, missing), at, fit.reml)
         df = exact.degrees_of_freedom(rows)
-        if not exact.undefined:
-            covariance = exact.covariance
-        elif not bootstrap:
+        if exact.undefined:
             warnings.warn(
                 f"degrees of freedom are not defined, for {exact.undefined}: there is no p value, "
                 "and intervals are those of many degrees of freedom, which is too short with few "
                 "levels",
                 stacklevel=4,
             )
+        else:
+            covariance = exact.covariance
     estimate = rows @ at[names].to_numpy()
     error = np.sqrt(np.einsum("ni,ij,nj->n", rows, covariance, rows))
     statistic = estimate / error

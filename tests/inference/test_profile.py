@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import lmmbook as lmm
-from lmmbook import exact
+from lmmbook import exact, families
+from lmmbook.formula import build_design
 from lmmbook.inference.integrand import Integrand
 from lmmbook.inference.normal import Standardised
 from lmmbook.inference.profile import Surface
@@ -13,6 +14,8 @@ import pandas as pd
 import pytest
 from conftest import as_lme4_had_it
 from scipy import optimize, special
+from tensorflow_probability import bijectors as tfb
+from tensorflow_probability import distributions as tfd
 
 # lme4 1.1-31, confint(lmer(FORMULA, as_lme4_had_it(), REML = FALSE), method = "profile")
 FORMULA = "y ~ x + z + (1|g) + (1|h)"
@@ -108,6 +111,20 @@ def test_what_the_surface_is() -> None:
     other = at * [1.2, 0.8, 1.3, 0.7]
     difference = by_importance(fit, other) - fit.log_likelihood().value
     assert surface(other) == pytest.approx(difference, abs=0.1)
+
+
+def test_beyond_where_parameters_live_there_is_no_likelihood() -> None:
+    """Thresholds that cross; a scale below zero. So a profile's steps turn back there."""
+    data, surface = as_lme4_had_it(), object.__new__(Surface)
+    surface.design = build_design(
+        "y ~ x + (1|g)", data.assign(y=data["g"] % 3), families.Cumulative()
+    )
+    crossed = {"threshold(0|1)": 1.0, "threshold(1|2)": 0.5, "x": 0.1, "sd(g)": 1.0}
+    assert surface(pd.Series(crossed)) == -np.inf
+    own = families.Custom(lambda x, scale: tfd.Normal(x, scale), {"scale": tfb.Exp()})
+    surface.design = build_design("y ~ x + (1|g)", data, own)
+    below = {"Intercept": 1.0, "x": 0.1, "sd(g)": 1.0, "scale": -0.5}
+    assert surface(pd.Series(below)) == -np.inf
 
 
 def by_importance(fit: lmm.Fit, at: pd.Series) -> float:

@@ -17,6 +17,8 @@ import pandas as pd
 import pytest
 from conftest import as_lme4_had_it
 from scipy import stats
+from tensorflow_probability import bijectors as tfb
+from tensorflow_probability import distributions as tfd
 
 FORMULA = "y ~ x + z + (1|g) + (1|h)"
 # lmerTest 3.1-3 on lme4 1.1-31, lmer(FORMULA, as_lme4_had_it(), REML = FALSE): estimate, standard
@@ -138,6 +140,18 @@ def test_the_bootstrap_is_of_statistics(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(bootstrap, "fits", real)
     again = fit.contrasts({"mean": {"Intercept": 1.0}}, bootstrap=3).loc["mean"]
     assert again["p_value"] in (0.25, 0.5, 0.75, 1.0)
+
+
+def test_a_parameter_of_ones_own_stays_where_it_lives(fit: lmm.Fit) -> None:
+    """A positive one, by its logarithm: its error there is that of the delta method."""
+    family = lmm.families.Custom(lambda x, scale: tfd.Normal(x, scale), {"scale": tfb.Exp()})
+    own = build_design(FORMULA, as_lme4_had_it(), family)
+    names = {"sd(residual)": "scale"}
+    table = fit.parameters.rename(names)
+    table.loc["scale", ["estimate", "std_error"]] = 20.0, 15.0
+    found = dataclasses.replace(fit, design=own, parameters=table).intervals().loc["scale"]
+    assert found["lower"] == pytest.approx(20 * np.exp(-1.959964 * 15 / 20))
+    assert found["upper"] == pytest.approx(20 * np.exp(1.959964 * 15 / 20))
 
 
 def test_what_has_not_converged_is_said(fit: lmm.Fit) -> None:
