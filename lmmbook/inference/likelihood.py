@@ -157,7 +157,7 @@ def from_ends(at_q: np.ndarray, at_p: np.ndarray) -> tuple[float, float]:
 
 def effective_draws(values: np.ndarray) -> float:
     """Effective sample size for the mean of ``[sweeps, chains]``: at most how many there are."""
-    if len(values) < 4 or np.ptp(values) == 0:  # nothing can be told of how they hang together
+    if len(values) < 4 or np.ptp(values) == 0:  # too few to tell how they are correlated
         return float(values.shape[1])
     with quiet_log():  # TensorFlow warns of a cast inside, from complex to real, that is meant
         found = tfp.mcmc.effective_sample_size(tf.constant(values), cross_chain_dims=1)
