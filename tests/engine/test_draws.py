@@ -20,7 +20,9 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 
-NOTHING = certify.Certificate(pd.DataFrame(), pd.DataFrame(), np.zeros(1))
+NOTHING = certify.Certificate(
+    pd.DataFrame(), pd.DataFrame(), step=np.zeros(1), step_errors=np.zeros((1, 1))
+)
 
 
 def test_more_draws_are_as_if_they_had_been_asked_for_at_once(tiny):
