@@ -94,6 +94,7 @@ bench: $(INSTALLED) ## time the fit beside the tutorial and other tools; the boo
 	cp bench/results.json lmmbook/datasets/bench.json
 	@# One at a time here, so each has all cores, as it would without us.
 	env -u OPENBLAS_NUM_THREADS $(VENV_PYTHON) bench/rivals.py --python $(RIVALS_PYTHON) --out bench/rivals.json
+	cp bench/rivals.json lmmbook/datasets/rivals.json
 
 bench-scale: $(INSTALLED) ## time millions of ratings on this CPU (over an hour, 13 GB); chapter 8 draws the result
 	$(VENV_PYTHON) bench/scale.py --full --out lmmbook/datasets/scale.json

@@ -24,7 +24,7 @@ FORMULA = "ratings ~ service + (1|students) + (1|instructors) + (1|departments)"
 FACTORS = ("students", "instructors", "departments")
 PACKAGES = (
     "lmmbook", "tensorflow", "tensorflow-probability", "tf-keras", "numpy", "scipy", "pandas",
-    "gpboost", "numpyro", "jax",
+    "numpyro", "jax",
 )  # fmt: skip
 
 

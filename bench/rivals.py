@@ -131,7 +131,7 @@ class Bench:
             records = self.result["records"].setdefault(task.name, {})
             for name in names:
                 if task.family in TOOLS[name].families and not done(records.get(name)):
-                    record = not_run(task, name, versions[name], self.result["records"], tasks)
+                    record = not_run(task, name, versions[name], self.result["records"])
                     record = record or self.measure(task, name)
                     records[name] = self.described(task, name, versions[name]) | record
                     self.save()
@@ -159,7 +159,7 @@ class Bench:
         if name == "lmmbook" and version:
             version = f"{version}, {self.result['revision']}"
         about = {"tool": name, "label": TOOLS[name].label, "version": version}
-        return about | {"task": task.name, "rows": task.rows}
+        return about | {"task": task.name, "series": task.series, "rows": task.rows}
 
     def measure(self, task: Task, name: str) -> Record:
         """A cold fit and a warm one in each of several processes; in one, if it takes long."""
@@ -189,20 +189,19 @@ def not_run(
     name: str,
     version: str | None,
     records: dict[str, dict[str, Record]],
-    tasks: list[Task],
 ) -> Record | None:
     """Why it is not run, if so: quoted, not installed, or in trouble with fewer rows already."""
     if (task.name, name) in QUOTED:
         return QUOTED[task.name, name]
     if version is None:
         return {"unavailable": "not installed"}
-    for smaller in tasks:
-        before = records.get(smaller.name, {}).get(name, {})
-        if smaller.series == task.series and smaller.rows < task.rows:
+    for other in records.values():  # of this run, and of those before it
+        before = other.get(name, {})
+        if before.get("series") == task.series and before["rows"] < task.rows:
             if "exceeded" in before:
-                return {"skipped": f"over {before['exceeded']:.0f} s with {smaller.rows:,} rows"}
+                return {"skipped": f"over {before['exceeded']:.0f} s with {before['rows']:,} rows"}
             if "failed" in before:
-                return {"skipped": f"failed with {smaller.rows:,} rows"}
+                return {"skipped": f"failed with {before['rows']:,} rows"}
     return None
 
 

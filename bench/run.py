@@ -1,8 +1,8 @@
-"""The benchmark: `python bench/run.py [--quick] [--only ITEM ...] [--out FILE]`.
+"""Ours, the tutorial and NUTS: `python bench/run.py [--quick] [--only ITEM ...] [--out FILE]`.
 
-Fits one model to the same ratings with each method that is installed, and writes times, memory
-and errors as JSON. An error is the distance to the exact maximum in standard errors and stands
-beside every time, since a fast wrong answer is wrong.
+Fits one model to the same ratings with each of them, and writes times, memory and errors as JSON.
+An error is the distance to the exact maximum in standard errors and stands beside every time, since
+a fast wrong answer is wrong. Other programs for the same models are in `rivals.py`.
 
 Each item runs in a process of its own, one after the other: see `worker.py`.
 """
@@ -22,18 +22,16 @@ from pathlib import Path
 from typing import Any
 
 import measure
-import others
+import nuts
 
 WORKER = Path(__file__).with_name("worker.py")
 RIGHT_WITHIN, WRONG_BEYOND = 0.2, 1.0  # standard errors, for the worst parameter
 TIME_LIMIT = 3600.0  # seconds for one item
-ITEMS = ("engine", "tutorial", "tutorial_loop", *others.TOOLS, "kernel", "cost")
+ITEMS = ("engine", "tutorial", "tutorial_loop", "numpyro", "kernel", "cost")
 LABELS = {
     "engine": "lmmbook",
     "tutorial": "tutorial, as published",
     "tutorial_loop": "tutorial, loops compiled",
-    "lme4": "lme4",
-    "gpboost": "gpboost",
     "numpyro": "numpyro, NUTS",
 }
 
@@ -101,7 +99,7 @@ def benchmark(settings: Settings, only: list[str], run: Runner, folder: Path) ->
         "date": datetime.date.today().isoformat(),
         "revision": measure.revision(),
         "hardware": hardware | {"device": prepared["device"]},
-        "versions": measure.versions() | methods.get("lme4", {}).pop("versions", {}),
+        "versions": measure.versions(),
         "repeats": settings.repeats,
         "formula": measure.FORMULA,
         "data": prepared["data"],
@@ -129,11 +127,9 @@ def _method(name: str, settings: Settings, run: Runner, exact: Record) -> Record
         record = run(item="tutorial", seed=1, compiled_loop=loop, options=settings.tutorial)
         # Its model holds the residual sd at 1, so it is judged by the maximum of that model.
         return judged(name, [record], exact["fixed"])
-    if not others.available(name):
+    if not nuts.available():
         return {"label": LABELS[name], "available": False}
-    once = settings.nuts | {"seed": 1}
-    options = once if name == "numpyro" else {"repeats": settings.repeats}
-    return judged(name, [run(item="other", tool=name, options=options)], exact["estimated"])
+    return judged(name, [run(item=name, seed=1, options=settings.nuts)], exact["estimated"])
 
 
 def cost(settings: Settings, run: Runner) -> Record:
@@ -180,7 +176,7 @@ def judged(name: str, records: list[Record], exact: Record) -> Record:
     middle = min(runs, key=lambda run: abs(run["worst"] - worst))
     extras = {k: v for k, v in records[0].items() if k not in ("runs", "memory_mb")}
     return entry | extras | {
-        "seconds": _seconds(records, compiles=name not in ("lme4", "gpboost")),
+        "seconds": _seconds(records),
         "memory_mb": statistics.median(record["memory_mb"] for record in records),
         "worst": worst,
         "worst_parameter": middle["worst_parameter"],
@@ -191,14 +187,10 @@ def judged(name: str, records: list[Record], exact: Record) -> Record:
     }  # fmt: skip
 
 
-def _seconds(records: list[Record], compiles: bool) -> Record:
+def _seconds(records: list[Record]) -> Record:
     """Median seconds of a cold fit, of a warm one, and of compiling; and how far equals differ."""
     first = [record["runs"][0] for record in records]
     later = [run for record in records for run in record["runs"][1:]]
-    if not compiles:  # then every run is like every other
-        every = [run["seconds"] for run in first + later]
-        middle = statistics.median(every)
-        return {"cold": middle, "warm": middle, "compile": None, "noise": _noise(every)}
     cold = statistics.median(run["seconds"] for run in first)
     if "compile_seconds" in first[0]:
         compiling = statistics.median(run["compile_seconds"] for run in first)
@@ -233,8 +225,7 @@ def report(result: Record) -> str:
             lines.append(line + f"  failed: {method['failed']}")
         else:
             for key in ("cold", "warm", "compile"):
-                value = method["seconds"][key]
-                line += f"{'':>9}" if value is None else f"{value:7.1f} s"
+                line += f"{method['seconds'][key]:7.1f} s"
             worst = f"{method['worst']:.3g} SE"
             line += f"{method['memory_mb']:7.0f} MB{worst:>13}"
             lines.append(f"{line}  {method['verdict']}: {method['worst_parameter']}")
@@ -252,7 +243,7 @@ def _runner(folder: Path) -> Runner:
         ask, answer = folder / "spec.json", folder / "answer.json"
         answer.unlink(missing_ok=True)
         ask.write_text(json.dumps(spec), encoding="utf-8")
-        known = ("item", "whose", "tool", "seeds", "options", "fraction")
+        known = ("item", "whose", "seeds", "options", "fraction")
         what = " ".join(str(spec[key]) for key in known if key in spec)
         print(f"running {what}", file=sys.stderr, flush=True)
         command = [sys.executable, str(WORKER), str(ask), str(answer)]

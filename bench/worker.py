@@ -117,15 +117,15 @@ def kernel(spec: dict[str, Any]) -> dict[str, Any]:
     )
 
 
-def other(spec: dict[str, Any]) -> dict[str, Any]:
-    """One of the other programs."""
-    import others
+def numpyro(spec: dict[str, Any]) -> dict[str, Any]:
+    """Draws of parameters and effects together."""
+    import nuts
 
-    return getattr(others, spec["tool"])(pd.read_pickle(spec["data"]), **spec["options"])
+    return nuts.sample(pd.read_pickle(spec["data"]), seed=spec["seed"], **spec["options"])
 
 
 ITEMS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
-    function.__name__: function for function in (prepare, engine, tutorial, kernel, other)
+    function.__name__: function for function in (prepare, engine, tutorial, kernel, numpyro)
 }
 
 

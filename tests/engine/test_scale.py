@@ -33,7 +33,7 @@ engine.measure(4, np.eye(local.dimension(engine.layout)))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """
 # So many that the data weigh more than the compiler does, whose peak varies from run to run.
-SMALL, LARGE = 1_500_000, 4_500_000
+SMALL, LARGE = 1_000_000, 3_000_000
 
 
 def peak(rows: int, chains: int, family: str) -> int:
@@ -51,7 +51,7 @@ def peak(rows: int, chains: int, family: str) -> int:
     [("gaussian", 4, 250), ("cumulative", 4, 500)],
 )
 def test_bytes_a_row(family, chains, most):
-    """The data frame, the design and all that the engine makes of them, by 3,000,000 more rows.
+    """The data frame, the design and all that the engine makes of them, by 2,000,000 more rows.
 
     Ten million rows then take 2.5 GB, twenty-five million ordinal ones 12.5 GB.
     """

@@ -127,9 +127,11 @@ def test_what_is_forgotten_is_run_again():
         ({"runs": [], "failed": "MemoryError: no"}, "failed with 200 rows"),
     ],
 )
-def test_after_trouble_more_rows_are_skipped(trouble, why):
+@pytest.mark.parametrize("at_once", [1, 3], ids=["one run a task", "one run"])
+def test_after_trouble_more_rows_are_skipped(trouble, why, at_once):
     fake = Fake({(SERIES[1].name, "glmm"): trouble})
-    records = fake.all(given=SERIES)
+    for i in range(0, 3, at_once):
+        records = fake.all(given=SERIES[i : i + at_once])
     small, middle, large = (records[task.name]["glmm"] for task in SERIES)
     assert small["cold_seconds"] == [3.0, 3.0]
     kind = next(iter(set(trouble) - {"runs"}))

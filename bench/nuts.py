@@ -1,9 +1,4 @@
-"""Other programs for the same model, each used only where it is installed.
-
-Every function here takes the data frame and gives back plain records, one a run: `seconds` from
-the data frame in memory to the estimates, `compile_seconds` where something is compiled, and
-`estimates`. Loading R or importing a package is not counted.
-"""
+"""numpyro's NUTS on the same model and ratings, where it is installed."""
 
 from __future__ import annotations
 
@@ -11,51 +6,17 @@ import importlib.util
 import time
 from typing import TYPE_CHECKING, Any
 
-import programs
 from measure import FACTORS
 
 if TYPE_CHECKING:
     import pandas as pd
 
-TOOLS = ("lme4", "gpboost", "numpyro")
+
+def available() -> bool:
+    return importlib.util.find_spec("numpyro") is not None
 
 
-def available(tool: str) -> bool:
-    """Whether `tool` can be used: a Python package in this environment, or lme4 in Rscript's R."""
-    if tool == "lme4":
-        return programs.version_of(programs.TOOLS["lmer"]) is not None
-    return importlib.util.find_spec(tool) is not None
-
-
-def lme4(data: pd.DataFrame, repeats: int) -> dict[str, Any]:
-    """Fit by lmer, ML, with its default optimiser and tolerances."""
-    lmer = programs.TOOLS["lmer"]
-    packages = {"R": lmer._replace(package="base"), "lme4": lmer}
-    versions = {name: programs.version_of(package) for name, package in packages.items()}
-    return _fits(lmer, data, repeats) | {"versions": versions}
-
-
-def gpboost(data: pd.DataFrame, repeats: int) -> dict[str, Any]:
-    """Fit by gpboost's GPModel, with its default optimiser and tolerances."""
-    return _fits(programs.TOOLS["gpboost"], data, repeats)
-
-
-def _fits(tool: programs.Tool, data: pd.DataFrame, repeats: int) -> dict[str, Any]:
-    """By one of `programs`, to which the covariate is ``x``."""
-    fit, runs = tool.start("gaussian", list(FACTORS)), []
-    codes = {name: data[name].cat.codes.to_numpy("int32") for name in FACTORS}
-    table = data[["ratings", "service"]].set_axis(["y", "x"], axis=1).assign(**codes)
-    for seed in range(repeats):
-        started = time.perf_counter()
-        found = fit(table, seed)
-        seconds = found.get("seconds", time.perf_counter() - started)  # R times itself
-        estimates = {"service" if k == "x" else k: v for k, v in found["estimates"].items()}
-        runs.append({"seconds": seconds, "estimates": estimates})
-    memory = {"memory_mb": found["memory_mb"]} if "memory_mb" in found else {}
-    return {"runs": runs} | memory
-
-
-def numpyro(data: pd.DataFrame, warm_up: int, draws: int, seed: int) -> dict[str, Any]:
+def sample(data: pd.DataFrame, warm_up: int, draws: int, seed: int) -> dict[str, Any]:
     """Sample parameters and effects together with NUTS: one chain, flat or wide priors.
 
     This answers another question: a posterior mean is not a maximum, and the two differ where the
