@@ -107,6 +107,23 @@ def test_a_fixed_residual_sd_agrees_with_the_exact_fit(crossed):
     assert_agrees(fit, exact.fit(crossed.formula, crossed.data, family))
 
 
+@pytest.mark.parametrize("times", [0.02, 20.0])
+def test_from_a_bad_start_a_fit_gets_to_the_same_maximum(
+    crossed, crossed_exact, monkeypatch, times
+):
+    """The start shortens the way and decides nothing: sds so many times what they would be, and an
+    Intercept thirty residual sds off. (Its regression is done on few rows where there are many.)"""
+
+    def bad(design):
+        start = {
+            n: v * (times if n.startswith("sd(") else 1) for n, v in start_values(design).items()
+        }
+        return start | {"Intercept": start["Intercept"] + 30.0}
+
+    monkeypatch.setattr("lmmbook.engine.init.start_values", bad)
+    assert_agrees(quiet_fit(crossed.formula, crossed.data, seed=0), crossed_exact)
+
+
 def test_parameters_are_recovered(crossed, crossed_fit):
     """The simulation's truth is within 4 standard errors: model and simulation mean the same."""
     truth = on_its_scale(pd.DataFrame({"estimate": pd.Series(crossed.truth)}))

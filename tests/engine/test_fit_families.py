@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import lmmbook as lmm
+from lmmbook.engine.init import start_values
 from lmmbook.families import Custom
 
 import numpy as np
@@ -209,6 +210,21 @@ def test_the_maximum_is_that_of_quadrature(name, fitted):
     assert np.all(np.abs(np.log(ratio)) < 0.1), ratio  # Monte Carlo: some thousand draws
     with pytest.raises(AssertionError):  # the tolerance is not so wide that anything passes
         assert_close(fit, exact.estimate + 0.5 * exact.std_error, exact.std_error)
+
+
+@pytest.mark.parametrize(("name", "times"), [("bernoulli", 20.0), ("cumulative", 0.02)])
+def test_from_a_bad_start_a_fit_gets_to_the_same_maximum(name, times, fitted, monkeypatch):
+    """All start values so many times what they would be, thresholds in the same order."""
+    data, fit = fitted(name)
+
+    def bad(design):
+        return {name: times * value for name, value in start_values(design).items()}
+
+    monkeypatch.setattr("lmmbook.engine.init.start_values", bad)
+    again = lmm.fit(FORMULA[name], data, name, seed=1)
+    assert not again.trace.equals(fit.trace)
+    exact = Quadrature(name, data)
+    assert_close(again, exact.estimate, exact.std_error)
 
 
 def test_the_posterior_of_the_effects_is_that_of_quadrature(fitted):
