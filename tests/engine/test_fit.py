@@ -115,10 +115,9 @@ def test_from_a_bad_start_a_fit_gets_to_the_same_maximum(
     Intercept thirty residual sds off. (Its regression is done on few rows where there are many.)"""
 
     def bad(design):
-        start = {
-            n: v * (times if n.startswith("sd(") else 1) for n, v in start_values(design).items()
-        }
-        return start | {"Intercept": start["Intercept"] + 30.0}
+        start = start_values(design)
+        sds = {name: times * value for name, value in start.items() if name.startswith("sd(")}
+        return start | sds | {"Intercept": start["Intercept"] + 30.0}
 
     monkeypatch.setattr("lmmbook.engine.init.start_values", bad)
     assert_agrees(quiet_fit(crossed.formula, crossed.data, seed=0), crossed_exact)
