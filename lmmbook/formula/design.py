@@ -71,11 +71,17 @@ class Design(Copied):
         return len(self.fixed)
 
     def on(
-        self, data: Data, missing: str = "raise", response: bool = False, trials: bool = False
+        self,
+        data: Data,
+        missing: str = "raise",
+        response: bool = False,
+        trials: bool = False,
+        groups: Collection[str] | None = None,
     ) -> Design:
         """The same design for new rows, for prediction; the response is read if it is asked for.
 
-        With ``trials``, that of successes out of trials is read but for its successes.
+        With ``trials``, that of successes out of trials is read but for its successes. Of factors
+        that are not in ``groups`` nothing is read, and the new design is without them.
 
         Levels of a grouping factor that were not in the training data are appended to its labels,
         after those of the training data: their effects come from the prior. A new *category* of a
@@ -89,17 +95,18 @@ class Design(Copied):
             that is needed, or has text where there were numbers; or as `codes`.
         """
         asked = asked_for(self._response, not response) if response or trials else ()
-        parts = [self._common, *(common for f in self.factors for common in f._common if common)]
+        factors = [f for f in self.factors if groups is None or f.name in groups]
+        parts = [self._common, *(common for f in factors for common in f._common if common)]
         terms = [term for part in parts for term in part.terms]
-        columns = columns_of(terms, groups=[c for f in self.factors for c in f.columns])
+        columns = columns_of(terms, groups=[c for f in factors for c in f.columns])
         columns = columns._replace(names=tuple(dict.fromkeys([*columns.names, *asked])))
         data = self._as_in_training(to_frame(data, columns, missing), fixed_kinds(terms))
-        factors = tuple(f.on(data) for f in self.factors)
+        new = tuple(f.on(data) for f in factors)
         offset, fixed, _ = offset_apart(self._common.on(data), self._common)
         if self._left_out is not None:
             fixed = self._left_out.of_new(fixed, data)
         codes = self._codes(data, response, trials)
-        return replace(self, response=codes, offset=offset, fixed=fixed, factors=factors)
+        return replace(self, response=codes, offset=offset, fixed=fixed, factors=new)
 
     def _as_in_training(self, data: pd.DataFrame, covariates: Collection[str]) -> pd.DataFrame:
         """New rows, without categories that do not occur in them."""

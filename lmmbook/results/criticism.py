@@ -21,13 +21,17 @@ from lmmbook.formula import covariance
 from lmmbook.formula.design import Design
 from lmmbook.results.clusters import clustered_se as clustered_se
 from lmmbook.results.predictive import (
+    Groups,
     Posterior,
     ask,
     batches,
+    check_cuts,
     columns_of,
     is_discrete,
     linear,
     log_prob,
+    masses,
+    rows_for,
 )
 
 import numpy as np
@@ -49,7 +53,7 @@ class Criticism:
     def _estimates(self) -> pd.Series:
         raise NotImplementedError
 
-    def predict(self, data: Data, *, missing: str = "raise") -> np.ndarray:
+    def predict(self, data: Data, *, groups: Groups = None, missing: str = "raise") -> np.ndarray:
         """Posterior predictive mean of each row of ``data``, ``[rows]``, in units of the response.
 
         Of no and yes it is the probability of the yes; of successes out of trials, that of a
@@ -57,6 +61,13 @@ class Criticism:
         one forward pass at the mean effects is enough, and exact: there the mean is linear in the
         effects, and an average passes through a linear function unchanged. New levels then have the
         prior mean, zero.
+
+        ``groups`` says for whom, here and in the methods below. None: for the levels that each row
+        names, if they are known. A list of factors: for their levels, and for the typical level of
+        every other factor, whose effects are zero; an empty list is for the typical level of all.
+        ``"population"``: for levels drawn anew, so that the mean is that of a whole population. On
+        a curved scale that is not the mean for its typical level: of a probability it is nearer to
+        one half (chapter 06). Of factors that are not in the list ``data`` need no columns.
 
         With ``missing="drop"``, here and in the methods below, rows with a missing value are left
         out of the result. A warning names the columns where values are missing, and
@@ -73,17 +84,18 @@ class Criticism:
         >>> stranger = fit.predict(data.assign(g=-1))  # of a level that nobody has met
         >>> stranger.shape, len(set(stranger.round(6)))  # one mean for x = 0, and one for x = 1
         ((300,), 2)
+        >>> fit.predict(data[["x"]], groups=[]).shape  # typical: the fixed effects alone
+        (300,)
         """
-        new, family = self.design.on(data, missing), self.design.family
+        family = self.design.family
+        new, posterior = rows_for(self.design, self.posterior, data, missing, groups)
         if isinstance(family, Gaussian):
             beta, _, _ = covariance.split_values(self.design, dict(self._estimates))
-            means = [
-                columns_of(f, self.posterior[f.name]).mean(0, keepdims=True) for f in new.factors
-            ]
-            return linear(new, beta, [np.pad(u, ((0, 0), (0, 1), (0, 0))) for u in means])[:, 0]
+            means = [columns_of(f, posterior[f.name]).mean(0, keepdims=True) for f in new.factors]
+            return linear(new, beta, [np.pad(u, ((0, 0), (0, 1), (0, 0))) for u in means], 1)[:, 0]
         check_not_forked("predict")
         total, count = np.zeros(new.rows), 0
-        for predictor, own in batches(new, self._estimates, self.posterior):
+        for predictor, own in batches(new, self._estimates, posterior):
             total += ask(family, "mean", family.mean, predictor, own).sum(1)
             count += predictor.shape[1]
         if np.isnan(total).any():
@@ -91,7 +103,12 @@ class Criticism:
         return total / count
 
     def probabilities(
-        self, data: Data, cuts: Sequence[float] | None = None, *, missing: str = "raise"
+        self,
+        data: Data,
+        cuts: Sequence[float] | None = None,
+        *,
+        groups: Groups = None,
+        missing: str = "raise",
     ) -> np.ndarray:
         """Posterior predictive probabilities, ``[rows, categories]``; each row sums to 1.
 
@@ -114,33 +131,23 @@ class Criticism:
         ((300, 3), True)
         """
         check_not_forked("probabilities")
-        new, family = self.design.on(data, missing, trials=cuts is not None), self.design.family
+        family, trials = self.design.family, cuts is not None
+        new, posterior = rows_for(self.design, self.posterior, data, missing, groups, trials=trials)
         if cuts is not None:
             family, _ = family.given(new.response[:, np.newaxis])
-            at = np.array(cuts, float)
-            increasing = at.ndim == 1 and len(at) > 0 and (np.diff(at) > 0).all()
-            if not increasing or not np.isfinite(at).all():
-                raise ValueError(f"cuts: expected increasing finite numbers, got {cuts!r}")
-            if family.categories is not None:
-                raise ValueError(
-                    "cuts: expected None, for the response has categories "
-                    f"{list(family.categories)}, got {cuts!r}"
-                )
+            at = check_cuts(family, cuts)
         total, count = np.zeros(()), 0
-        for predictor, own in batches(new, self._estimates, self.posterior):
+        for predictor, own in batches(new, self._estimates, posterior):
             if cuts is None:
                 total = total + family.probabilities(predictor, own).sum(1)
             else:
-                distribution = family.distribution(tf.constant(predictor), tf.constant(own))
-                # Between whole numbers TFP would interpolate.
-                ends = (np.floor(at) if is_discrete(distribution) else at).astype(own.dtype)
-                below = [ask(family, "cdf", distribution.cdf, end).numpy().sum(1) for end in ends]
-                none = np.zeros(new.rows)
-                total = total + np.diff([none, *below, none + predictor.shape[1]], axis=0).T
+                total = total + masses(family, predictor, own, at)
             count += predictor.shape[1]
         return total / count
 
-    def draws(self, data: Data, n: int, seed: int, *, missing: str = "raise") -> np.ndarray:
+    def draws(
+        self, data: Data, n: int, seed: int, *, groups: Groups = None, missing: str = "raise"
+    ) -> np.ndarray:
         """Posterior predictive draws of the response, ``[n, rows]``, in the response's own values.
 
         Each takes one posterior draw of all effects, the n spread evenly over those kept, and then
@@ -163,10 +170,10 @@ class Criticism:
         available = len(next(iter(self.posterior.values())))
         if not 1 <= n <= available:
             raise ValueError(f"n: expected 1 to {available} (the draws kept), got {n!r}")
-        new = self.design.on(data, missing, trials=True)
+        new, posterior = rows_for(self.design, self.posterior, data, missing, groups, trials=True)
         family, _ = self.design.family.given(new.response[:, np.newaxis])
         chosen = np.linspace(0, available - 1, n).astype(int)  # spread over chains and sweeps
-        some = {name: effects[chosen] for name, effects in self.posterior.items()}
+        some = {name: effects[chosen] for name, effects in posterior.items()}
         found = []
         for batch, (predictor, own) in enumerate(batches(new, self._estimates, some, seed)):
             distribution = family.distribution(tf.constant(predictor), tf.constant(own))
@@ -179,7 +186,7 @@ class Criticism:
             labels = np.array(family.categories, dtype=object)
         return labels[values.astype(int)]
 
-    def log_score(self, data: Data, *, missing: str = "raise") -> np.ndarray:
+    def log_score(self, data: Data, *, groups: Groups = None, missing: str = "raise") -> np.ndarray:
         """Log predictive density, or mass, of each row's own response, ``[rows]``; in nats.
 
         The logarithm of the mean over posterior draws: the logarithmic score (Good 1952; Gneiting &
@@ -198,16 +205,18 @@ class Criticism:
         True
         """
         check_not_forked("log_score")
-        new = self.design.on(data, missing, response=True)
+        new, posterior = rows_for(self.design, self.posterior, data, missing, groups, response=True)
         family, response = self.design.family.given(new.response[:, np.newaxis])
         total, count = np.full(new.rows, -np.inf), 0
-        for predictor, own in batches(new, self._estimates, self.posterior):
+        for predictor, own in batches(new, self._estimates, posterior):
             value = log_prob(family, predictor, own, response)
             total = np.logaddexp(total, logsumexp(value, axis=1))
             count += predictor.shape[1]
         return total - np.log(count)
 
-    def pit(self, data: Data, seed: int, *, missing: str = "raise") -> np.ndarray:
+    def pit(
+        self, data: Data, seed: int, *, groups: Groups = None, missing: str = "raise"
+    ) -> np.ndarray:
         """Probability integral transform of each row's own response, ``[rows]``, between 0 and 1.
 
         How much of the predictive distribution lies below what happened. For a discrete response
@@ -228,10 +237,10 @@ class Criticism:
         ((4,), True)
         """
         check_not_forked("pit")
-        new = self.design.on(data, missing, response=True)
+        new, posterior = rows_for(self.design, self.posterior, data, missing, groups, response=True)
         family, response = self.design.family.given(new.response[:, np.newaxis])
         up_to, equal, count = np.zeros(new.rows), np.zeros(new.rows), 0
-        for predictor, own in batches(new, self._estimates, self.posterior):
+        for predictor, own in batches(new, self._estimates, posterior):
             if family.categories is not None:
                 share = family.probabilities(predictor, own).sum(1)
                 up_to += (share * (np.arange(share.shape[1]) <= response)).sum(1)

@@ -11,9 +11,10 @@ effects of its own, one set a draw, shared by all its rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+from lmmbook.data.frames import Data
 from lmmbook.families import Custom
 from lmmbook.families.base import Family
 from lmmbook.formula import covariance
@@ -30,6 +31,32 @@ STRATA_SEED = 0  # of the places within the strata, and of their order
 NUMBERS_AT_ONCE = 2_000_000  # numbers in an array, 16 MB; a few of them are alive at a time
 
 Posterior = Mapping[str, np.ndarray]
+Groups = str | Collection[str] | None
+POPULATION = "population"
+
+
+def rows_for(
+    design: Design, posterior: Posterior, data: Data, missing: str, groups: Groups, **asked: Any
+) -> tuple[Design, Posterior]:
+    """The new rows, and the posterior draws, for a prediction to ``groups``, as `Fit.predict` has
+    them: without the factors whose effects are zero, or without what is known of any level.
+
+    Raises
+    ------
+    ValueError
+        If ``groups`` are no factors of this design.
+    """
+    if groups is None:
+        return design.on(data, missing, **asked), posterior
+    if groups == POPULATION:
+        nobody = {name: effects[:, :0] for name, effects in posterior.items()}
+        return design.on(data, missing, **asked), nobody
+    names = [factor.name for factor in design.factors]
+    if isinstance(groups, str) or not set(groups) <= set(names):
+        raise ValueError(
+            f"groups: expected None, {POPULATION!r} or a list of some of {names}, got {groups!r}"
+        )
+    return design.on(data, missing, groups=groups, **asked), posterior
 
 
 def batches(
@@ -52,7 +79,7 @@ def batches(
     except for a likelihood of your own: that is called in single precision, as in the fit.
     """
     beta, covariances, auxiliary = covariance.split_values(new, dict(estimates))
-    n = len(next(iter(posterior.values())))
+    n = len(next(iter(posterior.values()))) if new.factors or seed is not None else 1
     rng = np.random.default_rng(STRATA_SEED if seed is None else seed)
     known, unseen = [], []
     for factor, matrix in zip(new.factors, covariances, strict=True):
@@ -71,15 +98,16 @@ def batches(
         effects_of = [
             np.concatenate([u[part], v[part]], 1) for u, v in zip(known, unseen, strict=True)
         ]
-        yield linear(new, beta, effects_of).astype(dtype), auxiliary.astype(dtype)
+        draws = len(range(n)[part])
+        yield linear(new, beta, effects_of, draws).astype(dtype), auxiliary.astype(dtype)
 
 
-def linear(new: Design, beta: np.ndarray, effects: list[np.ndarray]) -> np.ndarray:
+def linear(new: Design, beta: np.ndarray, effects: list[np.ndarray], draws: int) -> np.ndarray:
     """``[rows, draws]``, from effects ``[draws, levels, columns]`` a factor.
 
     Where the effects have fewer levels than the factor, the last one stands for all that remain.
     """
-    total = np.tile((new.fixed @ beta + new.offset)[:, np.newaxis], len(effects[0]))
+    total = np.tile((new.fixed @ beta + new.offset)[:, np.newaxis], draws)
     for factor, u in zip(new.factors, effects, strict=True):
         total += factor.matrix(u.shape[1]) @ u.reshape(len(u), -1).T
     return total
@@ -112,6 +140,32 @@ def log_prob(
     distribution = family.distribution(tf.constant(predictor), tf.constant(auxiliary))
     kind = predictor.dtype if family.categories is None else np.int32
     return distribution.log_prob(response.astype(kind)).numpy()
+
+
+def check_cuts(family: Family, cuts: Sequence[float]) -> np.ndarray:
+    """Numbers that cut the scale of a response into intervals, or a ValueError."""
+    at = np.array(cuts, float)
+    increasing = at.ndim == 1 and len(at) > 0 and (np.diff(at) > 0).all()
+    if not increasing or not np.isfinite(at).all():
+        raise ValueError(f"cuts: expected increasing finite numbers, got {cuts!r}")
+    if family.categories is not None:
+        raise ValueError(
+            "cuts: expected None, for the response has categories "
+            f"{list(family.categories)}, got {cuts!r}"
+        )
+    return at
+
+
+def masses(
+    family: Family, predictor: np.ndarray, auxiliary: np.ndarray, cuts: np.ndarray
+) -> np.ndarray:
+    """``[rows, cuts + 1]``: the mass between neighbouring cuts, added up over the draws."""
+    distribution = family.distribution(tf.constant(predictor), tf.constant(auxiliary))
+    # Between whole numbers TFP would interpolate.
+    ends = (np.floor(cuts) if is_discrete(distribution) else cuts).astype(auxiliary.dtype)
+    below = [ask(family, "cdf", distribution.cdf, end).numpy().sum(1) for end in ends]
+    none = np.zeros(len(predictor))
+    return np.diff([none, *below, none + predictor.shape[1]], axis=0).T
 
 
 def _strata(n: int, columns: int, rng: np.random.Generator) -> np.ndarray:

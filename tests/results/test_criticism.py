@@ -5,6 +5,7 @@ Nearly no fit here: the numbers that a fit would give are made up, so that the t
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -209,6 +210,45 @@ def test_slopes_enter_predictions_and_draws():
     assert_variance(found[:, 2], 0.9**2 + 9 * 0.25 - 2 * 3 * 0.6 * 0.45 + 0.7**2)
 
 
+# For whom
+
+
+def test_groups_are_all_or_some_or_none_or_a_population(design, effects):
+    data = rows((1.0, "b", 2), (-2.0, "a", 99))
+
+    def predict(groups, data=data):
+        return criticism.predict(design, ESTIMATES, effects, data, groups=groups)
+
+    np.testing.assert_array_equal(predict(["h", "g"]), predict(None))
+    np.testing.assert_allclose(predict(["g"]), [1.5 - 1.0, 3.0 + 0.5])
+    np.testing.assert_allclose(predict(["h"], data[["x", "h"]]), [1.5 - 0.4, 3.0])
+    np.testing.assert_allclose(predict([], data[["x"]]), [1.5, 3.0])
+    np.testing.assert_allclose(predict("population"), [1.5, 3.0])  # a straight scale
+
+
+def test_draws_of_a_population_are_of_other_levels(design, posterior):
+    """Of new ones, which rows share as the data say; and of typical ones, of which all is known."""
+    data = rows((0.0, "a", 1), (0.0, "a", 2))
+    truths = {
+        "population": (0.9**2 + 0.5**2 + 0.7**2, 0.9**2),
+        ("h",): (0.3**2 + 0.7**2, 0.0),
+        (): (0.7**2, 0.0),
+    }
+    for groups, (variance, shared) in truths.items():
+        found = criticism.draws(design, ESTIMATES, posterior, data, DRAWS, 2, groups=groups)
+        for column, level in zip(found.T, MEANS["h"], strict=True):
+            assert_mean(column, 2.0 + (level if groups == ("h",) else 0.0))
+            assert_variance(column, variance)
+        mcse = np.sqrt((variance**2 + shared**2) / DRAWS)
+        assert abs(np.cov(found.T)[0, 1] - shared) < 5 * mcse
+
+
+@pytest.mark.parametrize("groups", ["g", ["g", "nobody"]])
+def test_groups_that_are_none_are_refused(design, effects, groups):
+    with pytest.raises(ValueError, match=r"groups: expected None, 'population' or a list of some"):
+        criticism.predict(design, ESTIMATES, effects, rows((0.0, "a", 1)), groups=groups)
+
+
 # Every family: one factor, so that the integral over its effects is a number.
 
 DRAWN = 4_000
@@ -360,6 +400,30 @@ def test_prediction_is_the_integral(case):
     if case.name == "gaussian":  # one pass, and yet the average over the very same draws
         draws = INTERCEPT + X * 0.5 + 0.2 + case.posterior["g"][:, 0].astype(float)
         np.testing.assert_allclose(found[0], draws.mean(), atol=1e-6)
+
+
+def test_the_typical_level_and_a_population(case):
+    """At effects of zero it is the density itself; over a population, the integral over levels that
+    nobody has met, to the last bit."""
+    strangers = case.new.assign(g=["new", "newer"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that no level is known
+        for y in RESPONSES[case.name]:
+            typical = case(criticism.log_score, data=case.new.assign(y=y), groups=[])
+            fixed = case.intercept + X * case.new["x"].to_numpy() + case.new["o"].to_numpy()
+            np.testing.assert_allclose(np.exp(typical), case.density(y, fixed), rtol=1e-4)
+            for function in (criticism.log_score, criticism.predict):
+                of_all = case(function, data=case.new.assign(y=y), groups="population")
+                np.testing.assert_array_equal(of_all, case(function, data=strangers.assign(y=y)))
+            cuts = None if case.name in ("bernoulli", "cumulative", "categorical") else [0.5]
+            one = case(criticism.probabilities, cuts, groups="population")
+            np.testing.assert_array_equal(one, case(criticism.probabilities, cuts, data=strangers))
+            one = case(criticism.pit, 3, data=case.new.assign(y=y), groups="population")
+            other = case(criticism.pit, 3, data=strangers.assign(y=y))
+            np.testing.assert_array_equal(one, other)
+    if case.name == "bernoulli":
+        typical, of_all = (case(criticism.predict, groups=g) for g in ([], "population"))
+        assert (abs(of_all - 0.5) < abs(typical - 0.5)).all()
 
 
 @pytest.mark.parametrize("name", ["bernoulli", "cumulative"])
