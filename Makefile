@@ -81,7 +81,7 @@ test: ## check everything but the slow tests, statistical or in a browser
 	$(TOOK)
 
 test-full: ## check everything, slow tests too
-	$(call announce,70 to 85)
+	$(call announce,60 to 75)
 	@$(PARALLEL) lint _build/built
 	$(PYTEST) -m ''
 	$(TOOK)

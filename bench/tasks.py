@@ -11,8 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 FAMILIES = ("gaussian", "logit", "ordered")
-SIZES = {70_000: (5_000, 500), 300_000: (20_000, 2_000), 1_000_000: (50_000, 5_000)}
-SIZES |= {2_000_000: (90_000, 7_000)}
+SIZES = {70_000: (5_000, 500), 300_000: (20_000, 2_000), 2_000_000: (90_000, 7_000)}
 EXACT_UP_TO = 300_000  # rows; a Gaussian reference of more takes over half an hour
 INSTEVAL = (2_972, 1_128, 14)
 GOOD = 4  # a rating of InstEval from which on it counts as good, for the logit

@@ -134,7 +134,8 @@ FIGURES = {
     ],
     "09_your_data": ["chance of at least perhaps when asked what they want"],
     "10_speed": [
-        "Seconds for a fit, cold and warm",
+        "Seconds for a fit by program",
+        "Seconds for a first fit against rows",
         "Milliseconds a sweep against rows",
         "Milliseconds a sweep against chains",
     ],
