@@ -70,8 +70,9 @@ def fit(
     family
         The likelihood: ``"gaussian"``, ``"cumulative"`` (ordered categories), ``"bernoulli"`` (no
         or yes), ``"binomial"`` (successes out of trials: ``"p(k, n) ~ ..."``), ``"poisson"``,
-        ``"categorical"``, or an object from `lmmbook.families`, such as
-        ``Gaussian(sd=1.0)``, which fixes the residual sd, or ``Custom(...)`` for your own.
+        ``"negativebinomial"`` (counts that vary more), ``"categorical"``, or an object from
+        `lmmbook.families`, such as ``Gaussian(sd=1.0)``, which fixes the residual sd, or
+        ``Custom(...)`` for your own.
     seed
         An integer from 0 to 2**31 - 1. The same seed gives the same result on the same machine.
     reml

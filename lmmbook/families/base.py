@@ -34,6 +34,8 @@ class Family:
         The labels of a response that has categories, in order; None for one that has none.
     shares_intercept
         Whether other parameters stand in the intercept's place, so that the formula needs one.
+    positive
+        Whether they are positive, and their errors those of their logarithms.
     takes_trials
         Whether the response is successes out of trials.
     note
@@ -50,6 +52,7 @@ class Family:
     estimated: bool = True
     categories: tuple[Any, ...] | None = None
     shares_intercept: bool = False
+    positive: bool = False
     takes_trials: bool = False
     note: str = ""
 

@@ -22,8 +22,9 @@ import pandas as pd
 class ParameterSpec(NamedTuple):
     """A parameter, as tables have it.
 
-    Its ``kind`` is "fixed", "sd", "cor", or "auxiliary" for another one of the family's own. Among
-    the ``columns`` of a factor's effects an sd is of one, a correlation of two.
+    Its ``kind`` is "fixed", "sd", "cor", or, for another one of the family's own, "auxiliary", or
+    "positive" if it is that. Among the ``columns`` of a factor's effects an sd is of one, a
+    correlation of two.
     """
 
     name: str
@@ -32,13 +33,13 @@ class ParameterSpec(NamedTuple):
 
     @property
     def scale(self) -> Callable[[float], float]:
-        """The scale on which its errors are given: log for an sd, Fisher's z for a cor."""
-        return {"sd": np.log, "cor": np.arctanh}.get(self.kind, float)
+        """The scale on which its errors are given: a logarithm, or for a cor Fisher's z."""
+        return {"sd": np.log, "positive": np.log, "cor": np.arctanh}.get(self.kind, float)
 
     @property
     def back(self) -> Callable[[float], float]:
         """The inverse of `scale`."""
-        return {"sd": np.exp, "cor": np.tanh}.get(self.kind, float)
+        return {"sd": np.exp, "positive": np.exp, "cor": np.tanh}.get(self.kind, float)
 
 
 def specs_of(factor: Factor) -> list[ParameterSpec]:
@@ -71,7 +72,8 @@ def specs(design: Design) -> list[ParameterSpec]:
         found += [ParameterSpec(n, "fixed" if n == name else "auxiliary") for n in of_column]
     for factor in design.factors:
         found += specs_of(factor)
-    own = "sd" if isinstance(family, Gaussian) else "auxiliary"
+    own = "positive" if family.positive else "auxiliary"
+    own = "sd" if isinstance(family, Gaussian) else own
     return found + [ParameterSpec(name, own) for name in last]
 
 

@@ -42,10 +42,7 @@ DAMAGED = (  # what reading says of a file that is none, or is none any more
     zipfile.BadZipFile, zlib.error, OSError, EOFError, KeyError, RuntimeError, TypeError, ValueError
 )  # fmt: skip
 ODD = (AttributeError, IndexError, KeyError, MemoryError, OverflowError, TypeError)  # as a value
-FAMILIES: dict[str, type] = {
-    name: getattr(families, name)
-    for name in ("Gaussian", "Bernoulli", "Binomial", "Poisson", "Cumulative", "Categorical")
-}
+FAMILIES = {kind.__name__: kind for kind in families.NAMED.values()}
 
 
 def write(path: str | os.PathLike[str], values: dict[str, Any]) -> None:

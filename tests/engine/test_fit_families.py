@@ -24,22 +24,27 @@ tfb, tfd = tfp.bijectors, tfp.distributions
 
 STUDENT = Custom(lambda loc, scale: tfd.StudentT(4.0, loc, scale), {"scale": tfb.Exp()})
 NORMAL = Custom(lambda loc, scale: tfd.Normal(loc, scale), {"scale": tfb.Exp()})
-NAMES = ["cumulative", "bernoulli", "binomial", "poisson", "categorical", "student"]
+NAMES = [
+    "cumulative", "bernoulli", "binomial", "poisson", "negativebinomial", "categorical", "student"
+]  # fmt: skip
 FORMULA = dict.fromkeys(NAMES, "y ~ x + (1|g)") | {
     "poisson": "y ~ x + offset(np.log(t)) + (1|g)",
+    "negativebinomial": "y ~ x + offset(np.log(t)) + (1|g)",
     "binomial": "p(y, n) ~ x + (1|g)",
 }
+# Of a shape the logarithm, as errors are given.
 TRUTH = {
     "cumulative": {"threshold(1|2)": -1.0, "threshold(2|3)": 0.3, "threshold(3|4)": 1.6, "x": 0.7},
     "bernoulli": {"Intercept": -0.4, "x": 0.7},
     "binomial": {"Intercept": -0.4, "x": 0.7},
     "poisson": {"Intercept": 0.3, "x": 0.3},
+    "negativebinomial": {"Intercept": 0.6, "x": 0.3, "shape": np.log(1.5)},
     "categorical": {
         "intercept(bus)": 0.6, "intercept(car)": 0.2, "x": 1.0, "score(bus)": 0.4
     },
     "student": {"Intercept": 1.0, "x": 0.5, "scale": 0.8},
 }  # fmt: skip
-SD = {"poisson": 0.6, "categorical": 1.4, "student": 0.7}
+SD = {"poisson": 0.6, "negativebinomial": 0.6, "categorical": 1.4, "student": 0.7}
 
 
 def family_of(name: str):
@@ -57,6 +62,10 @@ def response(name: str, eta: np.ndarray, t: np.ndarray, rng: np.random.Generator
         return rng.binomial(np.ceil(3 * t), special.expit(truth["Intercept"] + eta))
     if name == "poisson":
         return rng.poisson(t * np.exp(truth["Intercept"] + eta))
+    if name == "negativebinomial":  # a Poisson's, with a gamma variable of mean 1 in its rate
+        shape = np.exp(truth["shape"])
+        rate = t * np.exp(truth["Intercept"] + eta) * rng.gamma(shape, 1 / shape, len(eta))
+        return rng.poisson(rate)
     if name == "student":
         return truth["Intercept"] + eta + truth["scale"] * rng.standard_t(4, len(eta))
     bus = truth["intercept(bus)"] + truth["score(bus)"] * eta
@@ -97,6 +106,10 @@ def log_densities(name: str, data: pd.DataFrame, p: np.ndarray, u: np.ndarray) -
     if name == "poisson":
         mean = np.exp(p[0] + eta + np.log(data["t"].to_numpy())[:, np.newaxis])
         return stats.poisson.logpmf(y[:, np.newaxis], mean)
+    if name == "negativebinomial":
+        mean = np.exp(p[0] + eta + np.log(data["t"].to_numpy())[:, np.newaxis])
+        shape = np.exp(p[2])
+        return stats.nbinom.logpmf(y[:, np.newaxis], shape, shape / (shape + mean))
     if name == "student":
         return stats.t.logpdf(y[:, np.newaxis], 4, p[0] + eta, p[2])
     logits = np.stack([0 * eta, p[0] + p[3] * eta, p[1] + eta])
@@ -117,7 +130,7 @@ class Quadrature:
             self.place(point, 30)
             point = optimize.minimize(lambda p: -self.value(p), point, method="BFGS").x
         index = list(TRUTH[name])
-        own = [n for n in index if n.startswith(("score", "scale"))]
+        own = [n for n in index if n.startswith(("score", "scale", "shape"))]
         order = [n for n in index if n not in own] + ["sd(g)"] + own
         errors = np.sqrt(np.diag(np.linalg.inv(self.information(point))))
         self.estimate = pd.Series(point, [*index, "sd(g)"])[order]  # of the sd its logarithm
@@ -166,9 +179,9 @@ class Quadrature:
 
 
 def on_log_scale(fit: lmm.Fit) -> pd.Series:
-    """Estimates, with the logarithms of sds, as errors are given."""
+    """Estimates, with the logarithms of sds and shapes, as errors are given."""
     estimate = fit.parameters["estimate"].copy()
-    sds = estimate.index.str.startswith("sd(")
+    sds = estimate.index.str.startswith(("sd(", "shape"))
     estimate[sds] = np.log(estimate[sds])
     return estimate
 
@@ -198,7 +211,7 @@ def fitted() -> Callable[[str], tuple[pd.DataFrame, lmm.Fit]]:
 @pytest.mark.parametrize(
     "name",
     [
-        "cumulative", "bernoulli", "poisson", "categorical",
+        "cumulative", "bernoulli", "poisson", "negativebinomial", "categorical",
         pytest.param("binomial", marks=pytest.mark.slow),
     ],
 )  # fmt: skip

@@ -14,7 +14,16 @@ from lmmbook._tensorflow import randomness
 from lmmbook.engine import arrays, fit, init, iteration, row_sums
 from lmmbook.engine.linear_predictor import linear_predictor
 from lmmbook.engine.m_step import closed_form
-from lmmbook.families import Bernoulli, Categorical, Cumulative, Custom, Family, Gaussian, Poisson
+from lmmbook.families import (
+    Bernoulli,
+    Categorical,
+    Cumulative,
+    Custom,
+    Family,
+    Gaussian,
+    NegativeBinomial,
+    Poisson,
+)
 from lmmbook.families.cumulative import OrderedLogistic
 from lmmbook.families.ordered_logistic import _log_of_1_to_4
 from lmmbook.formula import build_design
@@ -40,12 +49,13 @@ CASES = {
     "cumulative 5": (Cumulative((1, 2, 3, 4, 5)), [0.2, -1.0, 0.5], [0, 1, 2, 3, 4]),
     "bernoulli": (Bernoulli(), [], [0, 1]),
     "poisson": (Poisson(), [], [0, 1, 7]),
+    "negativebinomial": (NegativeBinomial(), [0.4], [0, 1, 7]),
     "categorical 2": (Categorical(("a", "b")), [], [0, 1]),
     "categorical 3": (Categorical(("a", "b", "c")), [0.7, 0.3], [0, 1, 2]),
     "categorical 4": (Categorical((1, 2, 3, 4)), [0.7, -0.4, 1.6, -0.5], [0, 1, 2, 3]),
     "custom": (STUDENT, [-0.3], [-1.5, 0.0, 2.25]),
 }
-CLOSED_FORM = [name for name in CASES if name.startswith(("cumulative", "categorical"))]
+CLOSED_FORM = [name for name in CASES if name.startswith(("cumulative", "categorical", "neg"))]
 
 
 def at(
@@ -96,6 +106,9 @@ def test_the_densities_are_scipys():
     truth = {
         "gaussian": lambda y, eta: stats.norm.logpdf(y, eta, np.exp(0.3)),
         "poisson": lambda y, eta: stats.poisson.logpmf(y, np.exp(eta)),
+        "negativebinomial": lambda y, eta: stats.nbinom.logpmf(
+            y, np.exp(0.4), 1 / (1 + np.exp(eta - 0.4))
+        ),
         "bernoulli": lambda y, eta: stats.bernoulli.logpmf(y, special.expit(eta)),
         "custom": lambda y, eta: stats.t.logpdf(y, 4, eta, np.exp(-0.3)),
     }
@@ -139,6 +152,7 @@ def test_the_other_means():
     eta, none = np.array([-1.0, 0.5]), np.zeros(0)
     np.testing.assert_allclose(Bernoulli().mean(eta, none), special.expit(eta))
     np.testing.assert_allclose(Poisson().mean(eta, none), np.exp(eta))
+    np.testing.assert_allclose(NegativeBinomial().mean(eta, np.array([0.3])), np.exp(eta))
     np.testing.assert_allclose(Gaussian().mean(eta, np.array([0.3])), eta)
     np.testing.assert_allclose(STUDENT.mean(eta, np.array([0.3])), eta)
 
@@ -211,7 +225,9 @@ def test_derivatives_are_those_of_central_differences(name):
     assert differences(name) < 1e-7  # rounding over the step, 1e-15 / 1e-5, and some room
 
 
-@pytest.mark.parametrize("name", ["cumulative 5", "categorical 4", "gaussian", "poisson"])
+@pytest.mark.parametrize(
+    "name", ["cumulative 5", "categorical 4", "gaussian", "poisson", "negativebinomial"]
+)
 def test_central_differences_see_a_wrong_sign(name, monkeypatch):
     kind = type(CASES[name][0])
     right = kind.derivatives
@@ -292,6 +308,21 @@ def test_single_precision_is_enough(name, compute, compiled):
 @pytest.mark.parametrize("name", ["cumulative 2", "cumulative 5", "bernoulli"])
 def test_single_precision_is_enough_for_the_m_step(name):
     assert single_and_double(name, all_derivatives, compiled=True) < 1e-5
+
+
+@pytest.mark.parametrize("shape", [0.01, 1.0, 100.0, 1e4])
+def test_a_negative_binomial_knows_its_shape_in_single_precision(shape, monkeypatch):
+    """Its derivatives in the logarithm of the shape are small differences where that is large. To
+    5e-4: a row's score has an sd of 0.07 where the shape is 1e4 and the mean 1,000. With digamma
+    functions in single precision they are off by more than 1e-3 there."""
+    own = np.log([shape])
+    monkeypatch.setitem(CASES, "negativebinomial", (NegativeBinomial(), own, [0, 1, 7, 1000]))
+
+    def derivatives(*arguments):
+        found = all_derivatives(*arguments)
+        return [found[1], found[5]]  # in the shape, once and twice
+
+    assert single_and_double("negativebinomial", derivatives, compiled=True) < 5e-4
 
 
 def test_tfps_ordered_logistic_would_not_do():
@@ -379,6 +410,8 @@ def test_reported_intercepts_and_scores_are_those_of_the_log_odds():
         ("poisson", [0, 1, -1], r"counts \(0, 1, 2, ...\) for poisson, got \[-1\]"),
         ("poisson", [0, 1.5, 2], r"got \[1\.5\]"),
         ("poisson", [0, 0, 0], "not all zero"),
+        ("negativebinomial", [0, 1, -1], r"2, ...\) for negativebinomial, got \[-1\]"),
+        ("negativebinomial", [0, 0, 0], "not all zero for negativebinomial"),
         ("poisson", list("abc"), "expected one numeric column"),
         ("categorical", ["a", "a", "a"], r"at least two categories, got \['a'\]"),
         ("categorical", ["a", None, "b"], "missing"),

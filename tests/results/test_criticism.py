@@ -262,6 +262,7 @@ OWN_PARAMETERS: dict[str, dict[str, float]] = {
     "gaussian": {"sd(residual)": 0.7},
     "bernoulli": {},
     "poisson": {},
+    "negativebinomial": {"shape": 1.7},
     "binomial": {},
     "cumulative": dict(
         zip(["threshold(1|2)", "threshold(2|3)", "threshold(3|4)"], THRESHOLDS, strict=True)
@@ -272,6 +273,7 @@ OWN_PARAMETERS: dict[str, dict[str, float]] = {
 }
 RESPONSES: dict[str, list[float]] = {
     "gaussian": [0.2, -1.5], "bernoulli": [0, 1], "poisson": [0, 3, 11], "binomial": [0, 3, 4],
+    "negativebinomial": [0, 3, 11],
     "cumulative": [1, 2, 4], "categorical": [1, 3, 4], "own": [0.2, 5.0],
 }  # fmt: skip
 
@@ -307,6 +309,7 @@ class Case(NamedTuple):
             "gaussian": lambda: stats.norm.pdf(y, eta, 0.7),
             "bernoulli": lambda: special.expit(eta if y else -eta),
             "poisson": lambda: stats.poisson.pmf(y, np.exp(eta)),
+            "negativebinomial": lambda: stats.nbinom.pmf(y, 1.7, 1.7 / (1.7 + np.exp(eta))),
             "binomial": lambda: stats.binom.pmf(y, TRIALS, special.expit(eta)),
             "cumulative": lambda: np.diff(special.expit(cuts[y - 1 : y + 1] - eta[:, None]))[:, 0],
             "categorical": lambda: odds[..., y - 1] / odds.sum(-1),
@@ -329,7 +332,8 @@ class Case(NamedTuple):
 def make(name: str, rows: int = 24, labels: list[str] | None = None) -> Case:
     rng = np.random.default_rng(6)
     kind = {"gaussian": rng.normal(size=rows), "own": rng.normal(size=rows)}
-    counts = np.resize({"bernoulli": [0, 1], "poisson": [0, 1, 2]}.get(name, CATEGORIES), rows)
+    few = {"bernoulli": [0, 1], "poisson": [0, 1, 2], "negativebinomial": [0, 1, 2]}
+    counts = np.resize(few.get(name, CATEGORIES), rows)
     data = pd.DataFrame({"y": kind.get(name, counts), "x": rng.normal(size=rows)})
     data = data.assign(o=rng.normal(size=rows), g=np.resize(list("abc"), rows))
     if labels:
@@ -372,7 +376,7 @@ def test_probabilities_are_the_integral(case):
         found = case(criticism.probabilities, cuts=cuts)
         ends = [-np.inf, *cuts, np.inf]
         masses = [lambda eta, a=a, b=b: cdf(b, eta) - cdf(a, eta) for a, b in pairwise(ends)]
-    elif case.name in ("poisson", "binomial"):
+    elif case.name in ("poisson", "negativebinomial", "binomial"):
         found = case(criticism.probabilities, cuts=[0.5, 1.0])
         masses = [lambda eta, y=y: case.density(y, eta) for y in (0, 1)]
         masses.append(lambda eta: 1 - case.density(0, eta) - case.density(1, eta))
@@ -392,6 +396,7 @@ def test_prediction_is_the_integral(case):
         "own": lambda eta: eta,
         "bernoulli": special.expit,
         "poisson": np.exp,
+        "negativebinomial": np.exp,
         "binomial": special.expit,  # of successes it is their share
     }.get(case.name, lambda eta: sum(y * case.density(y, eta) for y in CATEGORIES))
     truth, sd = case.integral(mean)
@@ -447,7 +452,7 @@ def test_one_pass_at_the_mean_effects_is_too_far_out(name):
 def test_draws_have_the_probabilities_as_their_shares(case):
     draws = case(criticism.draws, DRAWN, 7)
     assert draws.shape == (DRAWN, 2)
-    if case.name in ("gaussian", "own", "poisson", "binomial"):
+    if case.name in ("gaussian", "own", "poisson", "negativebinomial", "binomial"):
         cuts = [-0.5, 0.2, 2.0]
         found = [np.searchsorted(cuts, column, "left") for column in draws.T]
         expected = case(criticism.probabilities, cuts=cuts)

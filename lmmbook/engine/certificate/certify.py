@@ -195,7 +195,7 @@ def certify(
             weakly_identified=bool(known[0] < noise / 2),
         )
     distance = float((size / table["std_error"]).max())
-    log_sds = [p.kind in ("sd", "cor") for p in covariance.specs(design)]
+    log_sds = [p.kind in ("sd", "positive", "cor") for p in covariance.specs(design)]
     bent = BENT * float(np.nan_to_num(table["std_error"][log_sds].max()))
     missed = bent * distance**2 if distance <= NEAR else np.inf
     within = ALLOWED * float((table["mcse"] / table["std_error"]).max()) + missed
