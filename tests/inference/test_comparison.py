@@ -62,6 +62,34 @@ def test_under_the_null_it_rejects_as_often_as_it_says() -> None:
     assert 0.4 < (p == 1).mean() < 0.75  # an atom, in more than half of all data sets
 
 
+@pytest.mark.parametrize("reml", [False, True])
+def test_its_distribution_is_that_of_likelihoods_written_out(reml: bool) -> None:
+    """With a covariate that hardly varies within the levels, so that the fixed effects take most of
+    what the levels would explain. The likelihood of many responses over a grid of variances, by
+    dense matrices; both samples have the same distribution, by Kolmogorov and Smirnov."""
+    rng = np.random.default_rng(4)
+    h = np.arange(40) % 8
+    data = pd.DataFrame({"h": h, "g": np.arange(40) % 5, "y": rng.normal(size=40)})
+    data["x"] = np.linspace(-1, 1, 8)[h] + 0.1 * rng.normal(size=40)
+    one, other = (build_design(f, data, families.Gaussian()) for f in (SMALL, LARGE))
+    at = pd.Series({"Intercept": 0.0, "x": 0.0, "sd(g)": 0.0, "sd(residual)": 1.3})
+    z, x = other.factors[1].matrix(), one.fixed
+    spectra = one_variance.spectra(one, at, z)
+    found = one_variance.null_draws(*spectra, 40, 2, 2_000, np.random.default_rng(0), reml)
+
+    y = np.random.default_rng(1).normal(size=(40, 2_000))
+    values = []
+    for variance in [0.0, *np.geomspace(1e-4, 1e4, 200)]:
+        inverse = np.linalg.inv(np.eye(40) + variance * (z @ z.T).toarray())
+        of_fixed = x.T @ inverse @ x
+        p = inverse - inverse @ x @ np.linalg.solve(of_fixed, x.T @ inverse)
+        log_det = np.linalg.slogdet(inverse)[1] - reml * np.linalg.slogdet(of_fixed)[1]
+        values.append(log_det - (40 - 2 * reml) * np.log(np.einsum("in,ij,jn->n", y, p, y)))
+    expected = np.max(values, axis=0) - values[0]
+    assert abs((found < 1e-6).mean() - (expected < 1e-6).mean()) < 3.5 * np.sqrt(0.25 / 1_000)
+    assert stats.ks_2samp(found.round(6), expected.round(6)).pvalue > 1e-3
+
+
 def test_it_is_the_parametric_bootstrap_without_its_noise() -> None:
     data = table(1)
     one, other = (build_design(f, data, families.Gaussian()) for f in (SMALL, LARGE))
