@@ -3,7 +3,7 @@
 import sys
 
 from lmmbook._tensorflow import quiet  # noqa: F401  (first: it keeps TensorFlow's start-up quiet)
-from lmmbook import exact, families
+from lmmbook import exact, families, plot
 from lmmbook._version import __version__ as __version__
 from lmmbook._tensorflow.device import describe_device
 from lmmbook.book import checks, figures
@@ -52,6 +52,7 @@ __all__ = [
     "load",
     "load_flights",
     "load_insteval",
+    "plot",
     "say",
     "show",
     "simulate",

@@ -11,7 +11,7 @@ from textwrap import fill
 
 from lmmbook._tensorflow.device import describe_device
 from lmmbook.core.model import LinearMixedEffectModel
-from lmmbook.formula.covariance import specs_of
+from lmmbook.formula.covariance import specs
 from lmmbook.formula.design import Design
 from lmmbook.formula.parse.functions import Functions
 from lmmbook.results import saving
@@ -34,9 +34,9 @@ class Fit(Criticism, Inferential):
         Index: parameter name. Columns ``estimate``; ``std_error``, how uncertain the data leave it,
         from the observed information, which is an estimate from draws, too (`ess` of them);
         ``mcse``, the Monte Carlo standard error of the estimate, with what its last step may have
-        missed: how far another seed may be from it; ``at_boundary``. Errors of an sd are those of
-        its *logarithm*, errors of a correlation those of its Fisher z. NaN for what is fixed or at
-        its boundary.
+        missed: how far another seed may be from it; ``at_boundary``. Errors of an sd, and of a
+        shape, are those of its *logarithm*, errors of a correlation those of its Fisher z. NaN for
+        what is fixed or at its boundary.
     covariance
         ``[parameters, parameters]``, of the errors of all parameters together; ``std_error`` is the
         root of its diagonal. It gives the error of a difference, or of any other combination.
@@ -152,18 +152,24 @@ class Fit(Criticism, Inferential):
     def _estimates(self) -> pd.Series:
         return self.parameters["estimate"]
 
+    @property
+    def _verdict(self) -> str:
+        if not self.converged:
+            return f"NOT CONVERGED: the maximum was found {self.distance:.2g} standard errors away."
+        return (
+            f"Converged: the last step was {self.distance:.2g} standard errors long, and led to\n"
+            f"within {CONVERGED_WITHIN} standard errors of the maximum, Monte Carlo error included."
+        )
+
     def __str__(self) -> str:
         levels = ", ".join(f"{f.name} {f.levels:,}" for f in self.design.factors)
         modelled = f"\n  {self.design.family.note}" if self.design.family.note else ""
-        verdict = (
-            f"Converged: the last step was {self.distance:.2g} standard errors long, and led to\n"
-            f"within {CONVERGED_WITHIN} standard errors of the maximum, Monte Carlo error included."
-            if self.converged
-            else f"NOT CONVERGED: the maximum was found {self.distance:.2g} standard errors away."
-        )
         likelihood = "restricted maximum likelihood" if self.reml else "maximum likelihood"
-        scales = {"sd": "an sd are those of its logarithm", "cor": "a cor those of its Fisher z"}
-        kinds = {p.kind for factor in self.design.factors for p in specs_of(factor)}
+        scales = {
+            "sd": "an sd are those of its logarithm", "positive": "a shape those of its logarithm",
+            "cor": "a cor those of its Fisher z",
+        }  # fmt: skip
+        kinds = {p.kind for p in specs(self.design)}
         notes = [note for kind, note in scales.items() if kind in kinds]
         estimates, errors = self.parameters[["estimate", "std_error"]], self.parameters.iloc[:, 2:]
         intervals, about = self.intervals(SHOWN), f"{SHOWN:.0%} intervals are Wald's"
@@ -179,7 +185,7 @@ class Fit(Criticism, Inferential):
             f"  {len(self.trace):,} sweeps, {self.chains} chains. {describe_device()}\n\n"
             f"{table.to_string(float_format='{:.4f}'.format)}\n\n"
             + (f"std_error and mcse of {', of '.join(notes)}.\n" if notes else "")
-            + f"{fill(about, 90)}.\n{verdict}\n"
+            + f"{fill(about, 90)}.\n{self._verdict}\n"
             "Next: .effects, .predict(data), .draws(data, n, seed), .log_score(data), .trace"
         )
 

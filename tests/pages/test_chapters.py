@@ -119,7 +119,7 @@ FIGURES = {
         "Histograms of the PIT",
         "predicted and observed shares of the five ratings",
         "Histograms of the posterior mean effects",
-        "caterpillar plot",
+        "Caterpillar of 60 of 1,128 levels of instructors",
         "Profile of the log-likelihood over sd(departments)",
     ],
     "06_ordinal": [
@@ -132,7 +132,10 @@ FIGURES = {
         "carriers: minutes late over the hours of departure",
         "Milliseconds a sweep against ratings, 4 chains",
     ],
-    "09_your_data": ["chance of at least perhaps when asked what they want"],
+    "09_your_data": [
+        "chance of at least perhaps when asked what they want",
+        "Caterpillar of 40 of",
+    ],
     "10_speed": [
         "Seconds for a fit by program",
         "Seconds for a first fit against rows",

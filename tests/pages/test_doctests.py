@@ -8,10 +8,11 @@ import re
 from pathlib import Path
 
 import lmmbook
-from lmmbook import exact, families
+from lmmbook import exact, families, plot, report
 from lmmbook.data import simulate
 from lmmbook.results import criticism, fit, inferential
 
+import matplotlib.pyplot as plt
 import pytest
 
 CHAPTERS = {path.name[:2] for path in Path(__file__).parents[2].glob("chapters/*.ipynb")}
@@ -34,11 +35,13 @@ CALLABLE = [name for name, x in PUBLIC.items() if callable(x) or isinstance(x, p
 @pytest.mark.parametrize("name", MODULES)
 def test_examples_in_docstrings_run(name):
     module = importlib.import_module(name)
-    known = {"lmm": lmmbook}
+    known = {"lmm": lmmbook, "plt": plt}
     if module in (
         fit,
         criticism,
         inferential,
+        plot,
+        report,
     ):  # the methods of a Fit go on from the example of the class
         known["data"], _ = simulate.crossed(300, {"g": (30, 0.5)}, seed=0)
         known["fit"] = lmmbook.fit("y ~ x + (1|g)", known["data"], seed=0)
