@@ -69,7 +69,7 @@ class Integrand:
         some = np.linspace(0, sweeps - 1, min(sweeps, -(-draws // chains))).astype(int)
         chosen = (some[:, np.newaxis] * chains + np.arange(chains)).ravel()
         u = [columns_of(f, posterior[f.name][chosen]).astype(float) for f in design.factors]
-        x = effects.of(u, np.random.default_rng([seed, 0]))
+        x = effects.of(u)
         return cls(design, effects, x.mean(0), seed), x
 
     def _step(self, x: np.ndarray) -> Normal:

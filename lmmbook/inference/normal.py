@@ -32,7 +32,7 @@ class Standardised:
     """The standardised effects of a design at given parameters.
 
     All factors are side by side in x, the one with most effects first. Where a covariance is
-    singular, some of x moves no ratings, and keeps its prior.
+    singular, some of x moves no ratings, and keeps its prior: that cancels in a ratio of densities.
 
     Attributes
     ----------
@@ -66,13 +66,14 @@ class Standardised:
         shape = design.factors[first].levels, design.rows
         self.members = sparse.csr_array((np.ones(design.rows), (self.codes, rows)), shape=shape)
 
-    def of(self, effects: list[np.ndarray], rng: np.random.Generator) -> np.ndarray:
-        """x, ``[draws, effects]``, from u, ``[draws, levels, columns]`` a factor of the design."""
+    def of(self, effects: list[np.ndarray]) -> np.ndarray:
+        """x, ``[draws, effects]``, from u, ``[draws, levels, columns]`` a factor of the design.
+
+        What u does not tell of x, where a covariance is singular, is zero.
+        """
         parts = []
         for k in self.order:
-            inverse = np.linalg.pinv(self.roots[k], rcond=NONE)
-            free = np.eye(len(inverse)) - inverse @ self.roots[k]  # what u does not tell of x
-            x = effects[k] @ inverse.T + rng.normal(size=effects[k].shape) @ free.T
+            x = effects[k] @ np.linalg.pinv(self.roots[k], rcond=NONE).T
             parts.append(x.reshape(len(x), -1))
         return np.concatenate(parts, axis=1)
 

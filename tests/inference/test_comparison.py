@@ -253,6 +253,16 @@ def test_a_correlation_is_no_variance() -> None:
     assert "chi-square with 1 df" in found.method
 
 
+def test_a_slope_is_a_variance_too() -> None:
+    """It comes with a correlation, which alone would have a chi-square."""
+    data = as_lme4_had_it()
+    small, large = fitted("y ~ x + (1|h)", data), fitted("y ~ x + (1+x|h)", data)
+    found = lmm.compare(small, large)
+    assert found.df == 2
+    assert np.isnan(found.p_value)
+    assert found.method.startswith("no p value: a variance may be zero")
+
+
 def test_a_fixed_effect_has_a_chi_square_beside_a_variance_of_zero() -> None:
     data = table(6).assign(k=np.resize([0, 1, 2], 150))
     data["y"] -= data.groupby("k")["y"].transform("mean")

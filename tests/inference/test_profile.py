@@ -65,6 +65,21 @@ def test_an_sd_of_zero_has_an_upper_limit() -> None:
     assert fall == pytest.approx(3.84, abs=0.15)  # CLOSE: one percent of a root, and noise
 
 
+def test_an_sd_that_may_be_zero_has_a_lower_limit_of_zero() -> None:
+    """Where the exact likelihood at zero is less than 3.84 lower, and the estimate is not zero."""
+    rng = np.random.default_rng(9)
+    g = np.repeat(np.arange(8), 12)
+    data = pd.DataFrame({"g": g, "y": 0.25 * rng.normal(size=8)[g] + rng.normal(size=96)})
+    best = exact.fit("y ~ 1 + (1|g)", data)
+    zero = {"Intercept": data["y"].mean(), "sd(g)": 0.0, "sd(residual)": data["y"].std(ddof=0)}
+    gained = 2 * (best.log_likelihood - exact.log_likelihood("y ~ 1 + (1|g)", data, zero))
+    assert 0.5 < gained < 3.84
+    fit = fitted("y ~ 1 + (1|g)", data)
+    lower, upper = fit.intervals(method="profile", parameters=["sd(g)"]).loc["sd(g)"]
+    assert lower == 0
+    assert upper > fit.parameters["estimate"]["sd(g)"] > 0.1
+
+
 def test_another_family_by_quadrature() -> None:
     """One factor of a logit: the likelihood is a product of integrals, its profile a maximum in the
     intercept alone."""
