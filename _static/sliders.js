@@ -72,7 +72,8 @@
       slider.max = path.steps.length - 1; // the browser moves a value beyond it
       const at = Number(slider.value);
       draw(path, at);
-      const step = `Step ${path.steps[at].toLocaleString("en")}`;
+      const unit = path.unit[0].toUpperCase() + path.unit.slice(1);
+      const step = `${unit} ${path.steps[at].toLocaleString("en")}`;
       slider.setAttribute("aria-valuetext", step);
       status.replaceChildren(make("strong", {}, step));
       for (const [name, values] of path.facts) {
@@ -105,8 +106,8 @@
     for (const list of lists.values()) list.addEventListener("change", () => { stop(); show(); });
     button.addEventListener("click", play);
 
-    const controls = make("div", { class: "slider-controls", role: "group", "aria-label": "Walk the paths" });
-    for (const [name, list] of [...lists, ["step", slider]]) {
+    const controls = make("div", { class: "slider-controls", role: "group", "aria-label": "Move the point" });
+    for (const [name, list] of [...lists, [paths[0].unit, slider]]) {
       const label = make("label", { for: list.id }, name);
       controls.append(make("span", { class: "slider-control" }, label, list));
     }

@@ -1,7 +1,7 @@
 """A slider below a picture, by which the reader moves a point along a path.
 
-Chapter 04. Its numbers ride along in the metadata of the picture's output. On the book's pages
-`_static/sliders.js` makes controls of them; everywhere else there is the picture.
+Chapters 01 and 04. Its numbers ride along in the metadata of the picture's output. On the book's
+pages `_static/sliders.js` makes controls of them; everywhere else there is the picture.
 """
 
 from __future__ import annotations
@@ -27,11 +27,13 @@ class Slider:
     axes
         The axes that the path is drawn in.
     steps
-        ``[n]``: how many steps lead to each place. Some may be left out; the first is 0.
+        ``[n]``: how many steps, or of another ``unit``, lead to each place. Some may be left out.
     x, y
         ``[n]``: the places, as the axes count.
     facts
         Name to ``[n]`` numbers: what the reader is told at each place.
+    unit
+        What ``steps`` counts, as the slider's name.
 
     Raises
     ------
@@ -45,6 +47,7 @@ class Slider:
     x: Sequence[float] | np.ndarray
     y: Sequence[float] | np.ndarray
     facts: Mapping[str, Sequence[float] | np.ndarray]
+    unit: str = "step"
 
     def __post_init__(self) -> None:
         for name, values in {"x": self.x, "y": self.y, **self.facts}.items():
@@ -82,6 +85,7 @@ def _as_json(slider: Slider) -> dict[str, Any]:
     across, up = figure.transFigure.inverted().transform(pixels).T
     return {
         "choices": [list(pair) for pair in slider.choices.items()],  # a notebook sorts names
+        "unit": slider.unit,
         "steps": [int(step) for step in slider.steps],
         "left": np.round(100 * across, 2).tolist(),
         "top": np.round(100 * (1 - up), 2).tolist(),

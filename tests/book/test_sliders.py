@@ -71,6 +71,7 @@ def test_a_notebook_keeps_the_order_of_facts_and_choices() -> None:
     assert [name for name, _ in kept["facts"]] == ["height", "distance"]
     assert kept["facts"][1][1] == [3.0, 2.0, 0.0]  # as many decimals as a reader can use
     assert kept["steps"] == [0, 1, 10]
+    assert kept["unit"] == "step"
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
+import numpy as np
 import pytest
 import yaml
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, Response, sync_playwright
@@ -289,7 +290,7 @@ def test_the_search_finds_a_chapter(browser: Browser, site: str) -> None:
     page.close()
 
 
-# --- the picture with a slider (chapter 4) -------------------------------------------
+# --- pictures with a slider (chapters 1 and 4) ---------------------------------------
 
 WITH_SLIDER = "chapters/04_m_step"
 BELOW = "log-likelihood below its maximum"
@@ -307,7 +308,7 @@ def slider_page(browser: Browser, site: str) -> Iterator[Page]:
 
 def told(page: Page) -> dict[str, float]:
     """What stands below the picture: `step`, and a number for each fact."""
-    step = page.inner_text(".slider-status > strong").removeprefix("Step ")
+    _, step = page.inner_text(".slider-status > strong").split(" ")
     facts = page.eval_on_selector_all(
         ".slider-status > span",
         "all => all.map(e => [e.firstChild.textContent.trim(), e.lastChild.textContent])",
@@ -363,6 +364,37 @@ def test_a_slider_climbs_and_every_path_ends_on_the_same_top(slider_page: Page) 
     assert len(tops) == 4
     for top in tops:
         assert top == pytest.approx(tops[0], abs=0.2)
+
+
+def test_more_ratings_leave_more_of_a_mean_and_the_less_the_more_alike_instructors_are(
+    browser: Browser, site: str
+) -> None:
+    """Chapter 1: what is kept rises with the ratings behind a mean, as n / (n + ratio) does; and
+    the estimate lies as far from the mean of all as it says."""
+    page = browser.new_page(reduced_motion="no-preference")
+    page.goto(f"{site}/chapters/01_data.html")
+    page.wait_for_selector(".slider-status strong")
+    assert page.locator(".slider-control label").all_inner_texts() == [
+        "instructors differ by", "ratings",
+    ]  # fmt: skip
+    choice, ratios = page.locator(".slider-controls select"), []
+    for option in choice.locator("option").all_inner_texts():
+        choice.select_option(option)
+        places = slide_through(page)
+        n = np.array([place["step"] for place in places])
+        kept = np.array([place["share that is kept"] for place in places])
+        assert list(n[:3]) == [1, 2, 3]
+        assert n[-1] == 500
+        assert (np.diff(kept) > 0).all()
+        ratio = n / kept - n
+        np.testing.assert_allclose(ratio, ratio[-1], rtol=0.05)  # of rounded numbers
+        ratios.append(np.median(ratio))
+        left = [4.5 - place["estimate"] for place in places]
+        np.testing.assert_allclose(left / (1 - kept), left[0] / (1 - kept[0]), rtol=0.02)
+        tops = point(page)[1]
+    np.testing.assert_allclose(np.divide(ratios[:-1], ratios[1:]), 4, rtol=0.05)  # half of an sd
+    assert 0 < tops < 50  # with many ratings the point is high up in the picture
+    page.close()
 
 
 def test_expansion_arrives_where_plain_em_has_hardly_begun(slider_page: Page) -> None:

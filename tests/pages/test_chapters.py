@@ -101,7 +101,12 @@ PROMISED = {
 
 # Words in the alt texts of the figures that a chapter must show.
 FIGURES = {
-    "01_data": ["shares of the ratings", "funnel"],
+    "01_data": [
+        "shares of the ratings",
+        "funnel",
+        "no, complete and partial pooling",
+        "Estimate for an instructor with a mean of",
+    ],
     "02_model": ["covariance matrices", "Graph of the model", "ratings invented by the model"],
     "03_e_step": [
         "Trace plot of four instructor effects",
