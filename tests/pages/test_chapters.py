@@ -83,11 +83,11 @@ PROMISED = {
         "lmm.fit with the residual sd fixed, against the exact maximum": 0.0062,
     },
     "08_scale": {
-        "Flights: the fit less the exact maximum, in standard errors": 0.2,
+        "Flights: the fit minus the exact maximum, in standard errors": 0.2,
         "Total of the differences, in float32 against float64": 0.001,
         "Statistics of two halves, added, against those of all rows": 0.1,  # of tens of thousands
         "Bytes a row, here and in the recorded file": 0.0,
-        "A million ratings: the fit less the truth, in standard errors": 3.0,
+        "A million ratings: the fit minus the truth, in standard errors": 3.0,
         "Largest difference of a parameter from the unbroken fit": 0.0,
     },
     "09_your_data": {
@@ -119,7 +119,7 @@ FIGURES = {
         "Above: the loss over the iterations",
     ],
     "05_criticism": [
-        "Averaged chance of a five less the chance by one pass",
+        "Averaged chance of a five minus the chance by one pass",
         "residuals on the test part",
         "Histograms of the PIT",
         "predicted and observed shares of the five ratings",
@@ -135,7 +135,7 @@ FIGURES = {
     "07_autopsy": ["Four panels of the published run", "against the ratings a department"],
     "08_scale": [
         "carriers: minutes late over the hours of departure",
-        "Milliseconds a sweep against ratings, 4 chains",
+        "Milliseconds per sweep against ratings, 4 chains",
     ],
     "09_your_data": [
         "chance of at least perhaps when asked what they want",
@@ -144,8 +144,8 @@ FIGURES = {
     "10_speed": [
         "Seconds for a fit by program",
         "Seconds for a first fit against rows",
-        "Milliseconds a sweep against rows",
-        "Milliseconds a sweep against chains",
+        "Milliseconds per sweep against rows",
+        "Milliseconds per sweep against chains",
     ],
 }
 
