@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,16 +72,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def fit(asked: argparse.Namespace) -> int:
     """Fit, print, and write what is asked for. Raises what `lmmbook.fit` raises."""
-    for path in (asked.out, asked.report):
-        check_place(path)
+    check_places(Path(asked.data), asked.out, asked.report)
     data = read(asked.data)
     found = lmm.fit(
         asked.formula, data, asked.family, reml=asked.reml, seed=asked.seed,
         max_sweeps=asked.max_sweeps, missing=asked.missing,
     )  # fmt: skip
-    print(found)
-    if asked.out:
+    if asked.out:  # first: a terminal may fail to print
         found.save(asked.out)
+    print(found)
     if asked.report:
         report.write(found, asked.report, data, Path(asked.data).name, asked.missing)
     return WELL if found.converged else NOT_CONVERGED
@@ -90,8 +89,12 @@ def fit(asked: argparse.Namespace) -> int:
 def predict(asked: argparse.Namespace) -> int:
     """Predict, and write the rows with a column more. Raises what `lmmbook.load` and
     `Fit.predict` raise."""
-    check_place(asked.out)
-    found, data = lmm.load(asked.fit), read(asked.data)
+    check_places(Path(asked.fit), Path(asked.data), asked.out)
+    found = lmm.load(asked.fit)
+    # A label that was text, as one of 1, 2 and x4, is text though new rows have numbers alone.
+    kinds = [(f.columns[0], f.labels) for f in found.design.factors if len(f.columns) == 1]
+    text = {name for name, labels in kinds if all(isinstance(label, str) for label in labels)}
+    data = read(asked.data, text)
     groups: Any = "population" if asked.population else [] if asked.typical else None
     labels = found.design.family.categories
     if labels and not all(isinstance(label, int | float) for label in labels):
@@ -107,17 +110,23 @@ def predict(asked: argparse.Namespace) -> int:
     return WELL
 
 
-def read(path: str) -> pd.DataFrame:
-    """The table, as pandas reads it."""
+def read(path: str, text: Collection[str] = ()) -> pd.DataFrame:
+    """The table, as pandas reads it, but for columns of a CSV file that are ``text``."""
     if Path(path).suffix == ".parquet":
         return pd.read_parquet(path)
-    return pd.read_csv(path)
+    return pd.read_csv(path, dtype=dict.fromkeys(text, str))
 
 
-def check_place(path: Path | None) -> None:
-    """Refuse, before any work, a file that could not be written in the end."""
-    if path is not None and not os.access(path.resolve().parent, os.W_OK):
-        raise ValueError(f"{path}: expected a folder that can be written to, got none")
+def check_places(*paths: Path | None) -> None:
+    """Refuse, before any work, files that could not be written in the end, or not beside others."""
+    given = [path.resolve() for path in paths if path is not None]
+    for path in given:
+        if path.is_dir():
+            raise ValueError(f"{path}: expected the name of a file, got a folder")
+        if given.count(path) > 1:
+            raise ValueError(f"{path}: expected files that differ, got the same one twice")
+        if not os.access(path.parent, os.W_OK if not path.exists() else os.R_OK):
+            raise ValueError(f"{path}: expected a folder that can be written to, got none")
 
 
 if __name__ == "__main__":

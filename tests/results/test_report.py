@@ -213,6 +213,21 @@ def test_labels_get_a_chance_each(tmp_path):
     assert not (tmp_path / "again.csv").exists()
 
 
+def test_labels_are_text_where_they_were_text_in_the_fit(fit, data, tmp_path):
+    """The rows to predict have numbers alone, of which 7 and 07 are two labels."""
+    labels = data["h"].str.strip("<>").replace({"4": "x4", "8": "07"})
+    table, out, new, to = (str(tmp_path / name) for name in ("d.csv", "d.lmm", "n.csv", "p.csv"))
+    data.assign(h=labels).to_csv(table, index=False)
+    assert main(["fit", table, FORMULA, "--out", out]) == WELL
+    rows = labels.isin(["1", "7", "07"])
+    data.assign(h=labels)[rows].to_csv(new, index=False)
+    assert main(["predict", out, new, "--out", to]) == WELL
+    np.testing.assert_allclose(
+        pd.read_csv(to)["prediction"], lmm.load(out).predict(data.assign(h=labels)[rows])
+    )
+    assert np.std(lmm.load(out).effects["h"].loc[["1", "7", "07"], "mean"]) > 0.05
+
+
 @pytest.mark.parametrize(
     ("options", "match"),
     [
@@ -221,6 +236,8 @@ def test_labels_get_a_chance_each(tmp_path):
         (["nowhere.csv", "y ~ x + (1|g)"], "nowhere.csv"),
         (["{table}", "y ~ x + (1|g)", "--out", "{folder}/no/fit.lmm"], "expected a folder"),
         (["{table}", "y ~ x + (1|g)", "--report", "{folder}/no/p.html"], "expected a folder"),
+        (["{table}", "y ~ x + (1|g)", "--out", "{folder}"], "expected the name of a file"),
+        (["{table}", "y ~ x + (1|g)", "--out", "{table}"], "got the same one twice"),
         (["{table}", "y ~ x + (1|g)", "--max-sweeps", "3"], "max_sweeps"),
         (["{table}", "y ~ x + (1|g)", "--family", "poisson"], "counts"),
     ],
