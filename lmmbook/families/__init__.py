@@ -24,7 +24,6 @@ from lmmbook.families.gaussian import Gaussian
 from lmmbook.families.ordered_logistic import OrderedLogistic
 
 __all__ = [
-    "NAMED",
     "Bernoulli",
     "Binomial",
     "Categorical",
