@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def fit(asked: argparse.Namespace) -> int:
     """Fit, print, and write what is asked for. Raises what `lmmbook.fit` raises."""
-    check_places(Path(asked.data), asked.out, asked.report)
+    check_places([asked.data], [asked.out, asked.report])
     data = read(asked.data)
     found = lmm.fit(
         asked.formula, data, asked.family, reml=asked.reml, seed=asked.seed,
@@ -89,7 +89,7 @@ def fit(asked: argparse.Namespace) -> int:
 def predict(asked: argparse.Namespace) -> int:
     """Predict, and write the rows with a column more. Raises what `lmmbook.load` and
     `Fit.predict` raise."""
-    check_places(Path(asked.fit), Path(asked.data), asked.out)
+    check_places([asked.fit, asked.data], [asked.out])
     found = lmm.load(asked.fit)
     # A label that was text, as one of 1, 2 and x4, is text though new rows have numbers alone.
     kinds = [(f.columns[0], f.labels) for f in found.design.factors if len(f.columns) == 1]
@@ -117,16 +117,17 @@ def read(path: str, text: Collection[str] = ()) -> pd.DataFrame:
     return pd.read_csv(path, dtype=dict.fromkeys(text, str))
 
 
-def check_places(*paths: Path | None) -> None:
-    """Refuse, before any work, files that could not be written in the end, or not beside others."""
-    given = [path.resolve() for path in paths if path is not None]
-    for path in given:
+def check_places(inputs: list[str], outputs: list[Path | None]) -> None:
+    """Refuse, before any work, files that could not be written in the end, or over others."""
+    taken = [Path(path).resolve() for path in inputs]
+    for path in (path.resolve() for path in outputs if path is not None):
+        if path in taken:
+            raise ValueError(f"{path}: expected files that differ, got the same one twice")
         if path.is_dir():
             raise ValueError(f"{path}: expected the name of a file, got a folder")
-        if given.count(path) > 1:
-            raise ValueError(f"{path}: expected files that differ, got the same one twice")
-        if not os.access(path.parent, os.W_OK if not path.exists() else os.R_OK):
+        if not os.access(path.parent, os.W_OK):
             raise ValueError(f"{path}: expected a folder that can be written to, got none")
+        taken.append(path)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Any
 
 from lmmbook.book.figures import COLOURS, INK
 from lmmbook.data.frames import Data
-from lmmbook.inference.asked import with_rows
+from lmmbook.inference.asked import check_level, with_rows
 from lmmbook.inference.profile import Profile, Surface
 from lmmbook.results.fit import Fit
 from lmmbook.results.predictive import Groups
@@ -35,7 +35,8 @@ def effects(
     Raises
     ------
     ValueError
-        If the factor, or the effect, is not in the model; or ``most`` is less than 2.
+        If the factor, or the effect, is not in the model; or ``most`` is less than 2, or ``level``
+        not between 0 and 1.
 
     Examples
     --------
@@ -47,6 +48,7 @@ def effects(
         raise ValueError(f"factor: expected one of {list(fit.effects)}, got {factor!r}")
     if most < 2:
         raise ValueError(f"most: expected at least 2 levels, got {most!r}")
+    check_level(level)
     table: Any = fit.effects[factor]
     if table.columns.nlevels > 1:
         known = list(table.columns.unique(0))
@@ -67,15 +69,16 @@ def effects(
         ax.plot(table["mean"].iloc[at], rank[these], "o", color=colour, markersize=3)
     ax.axvline(0, color=INK, linewidth=0.8, linestyle=":")
     few = len(shown) <= NAMED
-    ax.set_yticks(rank if few else [], [str(table.index[i]) for i in shown] if few else [])
+    labels = [str(table.index[i]) for i in shown] if few else []
+    ax.set_yticks(rank if few else [], labels, parse_math=False)  # a $ is a $
     some = f"{len(shown)} of {len(table):,} levels" if len(shown) < len(table) else "all levels"
-    ax.set_ylabel(factor if few else f"{factor}, by rank")
-    ax.set_xlabel("effect" if effect == "Intercept" else f"effect of {effect}")
+    ax.set_ylabel(factor if few else f"{factor}, by rank", parse_math=False)
+    ax.set_xlabel("effect" if effect == "Intercept" else f"effect of {effect}", parse_math=False)
     return (
         f"Caterpillar of {some} of {factor}"
         + (", evenly spaced by rank" if len(shown) < len(table) else "")
         + f": effects from {table['mean'].iloc[0]:.2f} to {table['mean'].iloc[-1]:.2f} with "
-        f"{level:.0%} intervals. Of all {len(table):,} levels, {(lower > 0).sum():,} have an "
+        f"{100 * level:g}% intervals. Of all {len(table):,} levels, {(lower > 0).sum():,} have an "
         f"interval above zero and {(upper < 0).sum():,} one below."
     )
 
@@ -104,7 +107,7 @@ def trace(fit: Fit, name: str, ax: Axes) -> str:
     for i in begins[1:]:
         ax.axvline(i + 0.5, color=INK, linewidth=0.8, linestyle=":")
     ax.set_xlabel("sweep")
-    ax.set_ylabel(name)
+    ax.set_ylabel(name, parse_math=False)
     parts = ", then ".join(f"{phase[i]} from sweep {i + 1:,}" for i in begins)
     return (
         f"Path of {name} over the sweeps of the fit: from {path[0]:.3g} to {path[-1]:.3g}, with a "
@@ -118,12 +121,14 @@ def profile(
     """By how much twice the log-likelihood falls as one parameter moves and the others follow.
 
     Chapter 09. Where it is below the dashed line, the value is in the ``level`` interval of
-    ``fit.intervals(method="profile")``. A loaded fit needs the ``data``.
+    ``fit.intervals(method="profile")``. The curve has 13 points; where it crosses the line is
+    interpolated. A loaded fit needs the ``data``.
 
     Raises
     ------
     ValueError
-        If there is no such parameter, if it is fixed or at its boundary, or rows are missing.
+        If there is no such parameter, if it is fixed or at its boundary, if rows are missing, or
+        ``level`` is not between 0 and 1.
 
     Examples
     --------
@@ -134,6 +139,7 @@ def profile(
     if name not in fit.parameters.index or np.isnan(fit.parameters["std_error"][name]):
         known = list(fit.parameters.index[fit.parameters["std_error"].notna()])
         raise ValueError(f"name: expected a parameter with an error, {known}, got {name!r}")
+    check_level(level)
     design = with_rows(fit, data)
     of = Profile(fit, Surface(fit, design, 200, seed), name)
     cut = float(stats.chi2.ppf(level, 1))
@@ -145,25 +151,24 @@ def profile(
     at = np.array([float(of.back[name](of.best + a)) for a in away])
     ax.plot(at, fallen, color=COLOURS[0], marker="o", markersize=3)
     ax.axhline(cut, color=COLOURS[1], linestyle="--", linewidth=1)
-    ax.set_xlabel(name)
+    ax.set_xlabel(name, parse_math=False)
     ax.set_ylabel("fall of 2 log L")
-    inside = at[fallen <= cut]
+    root = np.sign(away) * np.sqrt(fallen)  # nearly a line, so what is between points is known
+    ends = [np.interp(side * np.sqrt(cut), root, away) for side in (-1, 1)]
+    low, high = (
+        ("beyond " if fell < cut else "at ") + f"{float(of.back[name](of.best + end)):.3g}"
+        for end, fell in zip(ends, fallen[[0, -1]], strict=True)
+    )
     return (
-        f"Profile of {name}: a curve with its lowest point at {at[len(at) // 2]:.3g}; from about "
-        f"{inside.min():.3g} to {inside.max():.3g} it is below the line of the {level:.0%} "
-        f"interval, at {cut:.2f}."
+        f"Profile of {name}: a curve with its lowest point at {at[len(at) // 2]:.3g}. It crosses "
+        f"the line of the {100 * level:g}% interval, at {cut:.2f}, {low} and {high}."
     )
 
 
 def calibration(
-    fit: Fit,
-    data: Data,
-    ax: Axes,
+    fit: Fit, data: Data, ax: Axes, seed: int = 0, groups: Groups = None, missing: str = "raise",
     bins: int = 10,
-    seed: int = 0,
-    groups: Groups = None,
-    missing: str = "raise",
-) -> str:
+) -> str:  # fmt: skip
     """Histogram of the rows' probability integral transforms (`Fit.pit`): flat if all is well.
 
     Chapter 09. Of rows that were not used to fit it a U says that predictions are too narrow, a
@@ -198,7 +203,9 @@ def calibration(
     )
 
 
-def residuals(fit: Fit, data: Data, ax: Axes, seed: int = 0, groups: Groups = None) -> str:
+def residuals(
+    fit: Fit, data: Data, ax: Axes, seed: int = 0, groups: Groups = None, missing: str = "raise"
+) -> str:
     """Residuals as normal quantiles, in groups of rows with near predictions: zero if all is well.
 
     Chapter 09. A row's residual is the normal quantile of its probability integral transform
@@ -217,8 +224,9 @@ def residuals(fit: Fit, data: Data, ax: Axes, seed: int = 0, groups: Groups = No
     >>> residuals(fit, data, ax).split(",")[0]
     'Mean residuals of 300 rows in 17 groups by their prediction'
     """
-    predicted = fit.predict(data, groups=groups)
-    z = stats.norm.ppf(np.clip(fit.pit(data, seed, groups=groups), 1e-12, 1 - 1e-12))
+    predicted = fit.predict(data, groups=groups, missing=missing)
+    pit = fit.pit(data, seed, groups=groups, missing=missing)
+    z = stats.norm.ppf(np.clip(pit, 1e-12, 1 - 1e-12))
     count = int(np.clip(np.sqrt(len(z)), 1, MOST_BINS))
     parts = np.array_split(np.argsort(predicted, kind="stable"), count)
     at = np.array([predicted[i].mean() for i in parts])

@@ -6,15 +6,13 @@ or dark. `python -m lmmbook fit ... --report` writes one.
 
 from __future__ import annotations
 
-import base64
-import io
 import os
 from collections.abc import Callable
 from html import escape
 from typing import Any
 
 from lmmbook import plot
-from lmmbook.book.figures import STYLE
+from lmmbook.book.figures import STYLE, picture
 from lmmbook.data.frames import Data
 from lmmbook.results.fit import Fit
 from lmmbook.results.whole_file import writing
@@ -78,8 +76,11 @@ def write(
     """
     levels = ", ".join(f"{f.levels:,} {f.name}" for f in fit.design.factors)
     body = [f"<p><code>{escape(fit.design.formula)}</code></p>"]
-    body.append(f"<p>{fit.design.rows:,} rows; {escape(levels)}. {fit._verdict}</p>")
-    body += [_table(fit), f"<p>{escape(_about(fit))}</p>"]
+    body.append(
+        f"<p>{fit.design.rows:,} rows; {escape(levels)}. {escape(fit.design.family.note)}</p>"
+    )
+    body.append(f"<p>Fitted by Monte Carlo EM ({fit._likelihood}). {fit._verdict}</p>")
+    body += [_table(fit), f"<p>{escape(fit._scales)} 95% intervals are Wald's.</p>"]
     body.append("<h2>Effects</h2>")
     for factor in fit.design.factors:
         body += [_figure(plot.effects, fit, factor.name, effect=e) for e in factor.effects]
@@ -101,23 +102,10 @@ def _table(fit: Fit) -> str:
     return f'<div class="wide" tabindex="0">{html}</div>'
 
 
-def _about(fit: Fit) -> str:
-    likelihood = "restricted maximum likelihood" if fit.reml else "maximum likelihood"
-    note = f"; {fit.design.family.note}" if fit.design.family.note else ""
-    return (
-        f"Fitted by Monte Carlo EM, {likelihood}{note}. Errors of an sd or a shape are those of "
-        "its logarithm, of a correlation those of its Fisher z. 95% intervals are Wald's."
-    )
-
-
 def _figure(draw: Callable[..., str], fit: Fit, what: Any, **options: Any) -> str:
     """A picture that is part of the page, and what it shows in words below."""
-    with plt.rc_context(), plt.style.context(STYLE):
+    with plt.style.context(STYLE):
         fig, ax = plt.subplots()
         alt = escape(draw(fit, what, ax, **options))
-        png = io.BytesIO()
-        fig.savefig(png, format="png", dpi=150)
-        plt.close(fig)
-    source = base64.b64encode(png.getvalue()).decode()
-    image = f'<img src="data:image/png;base64,{source}" alt="{alt}">'
+        image = f'<img src="data:image/png;base64,{picture(fig)}" alt="{alt}">'
     return f"<figure>{image}<figcaption>{alt}</figcaption></figure>"

@@ -85,14 +85,19 @@ def show(fig: Figure, alt: str, sliders: Sequence[Slider] = ()) -> None:
     if not alt.strip():
         raise ValueError("show(fig, alt=...): expected a sentence that says what the figure shows")
     alt = printable(alt)
-    png = io.BytesIO()
-    fig.savefig(png, format="png", dpi=180)
+    shown = picture(fig)
     metadata: dict[str, Any] = {"lmmbook": {"sliders": as_json(sliders)}} if sliders else {}
-    plt.close(fig)
     width = round(fig.get_figwidth() * 100)  # CSS pixels; the picture itself is sharper
-    picture = base64.b64encode(png.getvalue()).decode()
     display(
-        Output({"image/png": picture, "text/plain": f"Figure: {alt}"}),
+        Output({"image/png": shown, "text/plain": f"Figure: {alt}"}),
         raw=True,
         metadata=metadata | {"image/png": {"alt": alt, "width": width}},
     )
+
+
+def picture(fig: Figure) -> str:
+    """A PNG in base64, as notebooks and pages hold one; the figure is closed."""
+    png = io.BytesIO()
+    fig.savefig(png, format="png", dpi=180)
+    plt.close(fig)
+    return base64.b64encode(png.getvalue()).decode()

@@ -215,7 +215,7 @@ def _run(driver: Driver) -> str | None:
     except KeyboardInterrupt:
         return "it was interrupted"
     driver.engine.save()
-    return None
+    return verdict.endless(driver)
 
 
 def _worker_gone(folder: str | Path | None, late: float | None) -> str:

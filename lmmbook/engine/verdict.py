@@ -14,6 +14,25 @@ from lmmbook.formula import covariance
 from lmmbook.formula.existence import LOST
 from lmmbook.results.fit import CONVERGED_WITHIN
 
+FLAT = 3.0  # standard error of a logarithm from which on a parameter could as well be infinite
+
+
+def endless(driver: Driver) -> str | None:
+    """Why the likelihood has no maximum that the data could show, if that shows only now.
+
+    Where counts vary no more than a Poisson's, it rises with the shape for ever. Ever more slowly,
+    so that the steps to a maximum get short beside an error that grows: they say nothing.
+    """
+    errors = driver.found.table["std_error"]
+    known = [p.name for p in covariance.specs(driver.design) if p.kind == "positive"]
+    flat = [name for name in known if errors[name] > FLAT]
+    if not flat:
+        return None
+    return (
+        f"{flat[0]!r} could as well be infinite, for the counts vary no more than a Poisson's: "
+        "take family='poisson'"
+    )
+
 
 def missing(driver: Driver) -> str:
     """What a fit lacks whose budget ended, and what helps: a clause for its warning."""

@@ -161,16 +161,23 @@ class Fit(Criticism, Inferential):
             f"within {CONVERGED_WITHIN} standard errors of the maximum, Monte Carlo error included."
         )
 
-    def __str__(self) -> str:
-        levels = ", ".join(f"{f.name} {f.levels:,}" for f in self.design.factors)
-        modelled = f"\n  {self.design.family.note}" if self.design.family.note else ""
-        likelihood = "restricted maximum likelihood" if self.reml else "maximum likelihood"
+    @property
+    def _likelihood(self) -> str:
+        return "restricted maximum likelihood" if self.reml else "maximum likelihood"
+
+    @property
+    def _scales(self) -> str:
         scales = {
             "sd": "an sd are those of its logarithm", "positive": "a shape those of its logarithm",
             "cor": "a cor those of its Fisher z",
         }  # fmt: skip
         kinds = {p.kind for p in specs(self.design)}
         notes = [note for kind, note in scales.items() if kind in kinds]
+        return f"std_error and mcse of {', of '.join(notes)}."
+
+    def __str__(self) -> str:
+        levels = ", ".join(f"{f.name} {f.levels:,}" for f in self.design.factors)
+        modelled = f"\n  {self.design.family.note}" if self.design.family.note else ""
         estimates, errors = self.parameters[["estimate", "std_error"]], self.parameters.iloc[:, 2:]
         intervals, about = self.intervals(SHOWN), f"{SHOWN:.0%} intervals are Wald's"
         for method, found in self._intervals.items():
@@ -179,13 +186,13 @@ class Fit(Criticism, Inferential):
             about += " (of the likelihood)" if self.reml and method == "profile" else ""
         table = pd.concat([estimates, intervals, errors], axis=1)
         return (
-            f"Linear mixed model fitted by Monte Carlo EM ({likelihood})\n"
+            f"Linear mixed model fitted by Monte Carlo EM ({self._likelihood})\n"
             f"  {self.design.formula}\n"
             f"  {self.design.rows:,} rows; levels: {levels}{modelled}\n"
             f"  {len(self.trace):,} sweeps, {self.chains} chains. {describe_device()}\n\n"
             f"{table.to_string(float_format='{:.4f}'.format)}\n\n"
-            + (f"std_error and mcse of {', of '.join(notes)}.\n" if notes else "")
-            + f"{fill(about, 90)}.\n{self._verdict}\n"
+            f"{self._scales}\n"
+            f"{fill(about, 90)}.\n{self._verdict}\n"
             "Next: .effects, .predict(data), .draws(data, n, seed), .log_score(data), .trace"
         )
 

@@ -391,6 +391,18 @@ def test_without_variance_it_is_the_ordinary_regression(name):
     np.testing.assert_allclose(rest["std_error"][known], error[known], rtol=0.05)
 
 
+@pytest.mark.parametrize("counts", ["less than a Poisson's", "all alike"])
+def test_counts_that_vary_no_more_than_a_poissons_have_no_best_shape(counts):
+    """Known from the binomial: its variance is less than its mean."""
+    data = simulate("poisson", 1)
+    rng = np.random.default_rng(0)
+    data["y"] = rng.binomial(6, 0.7, len(data)) if counts.startswith("less") else 4
+    with pytest.warns(UserWarning, match="not converged: 'shape' could as well be infinite"):
+        fit = lmm.fit("y ~ x + (1|g)", data, "negativebinomial", seed=0)
+    assert not fit.converged
+    assert lmm.fit("y ~ x + (1|g)", data, "poisson", seed=0).converged
+
+
 # Your own distribution
 
 

@@ -310,11 +310,13 @@ def test_single_precision_is_enough_for_the_m_step(name):
     assert single_and_double(name, all_derivatives, compiled=True) < 1e-5
 
 
-@pytest.mark.parametrize("shape", [0.01, 1.0, 100.0, 1e4])
-def test_a_negative_binomial_knows_its_shape_in_single_precision(shape, monkeypatch):
-    """Its derivatives in the logarithm of the shape are small differences where that is large. To
-    5e-4: a row's score has an sd of 0.07 where the shape is 1e4 and the mean 1,000. With digamma
-    functions in single precision they are off by more than 1e-3 there."""
+@pytest.mark.parametrize(
+    ("shape", "close"), [(0.01, 5e-5), (1.0, 5e-5), (100.0, 3e-5), (1e4, 5e-4)]
+)
+def test_a_negative_binomial_knows_its_shape_in_single_precision(shape, close, monkeypatch):
+    """Its derivatives in the logarithm of the shape are small differences where that is large. A
+    row's score has an sd of 0.07 where the shape is 1e4 and the mean 1,000. With digamma functions
+    in single precision they are off by 5e-5 at 100, and by 7e-3 at 1e4."""
     own = np.log([shape])
     monkeypatch.setitem(CASES, "negativebinomial", (NegativeBinomial(), own, [0, 1, 7, 1000]))
 
@@ -322,7 +324,7 @@ def test_a_negative_binomial_knows_its_shape_in_single_precision(shape, monkeypa
         found = all_derivatives(*arguments)
         return [found[1], found[5]]  # in the shape, once and twice
 
-    assert single_and_double("negativebinomial", derivatives, compiled=True) < 5e-4
+    assert single_and_double("negativebinomial", derivatives, compiled=True) < close
 
 
 def test_tfps_ordered_logistic_would_not_do():

@@ -166,7 +166,7 @@ def test_what_the_rule_makes_of_two_gaussians() -> None:
 
 def test_what_the_rule_makes_of_a_skewed_w() -> None:
     """w is minus an exponential variable of mean 1: ``log E exp(w) = -log 2``, and ``p(x | y)`` has
-    it with mean 1/2. The rule's correction for how m bends, 1/16, is most of what it has to do; and
+    it with mean 1/2. The rule's correction for how m bends is 1/16, and leaves less than .01; and
     the error knows the third moments, which a variance shares with its mean: without them, or with
     the wrong sign, it would be off by a tenth."""
     rng, n = np.random.default_rng(0), 400_000

@@ -10,7 +10,7 @@ from pathlib import Path
 import lmmbook
 from lmmbook import exact, families, plot, report
 from lmmbook.data import simulate
-from lmmbook.results import criticism, fit, inferential
+from lmmbook.results import criticism, fit, inferential, predictions
 
 import matplotlib.pyplot as plt
 import pytest
@@ -41,6 +41,7 @@ def test_examples_in_docstrings_run(name):
         criticism,
         inferential,
         plot,
+        predictions,
         report,
     ):  # the methods of a Fit go on from the example of the class
         known["data"], _ = simulate.crossed(300, {"g": (30, 0.5)}, seed=0)

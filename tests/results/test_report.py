@@ -73,18 +73,25 @@ def test_a_trace_has_every_sweep_and_where_phases_begin(fit, ax):
     assert f"approach from sweep 1, then average from sweep {first + 1}" in alt
 
 
-def test_a_profile_crosses_the_line_where_the_interval_ends(fit, ax):
-    """Interpolated between its points; an interval's end is known to a hundredth or so."""
-    plot.profile(fit, "sd(h)", ax, seed=0)
-    x, fallen = ax.lines[0].get_xdata(), ax.lines[0].get_ydata()
-    middle = int(np.argmin(fallen))
-    cut = stats.chi2.ppf(0.95, 1)
-    lower = np.interp(cut, fallen[middle::-1], x[middle::-1])
-    upper = np.interp(cut, fallen[middle:], x[middle:])
+def test_a_profile_says_where_the_interval_ends(fit, ax):
+    """To two percent of its width: an interval's ends are searched for, these interpolated."""
+    alt = plot.profile(fit, "sd(h)", ax)
+    found = re.search(r"at ([\d.]+) and at ([\d.]+)\.$", alt)
+    assert found
     limits = fit.intervals(method="profile", parameters=["sd(h)"]).loc["sd(h)"]
     width = limits["upper"] - limits["lower"]
-    assert abs(lower - limits["lower"]) < 0.05 * width
-    assert abs(upper - limits["upper"]) < 0.05 * width
+    assert float(found[1]) == pytest.approx(limits["lower"], abs=0.02 * width)
+    assert float(found[2]) == pytest.approx(limits["upper"], abs=0.02 * width)
+
+
+def test_a_dollar_is_no_mathematics(data):
+    dear = data.assign(h=data["h"].str.replace("<", "$_^"))
+    found = lmm.fit("y ~ x + (1|h)", dear, seed=0)
+    fig, ax = plt.subplots()
+    plot.effects(found, "h", ax)
+    fig.draw_without_rendering()
+    assert "$_^1>" in [label.get_text() for label in ax.get_yticklabels()]
+    plt.close(fig)
 
 
 def test_calibration_is_flat_for_the_model_itself_and_not_for_others(fit, data, ax):
@@ -120,6 +127,8 @@ def test_residuals_show_a_bend(fit, data, ax):
         (lambda f, ax: plot.effects(f, "g", ax, "z"), r"one of \['Intercept', 'x'\], got 'z'"),
         (lambda f, ax: plot.effects(f, "h", ax, "x"), "expected the only one of 'h', got 'x'"),
         (lambda f, ax: plot.effects(f, "h", ax, most=1), "at least 2 levels, got 1"),
+        (lambda f, ax: plot.effects(f, "h", ax, level=95), "number between 0 and 1"),
+        (lambda f, ax: plot.profile(f, "sd(h)", ax, level=95), "number between 0 and 1"),
         (lambda f, ax: plot.trace(f, "sd(k)", ax), r"expected one of \['Intercept', .*'sd\(k\)'"),
         (lambda f, ax: plot.profile(f, "sd(k)", ax), "expected a parameter with an error"),
     ],
